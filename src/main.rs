@@ -1,0 +1,2 @@
+//! The proxypair binary.
+fn main() {}
