@@ -1,1 +1,3 @@
-//! ProxyPair.
+//! ProxyPair: failover and failback for pairs of Netcool/OMNIbus proxy servers on Kubernetes.
+
+pub mod api;

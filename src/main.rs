@@ -1,2 +1,7 @@
-//! The proxypair binary.
-fn main() {}
+//! The `proxypair` binary.
+
+use kube::CustomResourceExt;
+
+fn main() {
+    print!("{}", serde_saphyr::to_string(&proxypair::api::ProxyPair::crd()).unwrap());
+}

@@ -1,0 +1,14 @@
+//! The custom resource `ProxyPair`: its types, defaults, CEL rules, and every string of the API that other parts repeat.
+
+mod duration;
+mod names;
+mod spec;
+mod status;
+
+pub use duration::{Duration, ParseDurationError};
+pub use names::*;
+pub use spec::*;
+pub use status::*;
+
+#[cfg(test)]
+mod tests;

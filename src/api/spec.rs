@@ -1,0 +1,437 @@
+//! `spec`: what a user declares. Whatever the schema and CEL can refuse is refused when the manifest is applied.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Affinity, LocalObjectReference, ResourceRequirements, Toleration};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Duration, ProxyPairStatus};
+
+/// One of the two sides of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Side {
+    /// The side that serves unless it has failed.
+    Primary,
+    /// The side that stands in.
+    Backup,
+}
+
+impl Side {
+    /// Both sides, the primary first.
+    pub const BOTH: [Self; 2] = [Self::Primary, Self::Backup];
+
+    /// The opposite side.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Primary => Self::Backup,
+            Self::Backup => Self::Primary,
+        }
+    }
+
+    /// The word used in labels and in names of child objects.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Backup => "backup",
+        }
+    }
+}
+
+/// A primary and a backup Netcool/OMNIbus proxy server, each bound to exactly one ObjectServer, behind one Service that probes connect to.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "proxypair.dev",
+    version = "v1alpha1",
+    kind = "ProxyPair",
+    plural = "proxypairs",
+    shortname = "pp",
+    category = "netcool",
+    namespaced,
+    status = "ProxyPairStatus",
+    derive = "PartialEq",
+    doc = "A primary and a backup Netcool/OMNIbus proxy server, each bound to exactly one ObjectServer, behind one Service that probes connect to. The operator proves continuously that an event sent to each side would arrive, points the Service at the backup when the primary fails, and brings every probe home when the primary is back.",
+    printcolumn(name = "Serving", type_ = "string", json_path = ".status.serving", description = "The side the virtual Service points at."),
+    printcolumn(name = "ObjectServer", type_ = "string", json_path = ".status.objectServer", description = "The ObjectServer that receives the events."),
+    printcolumn(name = "Primary", type_ = "string", json_path = ".status.primary.health", description = "Health of the primary side."),
+    printcolumn(name = "Backup", type_ = "string", json_path = ".status.backup.health", description = "Health of the backup side."),
+    printcolumn(name = "Clients", type_ = "integer", json_path = ".status.connections", description = "Probe sessions on both sides."),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status", description = "Whether the pair serves and is as declared."),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.size() <= 46 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name becomes a Service: write at most 46 lower-case letters, digits and dashes, beginning with a letter, such as proxy-v"),
+)]
+#[cfg_attr(test, kube(cel))]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.primary.objectServer.name != self.backup.objectServer.name").message("primary and backup name the same ObjectServer: bind each proxy to its own, such as AGG_P and AGG_B"),
+    validation = Rule::new("self.primary.objectServer.host != self.backup.objectServer.host || self.primary.objectServer.port != self.backup.objectServer.port").message("primary and backup have the same ObjectServer address: give each its own host or port, never that of a virtual pair"),
+    validation = Rule::new("self.primary.serverName != self.backup.serverName").message("primary.serverName and backup.serverName are the same: name the two proxies differently, such as PROXY_P and PROXY_B"),
+    validation = Rule::new("self.serverName != self.primary.serverName && self.serverName != self.backup.serverName").message("serverName is the virtual pair's name and must differ from both proxies' names, such as PROXY_V"),
+    validation = Rule::new("!([self.primary.objectServer.name, self.backup.objectServer.name].exists(o, o in [self.serverName, self.primary.serverName, self.backup.serverName]))").message("an ObjectServer and a proxy have the same name: omni.dat holds each name once, so name them differently"),
+)]
+pub struct ProxyPairSpec {
+    /// The virtual pair's name in the omni.dat made for probes, such as PROXY_V: at most 29 upper-case letters, digits and underscores,
+    /// not beginning with a digit.
+    #[x_kube(validation = Rule::new("self.matches('^[A-Z_][A-Z0-9_]{0,28}$')").message("write a server name as OMNIbus allows it: at most 29 upper-case letters, digits and underscores, not beginning with a digit, such as PROXY_V"))]
+    #[schemars(length(min = 1, max = 256))]
+    pub server_name: String,
+
+    /// The side that serves unless it has failed.
+    pub primary: SideSpec,
+
+    /// The side that stands in. The operator never restores to it by itself.
+    pub backup: SideSpec,
+
+    /// How both proxies run; `primary.proxy` and `backup.proxy` override single fields.
+    #[serde(default)]
+    pub proxy: ProxySpec,
+
+    /// The virtual Service that probes connect to. It has the ProxyPair's name.
+    #[serde(default)]
+    pub service: ServiceSpec,
+
+    /// When a side counts as up and as down.
+    #[serde(default)]
+    pub health_check: HealthCheckSpec,
+
+    /// When and how the primary is restored.
+    #[serde(default)]
+    pub failback: FailbackSpec,
+}
+
+impl ProxyPairSpec {
+    /// The declaration of one side.
+    pub fn side(&self, side: Side) -> &SideSpec {
+        match side {
+            Side::Primary => &self.primary,
+            Side::Backup => &self.backup,
+        }
+    }
+}
+
+/// One proxy server and the ObjectServer it is bound to.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SideSpec {
+    /// The proxy server's name, such as PROXY_P: at most 29 upper-case letters, digits and underscores, not beginning with a digit.
+    #[x_kube(validation = Rule::new("self.matches('^[A-Z_][A-Z0-9_]{0,28}$')").message("write a server name as OMNIbus allows it: at most 29 upper-case letters, digits and underscores, not beginning with a digit, such as PROXY_P"))]
+    #[schemars(length(min = 1, max = 256))]
+    pub server_name: String,
+
+    /// The one ObjectServer this side delivers to.
+    pub object_server: ObjectServerSpec,
+
+    /// Overrides single fields of `spec.proxy` for this side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyOverrides>,
+}
+
+/// The address of an ObjectServer.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectServerSpec {
+    /// The ObjectServer's name, such as AGG_P: at most 29 upper-case letters, digits and underscores, not beginning with a digit.
+    #[x_kube(validation = Rule::new("self.matches('^[A-Z_][A-Z0-9_]{0,28}$')").message("write a server name as OMNIbus allows it: at most 29 upper-case letters, digits and underscores, not beginning with a digit, such as AGG_P"))]
+    #[schemars(length(min = 1, max = 256))]
+    pub name: String,
+
+    /// Host name or IP address, resolved again at every connection.
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$') || self.matches('^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$')").message("write a host name or an IP address without port or brackets, such as aggp.example.com; the port has a field of its own"))]
+    #[schemars(length(min = 1, max = 253))]
+    pub host: String,
+
+    /// TCP port; 4100 is OMNIbus's default.
+    #[serde(default = "default_object_server_port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+}
+
+fn default_object_server_port() -> i32 {
+    4100
+}
+
+/// What stands behind the gate in a proxy pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Engine {
+    /// The gate dials the ObjectServer itself: nothing to license.
+    #[default]
+    Relay,
+}
+
+/// How the proxies of a pair run.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxySpec {
+    /// What stands behind the gate. `Relay`: the gate dials the ObjectServer itself.
+    #[serde(default)]
+    pub engine: Engine,
+
+    /// The rest, each of which a side can override.
+    #[serde(flatten)]
+    pub pod: ProxyOverrides,
+}
+
+/// What can be set for both sides and overridden for one.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyOverrides {
+    /// Compute resources of the proxy container. Without it: requests of 50m CPU and 64Mi of memory, a limit of 512Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// Labels that a node must have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<BTreeMap<String, String>>,
+
+    /// Taints that the proxy pod tolerates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerations: Option<Vec<Toleration>>,
+
+    /// Scheduling rules. Without it the two sides prefer different nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+
+    /// Secrets with credentials for the image registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_secrets: Option<Vec<LocalObjectReference>>,
+
+    /// The pod's priority class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub priority_class_name: Option<String>,
+
+    /// Labels added to the proxy pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('proxypair.dev/') && !k.startsWith('app.kubernetes.io/'))").message("labels under proxypair.dev/ and app.kubernetes.io/ are the operator's: use a prefix of your own"))]
+    pub pod_labels: Option<BTreeMap<String, String>>,
+
+    /// Annotations added to the proxy pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('proxypair.dev/'))").message("annotations under proxypair.dev/ are the operator's: use a prefix of your own"))]
+    pub pod_annotations: Option<BTreeMap<String, String>>,
+}
+
+impl ProxyOverrides {
+    /// These fields, with those that `side` sets put over them.
+    pub fn overridden_by(&self, side: Option<&Self>) -> Self {
+        let Some(side) = side else { return self.clone() };
+        let Self { resources, node_selector, tolerations, affinity, image_pull_secrets, priority_class_name, pod_labels, pod_annotations } =
+            side.clone();
+        Self {
+            resources: resources.or_else(|| self.resources.clone()),
+            node_selector: node_selector.or_else(|| self.node_selector.clone()),
+            tolerations: tolerations.or_else(|| self.tolerations.clone()),
+            affinity: affinity.or_else(|| self.affinity.clone()),
+            image_pull_secrets: image_pull_secrets.or_else(|| self.image_pull_secrets.clone()),
+            priority_class_name: priority_class_name.or_else(|| self.priority_class_name.clone()),
+            pod_labels: pod_labels.or_else(|| self.pod_labels.clone()),
+            pod_annotations: pod_annotations.or_else(|| self.pod_annotations.clone()),
+        }
+    }
+}
+
+/// Type of the virtual Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ServiceType {
+    /// Reached from within the cluster.
+    #[default]
+    ClusterIP,
+    /// Reached on a port of every node.
+    NodePort,
+    /// Reached through a load balancer.
+    LoadBalancer,
+}
+
+impl ServiceType {
+    /// The word Kubernetes uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterIP => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+        }
+    }
+}
+
+/// The virtual Service.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.loadBalancerClass) || self.type == 'LoadBalancer'").message("loadBalancerClass goes with type LoadBalancer: set service.type: LoadBalancer or leave it out"),
+    validation = Rule::new("!has(self.nodePort) || self.type != 'ClusterIP'").message("nodePort goes with type NodePort or LoadBalancer: set service.type or leave it out"),
+)]
+pub struct ServiceSpec {
+    /// ClusterIP, NodePort or LoadBalancer.
+    #[serde(default, rename = "type")]
+    pub type_: ServiceType,
+
+    /// The port probes connect to; 4400 is OMNIbus's default for proxy servers.
+    #[serde(default = "default_service_port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+
+    /// The port on every node, with type NodePort or LoadBalancer. Without it Kubernetes chooses one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub node_port: Option<i32>,
+
+    /// Annotations for the Service, as load balancers ask for them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+
+    /// Which load balancer implementation takes the Service, with type LoadBalancer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub load_balancer_class: Option<String>,
+}
+
+fn default_service_port() -> i32 {
+    4400
+}
+
+impl Default for ServiceSpec {
+    fn default() -> Self {
+        Self {
+            type_: ServiceType::default(),
+            port: default_service_port(),
+            node_port: None,
+            annotations: BTreeMap::new(),
+            load_balancer_class: None,
+        }
+    }
+}
+
+/// When a side counts as up and as down.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("duration(self.interval) >= duration('100ms') && duration(self.interval) <= duration('1m')").message("interval must lie between 100ms and 1m"),
+    validation = Rule::new("duration(self.unreachableAfter) <= duration(self.unresponsiveAfter)").message("unreachableAfter must not exceed unresponsiveAfter: a refused connection is better proof than silence"),
+    validation = Rule::new("duration(self.unresponsiveAfter) >= duration(self.interval) + duration(self.interval)").message("unresponsiveAfter must be at least twice the interval, so that one late answer moves nothing"),
+)]
+pub struct HealthCheckSpec {
+    /// Time between two checks of a side, 100ms to 1m. A closed connection is seen at once, whatever the interval.
+    #[serde(default = "default_interval")]
+    pub interval: Duration,
+
+    /// How long a refused or closed connection must last until the side is down. `0s`: one immediate re-check.
+    #[serde(default = "default_unreachable_after")]
+    pub unreachable_after: Duration,
+
+    /// How long a side may be silent until it is down. A busy ObjectServer is not a dead one.
+    #[serde(default = "default_unresponsive_after")]
+    pub unresponsive_after: Duration,
+
+    /// How long a side that was down must pass every check until it is up.
+    #[serde(default = "default_healthy_after")]
+    pub healthy_after: Duration,
+}
+
+fn default_interval() -> Duration {
+    Duration::from_secs(1)
+}
+
+fn default_unreachable_after() -> Duration {
+    Duration::from_secs(1)
+}
+
+fn default_unresponsive_after() -> Duration {
+    Duration::from_secs(15)
+}
+
+fn default_healthy_after() -> Duration {
+    Duration::from_secs(5)
+}
+
+impl Default for HealthCheckSpec {
+    fn default() -> Self {
+        Self {
+            interval: default_interval(),
+            unreachable_after: default_unreachable_after(),
+            unresponsive_after: default_unresponsive_after(),
+            healthy_after: default_healthy_after(),
+        }
+    }
+}
+
+/// Whether the primary is restored by the operator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FailbackMode {
+    /// As soon as every condition for it holds.
+    #[default]
+    Automatic,
+    /// Never: probes stay on the backup until it fails.
+    Never,
+}
+
+/// When and how the primary is restored.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailbackSpec {
+    /// Automatic: the operator restores the primary. Never: probes stay on the backup until the backup fails.
+    #[serde(default)]
+    pub mode: FailbackMode,
+
+    /// How long the primary must be up without a break before it is restored.
+    #[serde(default = "default_stable_for")]
+    pub stable_for: Duration,
+
+    /// How long the backup serves at the least.
+    #[serde(default = "default_minimum_on_backup")]
+    pub minimum_on_backup: Duration,
+
+    /// How the sessions on the side that is left are ended.
+    #[serde(default)]
+    pub drain: DrainSpec,
+}
+
+fn default_stable_for() -> Duration {
+    Duration::from_secs(60)
+}
+
+fn default_minimum_on_backup() -> Duration {
+    Duration::from_secs(0)
+}
+
+impl Default for FailbackSpec {
+    fn default() -> Self {
+        Self {
+            mode: FailbackMode::default(),
+            stable_for: default_stable_for(),
+            minimum_on_backup: default_minimum_on_backup(),
+            drain: DrainSpec::default(),
+        }
+    }
+}
+
+/// How sessions are ended when their side is left: each at a moment when no request is unanswered.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.gracePeriod) >= duration('1s') && duration(self.gracePeriod) <= duration('10m')").message("drain.gracePeriod must lie between 1s and 10m"))]
+pub struct DrainSpec {
+    /// After this time the sessions that are left are closed in the middle of a request, 1s to 10m.
+    #[serde(default = "default_grace_period")]
+    pub grace_period: Duration,
+
+    /// At most so many sessions are closed in a second, so that the probes do not all log in at once.
+    #[serde(default = "default_connections_per_second")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub connections_per_second: i32,
+}
+
+fn default_grace_period() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn default_connections_per_second() -> i32 {
+    100
+}
+
+impl Default for DrainSpec {
+    fn default() -> Self {
+        Self { grace_period: default_grace_period(), connections_per_second: default_connections_per_second() }
+    }
+}

@@ -1,0 +1,1 @@
+//! Each CEL rule and each default, by the CRD's own evaluation.
