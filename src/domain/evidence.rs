@@ -1,0 +1,332 @@
+//! What was seen of one side, and what it means: [`classify`] turns evidence into a [`Reading`].
+//!
+//! *Refused* and *closed* are proofs: the other machine's kernel said so. *Silence* is not, and needs its own, longer deadline.
+
+use std::time::{Duration, Instant};
+
+use crate::api::{Cause, HealthCheckSpec};
+
+/// One persistent connection, as seen from the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// No attempt has had time to succeed or fail.
+    Untried,
+    /// It is open and everything asked on it was answered.
+    Answering,
+    /// Something was asked, or a connection attempted, at `since`, and nothing has come back.
+    Silent {
+        /// When the oldest unanswered thing was sent.
+        since: Instant,
+    },
+    /// It was refused or closed, and an immediate second attempt failed as well.
+    Failed {
+        /// When it was first seen.
+        since: Instant,
+        /// The certificates were the reason.
+        tls: bool,
+        /// In words, for status and logs.
+        message: String,
+    },
+}
+
+impl Link {
+    fn silent_since(&self) -> Option<Instant> {
+        match self {
+            Self::Silent { since } => Some(*since),
+            _ => None,
+        }
+    }
+}
+
+/// The proxy pod of a side, from the API server's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pod {
+    /// Not read yet.
+    Unknown,
+    /// There is none.
+    Missing {
+        /// Since when.
+        since: Instant,
+    },
+    /// It has no address yet.
+    Starting {
+        /// Since when.
+        since: Instant,
+    },
+    /// It has an address.
+    Running,
+    /// It is being deleted.
+    Leaving,
+}
+
+/// What the gate last said of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GateReport {
+    /// When it arrived.
+    pub at: Instant,
+    /// Whether the gate reaches its ObjectServer.
+    pub upstream: Upstream,
+    /// The gate has been told to end.
+    pub leaving: bool,
+    /// Probe sessions.
+    pub sessions: u32,
+}
+
+/// Whether a gate reaches its ObjectServer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upstream {
+    /// It does.
+    Reachable,
+    /// It was refused, closed, or the name has no address.
+    Unreachable {
+        /// Since when the gate has said so.
+        since: Instant,
+        /// The gate's words.
+        message: String,
+    },
+    /// It is silent for longer than `unresponsiveAfter`.
+    Unresponsive {
+        /// The gate's words.
+        message: String,
+    },
+}
+
+/// Everything that was seen of one side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// The API server's word.
+    pub pod: Pod,
+    /// The session with the gate.
+    pub control: Link,
+    /// What the gate last said on it.
+    pub report: Option<GateReport>,
+    /// The check session through the gate to the ObjectServer.
+    pub path: Link,
+    /// The connection straight to the ObjectServer.
+    pub direct: Link,
+}
+
+impl Evidence {
+    /// Nothing was seen yet.
+    pub fn none() -> Self {
+        Self { pod: Pod::Unknown, control: Link::Untried, report: None, path: Link::Untried, direct: Link::Untried }
+    }
+}
+
+/// The deadlines of `spec.healthCheck`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Time between two checks.
+    pub interval: Duration,
+    /// How long a proof must last.
+    pub unreachable_after: Duration,
+    /// How long a silence must last.
+    pub unresponsive_after: Duration,
+    /// How long a side that was down must be good.
+    pub healthy_after: Duration,
+}
+
+impl Timing {
+    /// A silence shorter than this says nothing: an answer is merely on its way.
+    pub fn doubtful_after(&self) -> Duration {
+        (self.interval * 2).min(self.unresponsive_after)
+    }
+}
+
+impl From<&HealthCheckSpec> for Timing {
+    fn from(spec: &HealthCheckSpec) -> Self {
+        Self {
+            interval: spec.interval.get(),
+            unreachable_after: spec.unreachable_after.get(),
+            unresponsive_after: spec.unresponsive_after.get(),
+            healthy_after: spec.healthy_after.get(),
+        }
+    }
+}
+
+/// What the evidence says at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Too little was seen.
+    Unknown,
+    /// An event sent to this side would arrive.
+    Good,
+    /// Something is late or contradictory, and too young to be called a failure.
+    Doubtful {
+        /// When to look again at the latest, if nothing new is seen before.
+        until: Option<Instant>,
+    },
+    /// An event sent to this side would not arrive.
+    Bad {
+        /// Why.
+        cause: Cause,
+        /// In words.
+        message: String,
+        /// From when on it counts as down.
+        down_at: Instant,
+    },
+}
+
+/// Says what the evidence of one side means, looking from the outside in: pod, gate, path, ObjectServer.
+///
+/// The direct connection never brings a side down by itself: while the path through the gate is proved, events arrive. It tells *the
+/// ObjectServer is dead* from *the way to it is broken*.
+pub fn classify(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
+    let proved = |cause, since: Instant, message: String| Reading::Bad { cause, message, down_at: since + timing.unreachable_after };
+    let silent = |cause, since: Instant, what: &str| {
+        let silence = now.saturating_duration_since(since);
+        if silence < timing.doubtful_after() {
+            return Reading::Doubtful { until: Some(since + timing.doubtful_after()) };
+        }
+        Reading::Bad { cause, message: format!("no answer from {what}"), down_at: since + timing.unresponsive_after }
+    };
+
+    match evidence.pod {
+        Pod::Unknown => return Reading::Unknown,
+        Pod::Missing { since } => return proved(Cause::ProxyMissing, since, "there is no proxy pod".to_owned()),
+        Pod::Starting { since } => return proved(Cause::ProxyMissing, since, "the proxy pod has not started".to_owned()),
+        Pod::Leaving => {
+            return Reading::Bad { cause: Cause::ProxyLeaving, message: "the proxy pod is being deleted".to_owned(), down_at: now };
+        }
+        Pod::Running => {}
+    }
+
+    match &evidence.control {
+        Link::Failed { since, tls: true, message } => return proved(Cause::TlsRejected, *since, message.clone()),
+        Link::Failed { since, tls: false, message } => return proved(Cause::ProxyUnreachable, *since, message.clone()),
+        Link::Silent { since } => match silent(Cause::ProxyUnresponsive, *since, "the gate") {
+            Reading::Doubtful { .. } if evidence.report.is_some() => {}
+            reading => return reading,
+        },
+        Link::Untried => return Reading::Unknown,
+        Link::Answering => {}
+    }
+    let Some(report) = &evidence.report else { return Reading::Unknown };
+    if report.leaving {
+        return Reading::Bad { cause: Cause::ProxyLeaving, message: "the gate has been told to end".to_owned(), down_at: now };
+    }
+    match &report.upstream {
+        Upstream::Reachable => {}
+        Upstream::Unreachable { since, message } => {
+            let cause = if evidence.direct == Link::Answering { Cause::PathBroken } else { Cause::ObjectServerUnreachable };
+            return proved(cause, *since, message.clone());
+        }
+        Upstream::Unresponsive { message } => {
+            let cause = if evidence.direct == Link::Answering { Cause::PathBroken } else { Cause::ObjectServerUnresponsive };
+            return Reading::Bad { cause, message: message.clone(), down_at: now };
+        }
+    }
+
+    match &evidence.path {
+        Link::Untried => Reading::Unknown,
+        Link::Answering => Reading::Good,
+        Link::Silent { since } => silent(Cause::PathBroken, *since, "the ObjectServer through the gate"),
+        Link::Failed { since, .. } if report.at <= *since => Reading::Doubtful { until: None },
+        Link::Failed { since, tls: true, message } => proved(Cause::TlsRejected, *since, message.clone()),
+        Link::Failed { since, tls: false, message } => proved(Cause::PathBroken, *since, message.clone()),
+    }
+}
+
+impl Evidence {
+    /// The oldest silence on any connection of this side, for the next look.
+    pub fn oldest_silence(&self) -> Option<Instant> {
+        [&self.control, &self.path, &self.direct].into_iter().filter_map(Link::silent_since).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMING: Timing = Timing {
+        interval: Duration::from_secs(1),
+        unreachable_after: Duration::from_secs(1),
+        unresponsive_after: Duration::from_secs(15),
+        healthy_after: Duration::from_secs(5),
+    };
+
+    fn good(at: Instant) -> Evidence {
+        Evidence {
+            pod: Pod::Running,
+            control: Link::Answering,
+            report: Some(GateReport { at, upstream: Upstream::Reachable, leaving: false, sessions: 3 }),
+            path: Link::Answering,
+            direct: Link::Answering,
+        }
+    }
+
+    fn cause(reading: &Reading) -> Option<(Cause, Instant)> {
+        match reading {
+            Reading::Bad { cause, down_at, .. } => Some((*cause, *down_at)),
+            _ => None,
+        }
+    }
+
+    fn failed(since: Instant) -> Link {
+        Link::Failed { since, tls: false, message: "connection refused".to_owned() }
+    }
+
+    #[test]
+    fn a_side_is_good_only_when_every_eye_but_the_direct_one_has_seen_it() {
+        let now = Instant::now();
+        assert_eq!(classify(&good(now), &TIMING, now), Reading::Good);
+        assert_eq!(classify(&Evidence { direct: failed(now), ..good(now) }, &TIMING, now), Reading::Good);
+        for missing in [
+            Evidence { pod: Pod::Unknown, ..good(now) },
+            Evidence { control: Link::Untried, ..good(now) },
+            Evidence { report: None, ..good(now) },
+            Evidence { path: Link::Untried, ..good(now) },
+        ] {
+            assert_eq!(classify(&missing, &TIMING, now), Reading::Unknown, "{missing:?}");
+        }
+    }
+
+    #[test]
+    fn a_gate_that_lost_its_objectserver_tells_the_dead_one_from_the_broken_path() {
+        let now = Instant::now();
+        let report = GateReport {
+            at: now,
+            upstream: Upstream::Unreachable { since: now, message: "refused".to_owned() },
+            leaving: false,
+            sessions: 0,
+        };
+        let lost = Evidence { report: Some(report), ..good(now) };
+        let down_at = now + TIMING.unreachable_after;
+        assert_eq!(cause(&classify(&lost, &TIMING, now)), Some((Cause::PathBroken, down_at)));
+        let dead = Evidence { direct: failed(now), ..lost };
+        assert_eq!(cause(&classify(&dead, &TIMING, now)), Some((Cause::ObjectServerUnreachable, down_at)));
+    }
+
+    #[test]
+    fn silence_is_doubt_first_and_a_failure_only_after_its_own_deadline() {
+        let start = Instant::now();
+        let frozen = Evidence { control: Link::Silent { since: start }, report: None, ..good(start) };
+        let at = |seconds| classify(&frozen, &TIMING, start + Duration::from_secs(seconds));
+        assert!(matches!(at(1), Reading::Doubtful { .. }));
+        assert_eq!(cause(&at(3)), Some((Cause::ProxyUnresponsive, start + TIMING.unresponsive_after)));
+    }
+
+    #[test]
+    fn an_answer_that_is_on_its_way_does_not_make_a_side_doubtful() {
+        let start = Instant::now();
+        let asked = Evidence { control: Link::Silent { since: start }, ..good(start) };
+        assert_eq!(classify(&asked, &TIMING, start + Duration::from_millis(500)), Reading::Good);
+    }
+
+    #[test]
+    fn a_leaving_pod_is_left_at_once() {
+        let now = Instant::now();
+        let leaving = Evidence { pod: Pod::Leaving, ..good(now) };
+        assert_eq!(cause(&classify(&leaving, &TIMING, now)), Some((Cause::ProxyLeaving, now)));
+    }
+
+    #[test]
+    fn a_lost_path_waits_for_the_gates_own_word() {
+        let now = Instant::now();
+        let later = now + Duration::from_millis(1);
+        let lost = Evidence { path: failed(later), ..good(now) };
+        assert_eq!(classify(&lost, &TIMING, later), Reading::Doubtful { until: None });
+        let confirmed = Evidence { path: failed(now), ..good(later) };
+        assert_eq!(cause(&classify(&confirmed, &TIMING, later)), Some((Cause::PathBroken, now + TIMING.unreachable_after)));
+    }
+}
