@@ -1,6 +1,8 @@
 //! Pure decisions: no client, no clock, no waiting. What was seen and what time it is are arguments; what to do is the result.
 
 pub mod admission;
+pub mod children;
 pub mod evidence;
 pub mod failover;
 pub mod health;
+pub mod pair;

@@ -2,3 +2,5 @@
 
 pub mod api;
 pub mod domain;
+pub mod leader;
+pub mod controller;

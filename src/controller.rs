@@ -1,0 +1,3 @@
+//! Reconciles ProxyPairs and is the single writer of routing.
+
+pub mod keys;

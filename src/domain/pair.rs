@@ -1,0 +1,115 @@
+//! [`Pair`]: a ProxyPair that was found valid. What is built from one cannot fail.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource, ResourceExt};
+
+use crate::api::{ProxyPair, ProxyPairSpec, Side};
+
+/// A ProxyPair that was found valid.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Makes children go with the ProxyPair.
+    pub owner: OwnerReference,
+    /// What the user declares.
+    pub spec: ProxyPairSpec,
+}
+
+/// Why a ProxyPair cannot be acted on. The schema and CEL refuse the same when a manifest is applied; an object stored before a rule
+/// was made, or while the rules were switched off, is found here.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum InvalidPair {
+    /// An object that did not come from an API server.
+    #[error("the ProxyPair has no {0}")]
+    Incomplete(&'static str),
+    /// Both sides would deliver to the same ObjectServer.
+    #[error("primary and backup have the same ObjectServer {0}: bind each proxy to its own, such as AGG_P and AGG_B")]
+    SameObjectServer(String),
+    /// omni.dat holds each name once.
+    #[error("the server name {0} stands for two servers: name the virtual pair, both proxies and both ObjectServers differently")]
+    SameServerName(String),
+    /// A port that TCP does not have.
+    #[error("{field} is {value}: write a port from 1 to 65535")]
+    Port {
+        /// Path of the field.
+        field: &'static str,
+        /// What stands there.
+        value: i32,
+    },
+}
+
+impl Pair {
+    /// Checks `object` and takes from it what the operator acts on.
+    pub fn validate(object: &ProxyPair) -> Result<Self, InvalidPair> {
+        let spec = &object.spec;
+        let [primary, backup] = [&spec.primary.object_server, &spec.backup.object_server];
+        if primary.name == backup.name || (&primary.host, primary.port) == (&backup.host, backup.port) {
+            return Err(InvalidPair::SameObjectServer(backup.name.clone()));
+        }
+        let mut names = [&spec.server_name, &spec.primary.server_name, &spec.backup.server_name, &primary.name, &backup.name];
+        names.sort();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(InvalidPair::SameServerName(twice[0].clone()));
+        }
+        for (field, value) in [
+            ("spec.service.port", spec.service.port),
+            ("spec.primary.objectServer.port", primary.port),
+            ("spec.backup.objectServer.port", backup.port),
+        ] {
+            if !(1..=65535).contains(&value) {
+                return Err(InvalidPair::Port { field, value });
+            }
+        }
+        Ok(Self {
+            name: object.name_any(),
+            namespace: object.namespace().ok_or(InvalidPair::Incomplete("namespace"))?,
+            uid: object.uid().ok_or(InvalidPair::Incomplete("uid"))?,
+            generation: object.meta().generation.unwrap_or_default(),
+            owner: object.controller_owner_ref(&()).ok_or(InvalidPair::Incomplete("uid"))?,
+            spec: spec.clone(),
+        })
+    }
+
+    /// Name of the virtual Service.
+    pub fn service_name(&self) -> String {
+        self.name.clone()
+    }
+
+    /// Name of the Deployment and the Service of one side.
+    pub fn side_name(&self, side: Side) -> String {
+        format!("{}-{}", self.name, side.label())
+    }
+
+    /// Name of the Secret with the gates' keys.
+    pub fn gate_tls_name(&self) -> String {
+        format!("{}-gate-tls", self.name)
+    }
+
+    /// Name of the Secret with the operator's keys for the gates.
+    pub fn operator_tls_name(&self) -> String {
+        format!("{}-operator-tls", self.name)
+    }
+
+    /// Name of the ServiceAccount of the proxy pods.
+    pub fn service_account_name(&self) -> String {
+        format!("{}-proxy", self.name)
+    }
+
+    /// The DNS name in the gates' certificate. It is never resolved: the operator dials pod addresses and checks this name.
+    pub fn gate_dns_name(&self) -> String {
+        format!("gate.{}.{}.proxypair.internal", self.name, self.namespace)
+    }
+
+    /// `HOST:PORT` of the ObjectServer of one side, brackets around an IPv6 address.
+    pub fn object_server_address(&self, side: Side) -> String {
+        let server = &self.spec.side(side).object_server;
+        if server.host.contains(':') { format!("[{}]:{}", server.host, server.port) } else { format!("{}:{}", server.host, server.port) }
+    }
+}
