@@ -1,0 +1,3 @@
+//! The gate: the data plane in each proxy pod.
+
+pub mod wire;
