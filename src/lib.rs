@@ -1,1 +1,3 @@
 //! ProxyPair.
+
+pub mod tds;
