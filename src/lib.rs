@@ -1,3 +1,4 @@
 //! ProxyPair.
 
 pub mod gate;
+pub mod tds;
