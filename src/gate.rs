@@ -1,3 +1,4 @@
 //! The gate: the data plane in each proxy pod.
 
+pub mod tracker;
 pub mod wire;
