@@ -105,10 +105,7 @@ impl Credit {
         self.earned += self.per_second * elapsed.min(10 * TICK).as_secs_f64();
         let whole = self.earned.floor();
         self.earned -= whole;
-        // Bounded by a rate of 2^32 a second over 100 ms.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let permits = whole as usize;
-        permits
+        whole as usize
     }
 }
 
