@@ -1,6 +1,14 @@
 //! ProxyPair: failover and failback for pairs of Netcool/OMNIbus proxy servers on Kubernetes.
 
+pub mod admin;
 pub mod api;
-pub mod domain;
-pub mod leader;
 pub mod controller;
+pub mod domain;
+pub mod gate;
+pub mod health;
+pub mod leader;
+pub mod metrics;
+pub mod operator;
+pub mod probe;
+pub mod tds;
+pub mod telemetry;

@@ -1,0 +1,124 @@
+//! The command line of `proxypair gate`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::upstream::Address;
+
+/// Forwards probes to one ObjectServer, refuses them while it is away, and drains them when told to.
+#[derive(Debug, Clone, Args)]
+pub struct GateArgs {
+    /// Name of the proxy, as in omni.dat. Appears in reports and logs.
+    #[arg(long, env = "PROXYPAIR_GATE_NAME")]
+    pub name: String,
+
+    /// Where probes connect.
+    #[arg(long, default_value = "0.0.0.0:4400")]
+    pub listen: SocketAddr,
+
+    /// Where the operator's checks connect (mutual TLS).
+    #[arg(long, default_value = "0.0.0.0:4401")]
+    pub check_listen: SocketAddr,
+
+    /// Where the operator connects to steer and to read reports (mutual TLS).
+    #[arg(long, default_value = "0.0.0.0:4402")]
+    pub control_listen: SocketAddr,
+
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, default_value = "0.0.0.0:4403")]
+    pub admin_listen: SocketAddr,
+
+    /// Name of the ObjectServer. Appears in reports and logs.
+    #[arg(long)]
+    pub object_server_name: String,
+
+    /// Where the ObjectServer is. A host name is resolved at each dial.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub object_server: Address,
+
+    /// Directory with ca.crt, tls.crt and tls.key for the check and the control port. Read again when they change.
+    #[arg(long)]
+    pub tls_dir: PathBuf,
+
+    /// Probe sessions at the same time. A probe beyond it is accepted and closed at once.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_sessions: u32,
+
+    /// Time from a probe's connection to the end of its login message.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub login_timeout: Duration,
+
+    /// Time from the first byte of a probe's message to its last, for what is left of a session when one end has closed, and of silence
+    /// before a peer that should answer is taken for gone.
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub message_timeout: Duration,
+
+    /// Silence after which the ObjectServer's machine is taken for gone. At least 2s.
+    #[arg(long, default_value = "15s", value_parser = duration)]
+    pub unresponsive_after: Duration,
+
+    /// Time from SIGTERM to SIGKILL: the pod's terminationGracePeriodSeconds.
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub grace_period: Duration,
+
+    /// Sessions closed in a second at least, when the gate has to leave and nobody has ordered a drain.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections_per_second: u32,
+}
+
+/// Reads a Gateway API duration (GEP-2257): one to four parts such as `1h`, `30m`, `10s`, `500ms`, each a number of up to five digits. Zero is
+/// refused: no limit of the gate means anything when it is over before it begins.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("\"{text}\" is no duration such as 500ms, 10s or 1m30s");
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    let mut parts = 0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, unit) = rest.split_at(digits);
+        let end = unit.find(|c: char| c.is_ascii_digit()).unwrap_or(unit.len());
+        let (unit, later) = unit.split_at(end);
+        let number: u64 = if number.len() <= 5 {
+            number.parse().map_err(|_| wrong())?
+        } else {
+            return Err(wrong());
+        };
+        total += match unit {
+            "h" => Duration::from_secs(number * 3600),
+            "m" => Duration::from_secs(number * 60),
+            "s" => Duration::from_secs(number),
+            "ms" => Duration::from_millis(number),
+            _ => return Err(wrong()),
+        };
+        rest = later;
+        parts += 1;
+    }
+    if parts > 4 || total.is_zero() {
+        Err(wrong())
+    } else {
+        Ok(total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_gateway_api_durations() {
+        for (text, milliseconds) in [
+            ("500ms", 500),
+            ("10s", 10_000),
+            ("1m30s", 90_000),
+            ("1h1m1s1ms", 3_661_001),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "10", "s", "1.5s", "-1s", "1d", "123456s", "1s1s1s1s1s", "0s", "1 s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

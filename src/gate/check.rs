@@ -1,0 +1,39 @@
+//! The port for the operator's own check sessions: mutual TLS, and behind it the way to the ObjectServer that probes take.
+//!
+//! Never counted, never drained, and open whatever has been ordered: how else could a closed gate be proved fit to be opened again.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split};
+use tracing::debug;
+
+use super::Gate;
+use super::upstream::prepare;
+
+/// Relays one check until either end closes, then closes the other at once.
+pub async fn relay<S: AsyncRead + AsyncWrite + Send>(gate: Arc<Gate>, stream: S) {
+    let mut upstream = match gate.dialer.dial().await {
+        Ok(upstream) => upstream,
+        Err(error) => {
+            debug!(%error, "a check finds no ObjectServer");
+            return;
+        }
+    };
+    if let Err(error) = prepare(&upstream, gate.dialer.unresponsive_after()) {
+        debug!(%error, "a check's connection to the ObjectServer is gone");
+        return;
+    }
+    gate.metrics.checks.inc();
+    let (mut read, mut write) = split(stream);
+    let (mut answers, mut requests) = upstream.split();
+    let ended = tokio::select! {
+        ended = copy(&mut answers, &mut write) => ended,
+        ended = copy(&mut read, &mut requests) => ended,
+    };
+    gate.metrics.checks.dec();
+    debug!(?ended, "check over");
+    // The close alert tells the operator that it was not cut off by somebody on the way.
+    if let Err(error) = write.shutdown().await {
+        debug!(%error, "a check was gone before it was closed");
+    }
+}

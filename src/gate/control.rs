@@ -1,0 +1,149 @@
+//! The control port: takes the operator's requests and reports. The protocol is described in [`wire`](super::wire).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
+use tracing::{debug, info, warn};
+
+use super::Gate;
+use super::steering::Refused;
+use super::wire::{MAX_LINE, Report, Request};
+
+/// Time from the end of the handshake to the first line.
+const HELLO: Duration = Duration::from_secs(5);
+
+/// Time that a reader has to take a report.
+const SLOWEST_READER: Duration = Duration::from_secs(5);
+
+/// Shortest time between two reports of nothing but counters.
+const COUNTERS_EVERY: Duration = Duration::from_millis(100);
+
+/// Why a control connection was closed.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("no hello came")]
+    NoHello,
+    #[error("the first line is no hello: {0}")]
+    NotHello(String),
+    #[error("a report was not taken in time")]
+    SlowReader,
+    #[error("the connection failed: {0}")]
+    Line(#[from] LinesCodecError),
+    #[error("the connection failed: {0}")]
+    Close(#[from] std::io::Error),
+    #[error("failed to write a report: {0}")]
+    Report(#[from] serde_json::Error),
+}
+
+/// Serves one operator until it closes, breaks the protocol, or the gate exits.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(gate: Arc<Gate>, stream: S) {
+    match converse(&gate, stream).await {
+        Ok(()) => debug!("control connection over"),
+        Err(error) => warn!(%error, "control connection closed"),
+    }
+}
+
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, stream: S) -> Result<(), Broken> {
+    let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE));
+    let first = timeout(HELLO, lines.next())
+        .await
+        .ok()
+        .flatten()
+        .ok_or(Broken::NoHello)??;
+    let (holder, term) = match serde_json::from_str(&first) {
+        Ok(Request::Hello { holder, term }) => (holder, term),
+        Ok(other) => return Err(Broken::NotHello(format!("{other:?}"))),
+        Err(error) => return Err(Broken::NotHello(error.to_string())),
+    };
+    gate.hear(&holder, term);
+    info!(holder, term, "an operator is listening");
+
+    let mut decisions = gate.decisions();
+    let mut listening = gate.listening();
+    let mut upstream = gate.upstream();
+    let mut orders = gate.orders();
+    let mut sessions = gate.sessions();
+    let mut last = gate.report();
+    send(gate, &mut lines, &last).await?;
+    let mut counters_due = Instant::now() + COUNTERS_EVERY;
+    loop {
+        let report = gate.report();
+        let (is_other, is_other_count) = compare(&last, &report);
+        if is_other || is_other_count && Instant::now() >= counters_due {
+            send(gate, &mut lines, &report).await?;
+            last = report;
+            counters_due = Instant::now() + COUNTERS_EVERY;
+            continue;
+        }
+        tokio::select! {
+            line = lines.next() => {
+                let Some(line) = line else { return Ok(()) };
+                if let Some(answer) = answer(gate, &holder, term, &line?) {
+                    send(gate, &mut lines, &answer).await?;
+                }
+            }
+            Ok(()) = decisions.changed() => {}
+            Ok(()) = listening.changed() => {}
+            Ok(()) = upstream.changed() => {}
+            Ok(()) = orders.changed() => {}
+            Ok(()) = sessions.changed(), if !is_other_count => {}
+            () = sleep_until(counters_due), if is_other_count => {}
+            () = gate.shutdown.cancelled() => {
+                send(gate, &mut lines, &gate.report()).await?;
+                lines.get_mut().shutdown().await?;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Whether two reports differ in anything but the counters, and whether they differ in the counters.
+fn compare(before: &Report, now: &Report) -> (bool, bool) {
+    let Report { sessions, draining, .. } = *before;
+    let same_counters = Report {
+        sessions,
+        draining,
+        ..now.clone()
+    };
+    (
+        same_counters != *before,
+        (now.sessions, now.draining) != (sessions, draining),
+    )
+}
+
+/// What a line is answered with, besides the changes that it makes.
+fn answer(gate: &Gate, holder: &str, term: u64, line: &str) -> Option<Report> {
+    let refused = match serde_json::from_str(line) {
+        Ok(Request::Ping { nonce }) => {
+            return Some(Report {
+                answers: Some(nonce),
+                ..gate.report()
+            });
+        }
+        Ok(request) => gate.follow(holder, term, &request).err()?,
+        Err(error) => Refused::Unreadable(error.to_string()),
+    };
+    warn!(holder, term, line, %refused, "an order is refused");
+    Some(Report {
+        refused_order: Some(refused.to_string()),
+        ..gate.report()
+    })
+}
+
+async fn send<S>(gate: &Gate, lines: &mut Framed<S, LinesCodec>, report: &Report) -> Result<(), Broken>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let line = serde_json::to_string(&Report {
+        sequence: gate.next_sequence(),
+        ..report.clone()
+    })?;
+    timeout(SLOWEST_READER, lines.send(line))
+        .await
+        .map_err(|_| Broken::SlowReader)??;
+    Ok(())
+}

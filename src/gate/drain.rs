@@ -1,0 +1,220 @@
+//! Paces the closing of sessions: a steady trickle of permits, never a burst.
+//!
+//! A session that is being drained and has nothing outstanding waits here, in order of arrival, while it goes on forwarding; one that
+//! becomes busy leaves the queue and joins it again. A permit that nobody takes within a tick is lost, so that a lull is not followed by a burst.
+
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::admission::{Decision, Pace};
+
+/// Time between two issues of permits.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A drain that sets its own pace plans to be finished when this part of its time is over.
+const PLANNED: f64 = 0.75;
+
+/// The queue in which sessions wait for their permit to close.
+#[derive(Debug)]
+pub struct Pacer {
+    permits: Semaphore,
+}
+
+impl Default for Pacer {
+    fn default() -> Self {
+        Self {
+            permits: Semaphore::const_new(0),
+        }
+    }
+}
+
+impl Pacer {
+    /// Waits until this session may be closed. Drop the future to leave the queue.
+    pub async fn permit(&self) {
+        // The semaphore is never closed.
+        if let Ok(permit) = self.permits.acquire().await {
+            SemaphorePermit::forget(permit);
+        }
+    }
+
+    /// Issues permits during each drain, until the decisions end.
+    pub async fn run(&self, mut decisions: watch::Receiver<Decision>, sessions: watch::Receiver<u32>) {
+        loop {
+            let decision = *decisions.borrow_and_update();
+            self.permits.forget_permits(usize::MAX);
+            if let Decision::Draining { deadline, pace } = decision {
+                let rate = rate(
+                    pace,
+                    *sessions.borrow(),
+                    deadline.saturating_duration_since(Instant::now()),
+                );
+                tokio::select! {
+                    changed = decisions.changed() => if changed.is_err() { return },
+                    () = self.issue(rate) => {}
+                }
+            } else if decisions.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn issue(&self, per_second: f64) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut credit = Credit::new(per_second);
+        let mut last = ticks.tick().await;
+        loop {
+            let now = ticks.tick().await;
+            self.permits.forget_permits(usize::MAX);
+            self.permits.add_permits(credit.earn(now - last));
+            last = now;
+        }
+    }
+}
+
+/// Sessions to close in a second.
+fn rate(pace: Pace, sessions: u32, left: Duration) -> f64 {
+    match pace {
+        Pace::AtMost(per_second) => f64::from(per_second),
+        Pace::InTime(at_least) => {
+            let needed = f64::from(sessions) / (left.as_secs_f64() * PLANNED).max(TICK.as_secs_f64());
+            needed.max(f64::from(at_least))
+        }
+    }
+}
+
+/// Turns time into whole permits without losing fractions.
+#[derive(Debug)]
+struct Credit {
+    per_second: f64,
+    earned: f64,
+}
+
+impl Credit {
+    const fn new(per_second: f64) -> Self {
+        Self {
+            per_second,
+            earned: 0.0,
+        }
+    }
+
+    /// The permits to issue after this much time. A process that was stopped for long does not catch up.
+    fn earn(&mut self, elapsed: Duration) -> usize {
+        self.earned += self.per_second * elapsed.min(10 * TICK).as_secs_f64();
+        let whole = self.earned.floor();
+        self.earned -= whole;
+        whole as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn draining(pace: Pace) -> Decision {
+        Decision::Draining {
+            deadline: Instant::now() + 60 * SECOND,
+            pace,
+        }
+    }
+
+    struct Queue {
+        decisions: watch::Sender<Decision>,
+        sessions: watch::Sender<u32>,
+        pacer: Arc<Pacer>,
+    }
+
+    impl Queue {
+        fn new(decision: Decision, sessions: u32) -> Self {
+            let (decisions, decided) = watch::channel(decision);
+            let (sessions, counted) = watch::channel(sessions);
+            let pacer = Arc::new(Pacer::default());
+            let running = Arc::clone(&pacer);
+            tokio::spawn(async move { running.run(decided, counted).await });
+            Self {
+                decisions,
+                sessions,
+                pacer,
+            }
+        }
+
+        /// When each of `count` waiting sessions got its permit, counted from now.
+        async fn served(&self, count: u32) -> Vec<Duration> {
+            let start = Instant::now();
+            let mut served = Vec::new();
+            for _ in 0..count {
+                self.pacer.permit().await;
+                served.push(start.elapsed());
+            }
+            served
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn spreads_the_closes_evenly_over_each_second() {
+        let queue = Queue::new(draining(Pace::AtMost(40)), 120);
+        let served = queue.served(120).await;
+        for (index, at) in served.windows(2).enumerate() {
+            let gap = at[1] - at[0];
+            assert!(gap >= 2 * TICK && gap <= 3 * TICK, "gap {gap:?} after permit {index}");
+        }
+        assert!(
+            served[119] >= 3 * SECOND - TICK && served[119] <= 3 * SECOND + 5 * TICK,
+            "{:?}",
+            served[119]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lull_is_not_followed_by_a_burst() {
+        let queue = Queue::new(draining(Pace::AtMost(10)), 20);
+        tokio::time::sleep(10 * SECOND).await;
+        let served = queue.served(11).await;
+        assert!(served[10] >= SECOND - TICK, "{served:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_closed_unless_it_drains() {
+        let queue = Queue::new(Decision::Open, 1);
+        tokio::select! {
+            () = queue.pacer.permit() => panic!("a permit while open"),
+            () = tokio::time::sleep(60 * SECOND) => {}
+        }
+        queue.decisions.send_replace(draining(Pace::AtMost(100)));
+        queue.pacer.permit().await;
+        queue.decisions.send_replace(Decision::Open);
+        tokio::time::sleep(TICK).await;
+        tokio::select! {
+            () = queue.pacer.permit() => panic!("a permit of a drain that was stopped"),
+            () = tokio::time::sleep(60 * SECOND) => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_an_order_it_is_fast_enough_for_its_deadline() {
+        let queue = Queue::new(draining(Pace::InTime(10)), 45_000);
+        assert_eq!(*queue.sessions.borrow(), 45_000);
+        let served = queue.served(45_000).await;
+        assert!(served[44_999] < 46 * SECOND, "{:?}", served[44_999]);
+    }
+
+    proptest! {
+        #[test]
+        fn never_earns_more_than_its_rate_allows(rate in 1_u32..20_000, steps in prop::collection::vec(0_u64..50, 1..200)) {
+            let mut credit = Credit::new(f64::from(rate));
+            let mut permits = 0;
+            for step in &steps {
+                permits += credit.earn(Duration::from_millis(*step));
+            }
+            let seconds = steps.iter().sum::<u64>() as f64 / 1000.0;
+            prop_assert!(permits as f64 <= f64::from(rate) * seconds + 1e-6);
+            prop_assert!(permits as f64 >= f64::from(rate) * seconds - 1.0 - 1e-6);
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The socket for probes: open while sessions are admitted, closed otherwise, so that the kernel refuses instead of us.
+//!
+//! At the limit of sessions the socket stays open and a further connection is accepted and closed at once. Closing the socket would also
+//! reset connections that the kernel has completed already, and leaving it open without accepting would let probes wait in the backlog,
+//! which looks to them like a server that hangs.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::Gate;
+use super::admission::Decision;
+use super::metrics::{Ending, Refusal};
+use super::session::{self, Outcome, Surroundings};
+use super::upstream::prepare;
+
+/// Connections that the kernel completes before they are accepted.
+const BACKLOG: u32 = 1024;
+
+/// Time from a failed bind, or from an accept that failed for want of resources, to the next attempt.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// State of the socket for probes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listening {
+    /// Closed on purpose.
+    No,
+    /// Open.
+    Yes,
+    /// It should be open, and this is why it is not.
+    Failed(String),
+}
+
+/// Opens and closes the socket as decided, and serves who connects. Returns when the decisions end.
+pub async fn run(gate: Arc<Gate>) {
+    let listening = &gate.listening;
+    let mut decisions = gate.decisions();
+    let sparingly = Arc::new(Sparingly::default());
+    loop {
+        listening.send_if_modified(|state| std::mem::replace(state, Listening::No) != Listening::No);
+        if decisions
+            .wait_for(|decision| *decision == Decision::Open)
+            .await
+            .is_err()
+        {
+            return;
+        }
+        let listener = tokio::select! {
+            biased;
+            _ = decisions.wait_for(|decision| *decision != Decision::Open) => continue,
+            listener = bind_until_done(gate.listen, listening) => listener,
+        };
+        listening.send_replace(Listening::Yes);
+        info!(address = %gate.listen, "admitting probes");
+        tokio::select! {
+            biased;
+            _ = decisions.wait_for(|decision| *decision != Decision::Open) => {}
+            () = accept(&gate, &listener, &sparingly) => {}
+        }
+        drop(listener);
+        info!(address = %gate.listen, "refusing probes");
+    }
+}
+
+async fn bind_until_done(address: SocketAddr, listening: &watch::Sender<Listening>) -> TcpListener {
+    loop {
+        match bind(address) {
+            Ok(listener) => return listener,
+            Err(error) => {
+                let failed = Listening::Failed(format!("failed to listen on {address}: {error}"));
+                listening.send_if_modified(|state| {
+                    let is_news = *state != failed;
+                    if is_news {
+                        warn!(%address, %error, "failed to listen for probes, trying again");
+                        *state = failed;
+                    }
+                    is_news
+                });
+                sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// A listening socket that can be opened again although sessions of its predecessor are still there.
+///
+/// # Errors
+///
+/// What the kernel says: the address is in use or not one of this machine.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+async fn accept(gate: &Arc<Gate>, listener: &TcpListener, sparingly: &Arc<Sparingly>) {
+    loop {
+        match listener.accept().await {
+            Ok((client, peer)) => admit(gate, client, peer, sparingly),
+            Err(error) if is_of_one_connection(&error) => debug!(%error, "a probe was gone before it was accepted"),
+            Err(error) => {
+                warn!(%error, "failed to accept a probe");
+                sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+fn admit(gate: &Arc<Gate>, mut client: TcpStream, peer: SocketAddr, sparingly: &Arc<Sparingly>) {
+    gate.metrics.sessions_accepted.inc();
+    let Some(slot) = Slot::take(gate) else {
+        gate.metrics.refuse(Refusal::Full);
+        sparingly
+            .say(|| warn!(%peer, limit = gate.max_sessions, "refused a probe: there are as many sessions as allowed"));
+        return;
+    };
+    let gate = Arc::clone(gate);
+    let sparingly = Arc::clone(sparingly);
+    let sessions = gate.sessions_running.clone();
+    sessions.spawn(async move {
+        let surroundings = Surroundings {
+            decisions: gate.decisions(),
+            pacer: &gate.pacer,
+            metrics: &gate.metrics,
+            patience: gate.patience,
+        };
+        // A session may be quiet for as long as it likes, and a busy ObjectServer may leave bytes unread for long: both ends are given
+        // the message timeout. That the ObjectServer's machine is gone is found out sooner, by the watch.
+        let silence = gate.patience.message;
+        let dial = || async {
+            let upstream = gate.dialer.dial().await?;
+            if let Err(error) = prepare(&upstream, silence) {
+                debug!(%error, "failed to prepare a connection to the ObjectServer");
+            }
+            Ok(upstream)
+        };
+        if let Err(error) = prepare(&client, silence) {
+            debug!(%peer, %error, "failed to prepare a probe's connection");
+        }
+        let outcome = session::serve(&mut client, dial, surroundings).await;
+        match outcome {
+            Outcome::Refused(reason) => gate.metrics.refuse(reason),
+            Outcome::Ended(how) => gate.metrics.end(how),
+        }
+        debug!(%peer, ?outcome, "session over");
+        drop(slot);
+        match outcome {
+            Outcome::Ended(Ending::DrainedIdle | Ending::Upstream) => session::part(client).await,
+            Outcome::Refused(Refusal::Tls) => {
+                sparingly.say(|| warn!(%peer, "refused a client: it speaks TLS, and this port speaks plain TDS"));
+            }
+            Outcome::Refused(Refusal::NotLogin) => {
+                sparingly.say(|| warn!(%peer, "refused a client: its first bytes are no TDS login"));
+            }
+            _ => {}
+        }
+    });
+}
+
+/// One of the sessions that are allowed at the same time; given back when dropped.
+struct Slot(Arc<Gate>);
+
+impl Slot {
+    fn take(gate: &Arc<Gate>) -> Option<Self> {
+        let taken = gate.sessions.send_if_modified(|sessions| {
+            let is_free = *sessions < gate.max_sessions;
+            *sessions += u32::from(is_free);
+            is_free
+        });
+        taken.then(|| {
+            gate.metrics.sessions.inc();
+            Self(Arc::clone(gate))
+        })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.metrics.sessions.dec();
+        self.0.sessions.send_modify(|sessions| *sessions -= 1);
+    }
+}
+
+/// Lets one message a second into the log, whatever clients do.
+#[derive(Debug)]
+struct Sparingly {
+    start: Instant,
+    /// The second, counted from 1, in which the last message was let through.
+    last: AtomicU64,
+}
+
+impl Default for Sparingly {
+    fn default() -> Self {
+        Self {
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Sparingly {
+    fn say(&self, message: impl FnOnce()) {
+        let second = self.start.elapsed().as_secs() + 1;
+        if self.last.swap(second, Ordering::Relaxed) != second {
+            message();
+        }
+    }
+}
+
+/// Waits until all sessions are over, their parting included, but no longer than this.
+pub async fn wait_for_sessions(gate: &Gate, at_most: Duration) {
+    gate.sessions_running.close();
+    // Those that are left end with the process.
+    let _late = timeout(at_most, gate.sessions_running.wait()).await;
+}

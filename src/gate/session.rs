@@ -1,0 +1,268 @@
+//! One probe's session: its login header, the dial, and the timers and orders under which the [`Link`] runs.
+//!
+//! Order of events, each with what ends it early:
+//!
+//! 1. The first packet header is read. It must be that of a TDS login, and the whole login message must be there within the login timeout.
+//!    Until then nobody else is troubled: the ObjectServer is not dialled.
+//! 2. The ObjectServer is dialled.
+//! 3. Bytes are forwarded, without a limit in time between messages. A message once begun must be complete within the message timeout; the
+//!    time that the ObjectServer takes to accept it does not count.
+//! 4. When one end closes its direction the other end is told and has the message timeout to finish. When the ObjectServer closes, the
+//!    probe is closed.
+//!
+//! In a drain the session ends with a permit of the [`Pacer`], taken only while nothing is outstanding. Reading, forwarding and this
+//! decision happen in one task: a request is either forwarded, and then the session lives until its answer is written, or it is never
+//! forwarded. Only the drain's deadline breaks that.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tracing::debug;
+
+use super::admission::{ClosedBy, Decision};
+use super::drain::Pacer;
+use super::link::{Lane, Link, Progress, Standing};
+use super::metrics::{Ending, Metrics, Refusal};
+use super::tracker::Outstanding;
+use super::upstream::DialError;
+use crate::tds::packet::{HEADER_LEN, Header, PacketType};
+
+/// Silence after which a session is taken to be between messages when headers cannot tell.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How long a closed session waits for the probe to close too, so that what it still sends does not destroy the last answer on its way.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// First bytes of a TLS handshake.
+const TLS_HANDSHAKE: [u8; 2] = [0x16, 0x03];
+
+/// How long a probe may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// From the connection to the end of the login message.
+    pub login: Duration,
+    /// From the first byte of a message to its last.
+    pub message: Duration,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It never reached the ObjectServer.
+    Refused(Refusal),
+    /// It was a session.
+    Ended(Ending),
+}
+
+/// Everything a session is told from outside.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// What to do with sessions; changes.
+    pub decisions: watch::Receiver<Decision>,
+    /// Issues the permits to close.
+    pub pacer: &'a Pacer,
+    /// Where bytes are counted.
+    pub metrics: &'a Metrics,
+    /// The time limits.
+    pub patience: Patience,
+}
+
+/// Serves one probe until its session is over. Closes the upstream connection; the client's is left to [`part`] or to be dropped.
+pub async fn serve<C, U, D>(client: &mut C, dial: impl FnOnce() -> D, surroundings: Surroundings<'_>) -> Outcome
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+    D: Future<Output = Result<U, DialError>>,
+{
+    let Surroundings {
+        mut decisions,
+        pacer,
+        metrics,
+        patience,
+    } = surroundings;
+    let login_by = Instant::now() + patience.login;
+    let set_up = async {
+        let first = match timeout_at(login_by, login_header(client)).await {
+            Ok(first) => first?,
+            Err(_) => return Err(Refusal::LoginTimeout),
+        };
+        match dial().await {
+            Ok(upstream) => Ok((first, upstream)),
+            Err(error) => {
+                debug!(%error, "a session finds no ObjectServer");
+                Err(Refusal::Upstream)
+            }
+        }
+    };
+    let set_up = tokio::select! {
+        biased;
+        _ = decisions.wait_for(|decision| *decision != Decision::Open) => Err(Refusal::NotAdmitting),
+        set_up = set_up => set_up,
+    };
+    let (first, upstream) = match set_up {
+        Ok(set_up) => set_up,
+        Err(reason) => return Outcome::Refused(reason),
+    };
+    match Link::join(client, upstream, first, metrics) {
+        Ok(link) => Outcome::Ended(forward(link, decisions, pacer, login_by, patience).await),
+        Err(_) => Outcome::Refused(Refusal::NotLogin),
+    }
+}
+
+/// Ends a session politely: closes the sending direction, then waits a second at most for the probe to close. Without that, a request which
+/// the probe sends at the same moment would make the kernel reset the connection, and the last answer could be lost on its way.
+pub async fn part<C: AsyncRead + AsyncWrite + Unpin>(mut client: C) {
+    let mut discarded = [0; 512];
+    let linger = async {
+        if client.shutdown().await.is_err() {
+            return;
+        }
+        while matches!(client.read(&mut discarded).await, Ok(1..)) {}
+    };
+    // Whether the probe has closed or not, it was told.
+    let _late = timeout(LINGER, linger).await;
+}
+
+async fn login_header<C: AsyncRead + Unpin>(client: &mut C) -> Result<Lane, Refusal> {
+    let mut lane = Lane::default();
+    loop {
+        if lane.fill(client).await.unwrap_or(0) == 0 {
+            return Err(Refusal::Gone);
+        }
+        if lane.waiting().starts_with(&TLS_HANDSHAKE) {
+            return Err(Refusal::Tls);
+        }
+        if let Some(header) = lane.waiting().first_chunk::<HEADER_LEN>() {
+            return match Header::decode(*header) {
+                Ok(header) if header.kind == PacketType::LOGIN => Ok(lane),
+                _ => Err(Refusal::NotLogin),
+            };
+        }
+    }
+}
+
+async fn forward<C, U>(
+    mut link: Link<'_, C, U>,
+    mut decisions: watch::Receiver<Decision>,
+    pacer: &Pacer,
+    login_by: Instant,
+    patience: Patience,
+) -> Ending
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut clock = Clock::new(login_by, patience);
+    loop {
+        let drained_by = match *decisions.borrow_and_update() {
+            Decision::Open => None,
+            Decision::Draining { deadline, .. } => Some(deadline),
+            Decision::Closed(ClosedBy::Order) => return Ending::Dropped,
+            Decision::Closed(ClosedBy::Upstream) => return Ending::UpstreamLost,
+        };
+        let now = Instant::now();
+        let standing = link.standing(drained_by.is_some());
+        if let Some(late) = clock.look(now, standing, link.messages(), link.is_waiting_for_upstream()) {
+            return late;
+        }
+        if drained_by.is_some_and(|deadline| now >= deadline) {
+            return Ending::DrainedDeadline;
+        }
+        let may_close = clock.may_close(now);
+        let wake = clock.next(now).into_iter().chain(drained_by).min();
+        tokio::select! {
+            biased;
+            progress = link.advance(drained_by.is_some(), standing) => if let Progress::Ended(how) = progress {
+                return how;
+            },
+            changed = decisions.changed() => if changed.is_err() {
+                return Ending::Stopped;
+            },
+            () = pacer.permit(), if may_close => return Ending::DrainedIdle,
+            () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
+        }
+    }
+}
+
+/// A session's time limits, looked at whenever its standing changes or one of them is due.
+#[derive(Debug)]
+struct Clock {
+    login_by: Instant,
+    patience: Patience,
+    standing: Option<Standing>,
+    /// When the message that is under way began, and how many had been completed then.
+    message: Option<(Instant, u64)>,
+    half_closed_since: Option<Instant>,
+    /// Since when nothing has moved, while headers cannot tell whether anything is outstanding.
+    quiet_since: Option<Instant>,
+}
+
+impl Clock {
+    const fn new(login_by: Instant, patience: Patience) -> Self {
+        Self {
+            login_by,
+            patience,
+            standing: None,
+            message: None,
+            half_closed_since: None,
+            quiet_since: None,
+        }
+    }
+
+    /// Takes the present standing. Returns how the session ends if its time is up.
+    fn look(
+        &mut self,
+        now: Instant,
+        standing: Standing,
+        messages: u64,
+        is_waiting_for_upstream: bool,
+    ) -> Option<Ending> {
+        let before = self.standing.replace(standing);
+        self.message = match self.message {
+            _ if !standing.is_mid_message => None,
+            // Bytes that the ObjectServer does not take are not the client's delay.
+            Some((began, completed)) if completed == messages && !is_waiting_for_upstream => Some((began, completed)),
+            _ => Some((now, messages)),
+        };
+        self.half_closed_since = standing.is_half_closed.then_some(self.half_closed_since.unwrap_or(now));
+        self.quiet_since = match (standing.outstanding, before) {
+            (Outstanding::Unsure, Some(before))
+                if before.outstanding == Outstanding::Unsure && before.activity == standing.activity =>
+            {
+                self.quiet_since
+            }
+            (Outstanding::Unsure, _) => Some(now),
+            _ => None,
+        };
+        if !standing.has_logged_in && now >= self.login_by {
+            return Some(Ending::LoginTimeout);
+        }
+        let is_late = |since: Option<Instant>| since.is_some_and(|since| now >= since + self.patience.message);
+        (is_late(self.message.map(|(began, _)| began)) || is_late(self.half_closed_since))
+            .then_some(Ending::MessageTimeout)
+    }
+
+    /// Whether nothing is outstanding, or seems to be after a quiet moment.
+    fn may_close(&self, now: Instant) -> bool {
+        match self.standing.map(|standing| standing.outstanding) {
+            Some(Outstanding::Nothing) => true,
+            Some(Outstanding::Unsure) => self.quiet_since.is_some_and(|since| now >= since + QUIET),
+            Some(Outstanding::Request) | None => false,
+        }
+    }
+
+    /// When to look again at the latest.
+    fn next(&self, now: Instant) -> Option<Instant> {
+        let login = self
+            .standing
+            .is_none_or(|standing| !standing.has_logged_in)
+            .then_some(self.login_by);
+        let message = self.message.map(|(began, _)| began + self.patience.message);
+        let half_closed = self.half_closed_since.map(|since| since + self.patience.message);
+        let quiet = self.quiet_since.map(|since| since + QUIET).filter(|at| *at > now);
+        [login, message, half_closed, quiet].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,214 @@
+//! Mutual TLS for the control and the check port, with certificates that are read again when their files change.
+//!
+//! The files come from a mounted Secret. The kubelet replaces a directory behind a symbolic link, so three reads in a row may see two
+//! generations; a set that does not fit together is not used, and the next look finds the whole new one.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use super::upstream::prepare;
+
+/// The authority that signed every client that may connect, PEM.
+pub const CA: &str = "ca.crt";
+/// The gate's own certificate and its intermediates, PEM.
+pub const CERTIFICATE: &str = "tls.crt";
+/// The key of the certificate, PEM.
+pub const KEY: &str = "tls.key";
+
+/// Time between two looks at the files.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Time a client has for its handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// Connections served at the same time on one port.
+const AT_MOST: usize = 8;
+
+/// Handshakes under way at the same time on one port.
+const HANDSHAKES_AT_MOST: usize = 32;
+
+/// Time from an accept that failed for want of resources to the next.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Silence after which a connection is taken for lost.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// Why a set of certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file could not be read.
+    #[error("failed to read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A file is not PEM, or holds nothing of its kind.
+    #[error("{file} holds no usable PEM: {source}")]
+    Pem {
+        /// The file's name.
+        file: &'static str,
+        /// What is wrong with it.
+        source: pem::Error,
+    },
+    /// The authority cannot be used to verify clients.
+    #[error("{CA} cannot verify clients: {0}")]
+    Authority(#[source] rustls::server::VerifierBuilderError),
+    /// Key and certificate do not belong together, or rustls does not know their kind.
+    #[error("{CERTIFICATE} and {KEY} cannot be used: {0}")]
+    Certificate(#[source] rustls::Error),
+}
+
+/// The files as they were read.
+#[derive(Clone, PartialEq, Eq)]
+struct Files {
+    ca: Vec<u8>,
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Files {
+    fn read(directory: &Path) -> Result<Self, TlsError> {
+        let read = |name| {
+            let path = directory.join(name);
+            fs::read(&path).map_err(|source| TlsError::Read { path, source })
+        };
+        Ok(Self {
+            ca: read(CA)?,
+            certificate: read(CERTIFICATE)?,
+            key: read(KEY)?,
+        })
+    }
+
+    fn configuration(&self) -> Result<ServerConfig, TlsError> {
+        let certificates = |file, bytes| {
+            let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+            certificates.map_err(|source| TlsError::Pem { file, source })
+        };
+        let mut roots = RootCertStore::empty();
+        for authority in certificates(CA, &self.ca)? {
+            roots.add(authority).map_err(TlsError::Certificate)?;
+        }
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
+            .build()
+            .map_err(TlsError::Authority)?;
+        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|source| TlsError::Pem { file: KEY, source })?;
+        ServerConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(certificates(CERTIFICATE, &self.certificate)?, key)
+            .map_err(TlsError::Certificate)
+    }
+}
+
+/// The configuration in force: none until a usable set of certificates has been read.
+pub type Configuration = Option<Arc<ServerConfig>>;
+
+/// Reads the certificates of a directory again and again and publishes each usable set. A bad one leaves the old in force, with one
+/// warning. Ends when nobody listens.
+pub async fn keep_current(directory: PathBuf, configuration: watch::Sender<Configuration>) {
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen = None;
+    let mut complaint = None;
+    loop {
+        tokio::select! {
+            _ = looks.tick() => {}
+            () = configuration.closed() => return,
+        }
+        // Small files in memory, a few a minute: not worth a thread.
+        let found = Files::read(&directory).and_then(|files| {
+            if seen.as_ref() == Some(&files) {
+                return Ok(None);
+            }
+            let loaded = files.configuration();
+            seen = Some(files);
+            loaded.map(Some)
+        });
+        match found {
+            Ok(Some(loaded)) => {
+                configuration.send_replace(Some(Arc::new(loaded)));
+                complaint = None;
+                info!(directory = %directory.display(), "certificates loaded");
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let text = error.to_string();
+                if complaint.as_ref() != Some(&text) {
+                    warn!(directory = %directory.display(), error = text, "certificates cannot be used, keeping those from before");
+                    complaint = Some(text);
+                }
+            }
+        }
+    }
+}
+
+/// Accepts mutually authenticated connections for ever and hands each to `serve`: eight at most at the same time, others are closed.
+/// Handshakes have a limit of their own, so that strangers cannot take the places of those who hold a certificate.
+pub async fn accept<F>(
+    port: &'static str,
+    listener: TcpListener,
+    configuration: watch::Receiver<Configuration>,
+    connections: TaskTracker,
+    serve: impl Fn(TlsStream<TcpStream>) -> F + Clone + Send + Sync + 'static,
+) where
+    F: Future<Output = ()> + Send,
+{
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_AT_MOST));
+    let slots = Arc::new(Semaphore::new(AT_MOST));
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(port, %error, "failed to accept a connection");
+                sleep(RETRY).await;
+                continue;
+            }
+        };
+        let Ok(handshaking) = Arc::clone(&handshakes).try_acquire_owned() else {
+            debug!(port, %peer, limit = HANDSHAKES_AT_MOST, "refused a connection: too many handshakes are under way");
+            continue;
+        };
+        let Some(configuration) = configuration.borrow().clone() else {
+            debug!(port, %peer, "refused a connection: there are no certificates yet");
+            continue;
+        };
+        let slots = Arc::clone(&slots);
+        let serve = serve.clone();
+        connections.spawn(async move {
+            let stream = match handshake(stream, configuration).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    debug!(port, %peer, %error, "a connection failed its handshake");
+                    return;
+                }
+            };
+            drop(handshaking);
+            let Ok(_slot) = slots.try_acquire() else {
+                warn!(port, %peer, limit = AT_MOST, "refused a connection: there are as many as allowed");
+                return;
+            };
+            serve(stream).await;
+        });
+    }
+}
+
+async fn handshake(stream: TcpStream, configuration: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
+    prepare(&stream, SILENCE)?;
+    timeout(HANDSHAKE, TlsAcceptor::from(configuration).accept(stream)).await?
+}

@@ -1,0 +1,28 @@
+//! TDS 5.0, the protocol that OMNIbus probes, proxies and ObjectServers speak: a codec without I/O, and a small client on it.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`packet`] | the 8-byte packet header, cutting messages into packets and putting them together again |
+//! | [`wire`] | reading and writing integers and counted text in the byte order that the client chose |
+//! | [`login`] | the login record |
+//! | [`capability`] | the bit masks in which both ends say what they can do |
+//! | [`value`] | column formats and the values in rows |
+//! | [`request`] | what a client asks |
+//! | [`response`] | what a server answers |
+//! | [`client`] | a session over any byte stream |
+//!
+//! The facts come from public sources: the protocol notes and the sources of FreeTDS, SAP's go-dblib and jTDS, and sessions of FreeTDS's
+//! `tsql` and of jConnect captured on loopback. Nobody who wrote this had a licensed ObjectServer; where the sources differ, decoding accepts
+//! both forms. The golden vectors in the tests are taken from the captures, so they also hold against programs that do not share this code.
+//!
+//! Two rules are easy to get wrong. The packet header is always big-endian, while everything inside a message is in the byte order that the
+//! client announced in its login record. And a message may be cut anywhere: tokens straddle packets.
+//!
+//! Decoding is strict. It never panics, refuses a length that points outside its container, and allocates in proportion to bytes that have
+//! arrived, never to a length that was only announced.
+
+pub mod packet;
+
+mod error;
+
+pub use error::Error;
