@@ -1,0 +1,187 @@
+//! Holding a connection open and saying what becomes of it.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::TcpStream,
+    sync::mpsc,
+    time::{self, sleep, timeout},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{Eye, Sighting};
+use crate::{
+    domain::evidence::{Link, Timing},
+    gate::upstream::{Address, Dialer, prepare},
+};
+
+/// A connection counts only when it has stayed open so long: one that is accepted and closed again leads nowhere.
+const SETTLED_AFTER: Duration = Duration::from_millis(100);
+/// Time from a failed attempt to the next.
+const RETRY: Duration = Duration::from_millis(100);
+/// After this time an unanswered attempt is given up for a new one, which the kernel sends at once.
+const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// Why a connection could not be made.
+pub(super) struct Refused {
+    pub tls: bool,
+    pub message: String,
+}
+
+impl Refused {
+    pub(super) fn plain(message: impl ToString) -> Self {
+        Self { tls: false, message: message.to_string() }
+    }
+}
+
+/// Holds a connection to the ObjectServer at `address`, and says nothing on it: it is no login and leaves no event there.
+pub async fn watch_objectserver(address: Address, timing: Timing, out: mpsc::Sender<Sighting>) {
+    let dialer = Dialer::new(address, timing.unresponsive_after);
+    let dial = || {
+        let dialer = dialer.clone();
+        async move {
+            let stream = dialer.dial().await.map_err(Refused::plain)?;
+            prepare(&stream, timing.unresponsive_after).map_err(Refused::plain)?;
+            Ok(stream)
+        }
+    };
+    hold(Eye::Direct, &timing, dial, out).await;
+}
+
+/// Holds a connection to the ObjectServer through the check port of the gate at `address`.
+pub async fn watch_path(address: SocketAddr, name: ServerName<'static>, config: Arc<ClientConfig>, timing: Timing, out: mpsc::Sender<Sighting>) {
+    let dial = || {
+        let (name, config) = (name.clone(), Arc::clone(&config));
+        async move { connect(address, &name, &config, &timing).await }
+    };
+    hold(Eye::Path, &timing, dial, out).await;
+}
+
+/// Dials a port of a gate and proves who is who.
+pub(super) async fn connect(
+    address: SocketAddr,
+    name: &ServerName<'static>,
+    config: &Arc<ClientConfig>,
+    timing: &Timing,
+) -> Result<TlsStream<TcpStream>, Refused> {
+    let refused = |error: io::Error| {
+        let tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+        Refused { tls, message: format!("{address}: {error}") }
+    };
+    let stream = TcpStream::connect(address).await.map_err(refused)?;
+    prepare(&stream, timing.unresponsive_after).map_err(refused)?;
+    TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream).await.map_err(refused)
+}
+
+/// Makes a connection with `dial`, keeps a read pending on it, and begins again when it ends. Returns when nobody listens.
+async fn hold<S, D>(eye: Eye, timing: &Timing, dial: impl Fn() -> D, out: mpsc::Sender<Sighting>)
+where
+    S: AsyncRead + Unpin,
+    D: Future<Output = Result<S, Refused>>,
+{
+    let mut trouble = Trouble::new(eye, timing, out);
+    loop {
+        let Some(dialled) = trouble.attempt(dial()).await else { return };
+        let ended = match dialled {
+            Ok(stream) => settle_and_read(stream, &mut trouble).await,
+            Err(refused) => Err(refused),
+        };
+        let more = match ended {
+            Ok(()) => true,
+            Err(refused) => trouble.failed(refused).await && pause().await,
+        };
+        if !more {
+            return;
+        }
+    }
+}
+
+async fn pause() -> bool {
+    sleep(RETRY).await;
+    true
+}
+
+/// Reads until the connection ends. `Ok` if it had been settled: then the next attempt may come at once.
+async fn settle_and_read<S: AsyncRead + Unpin>(mut stream: S, trouble: &mut Trouble) -> Result<(), Refused> {
+    let mut buffer = [0; 512];
+    if let Ok(read) = timeout(SETTLED_AFTER, stream.read(&mut buffer)).await {
+        match read {
+            Ok(0) => return Err(Refused::plain("the connection was closed as soon as it was open")),
+            Err(error) => return Err(Refused::plain(error)),
+            Ok(_) => {}
+        }
+    }
+    if !trouble.answering().await {
+        return Ok(());
+    }
+    loop {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    trouble.lost(Instant::now());
+    Ok(())
+}
+
+/// What is wrong with a connection, and since when.
+pub(super) struct Trouble {
+    eye: Eye,
+    interval: Duration,
+    since: Option<Instant>,
+    out: mpsc::Sender<Sighting>,
+}
+
+impl Trouble {
+    pub(super) fn new(eye: Eye, timing: &Timing, out: mpsc::Sender<Sighting>) -> Self {
+        Self { eye, interval: timing.interval, since: None, out }
+    }
+
+    /// Runs one attempt, and says so when it is silent. `None` when nobody listens any more.
+    pub(super) async fn attempt<S>(&mut self, dial: impl Future<Output = Result<S, Refused>>) -> Option<Result<S, Refused>> {
+        let started = Instant::now();
+        let until = time::Instant::now() + ATTEMPT;
+        tokio::pin!(dial);
+        if let Ok(done) = timeout(self.interval.min(ATTEMPT), &mut dial).await {
+            return Some(done);
+        }
+        let since = *self.since.get_or_insert(started);
+        self.say(Link::Silent { since }).await.then_some(())?;
+        match time::timeout_at(until, dial).await {
+            Ok(done) => Some(done),
+            // Still silent, which has been said.
+            Err(_) => Some(Err(Refused { tls: false, message: String::new() })),
+        }
+    }
+
+    /// The connection works.
+    pub(super) async fn answering(&mut self) -> bool {
+        self.since = None;
+        self.say(Link::Answering).await
+    }
+
+    /// The connection that worked has ended; if it cannot be made again, it failed at `since`.
+    pub(super) fn lost(&mut self, since: Instant) {
+        self.since = Some(since);
+    }
+
+    /// The connection cannot be made. Silence, which has no message, has been said already.
+    pub(super) async fn failed(&mut self, refused: Refused) -> bool {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if refused.message.is_empty() {
+            return !self.out.is_closed();
+        }
+        self.say(Link::Failed { since, tls: refused.tls, message: refused.message }).await
+    }
+
+    pub(super) async fn say(&self, link: Link) -> bool {
+        self.out.send(Sighting::Link(self.eye, link)).await.is_ok()
+    }
+}
