@@ -1,3 +1,55 @@
 //! Reconciles ProxyPairs and is the single writer of routing.
+//!
+//! Two flows, one direction each: *watch → [`reconcile`]* is slow and level-triggered and repairs everything; *finding → [`steward`]* is
+//! fast and moves one Service and the status. The virtual Service and the status are written by the steward alone, whoever asks for it.
 
+mod apply;
+mod context;
 pub mod keys;
+mod reconcile;
+mod steward;
+mod watches;
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use kube::{
+    Api, Client,
+    core::DeserializeGuard,
+    runtime::{Controller, watcher},
+};
+use tokio::sync::watch;
+
+pub use context::{Context, Settings};
+
+use crate::{api::ProxyPair, leader::Standing, metrics::Metrics};
+
+/// Runs the controller until `stop` resolves. Needs leadership: every write checks the claim in `standing`.
+pub async fn run(client: Client, settings: Settings, metrics: Metrics, standing: watch::Receiver<Standing>, stop: impl Future<Output = ()>) {
+    let (context, nudges, caches) = Context::new(client.clone(), settings, metrics, standing);
+    let api: Api<DeserializeGuard<ProxyPair>> = context.api();
+    let caches = tokio::spawn(caches);
+    let controller = Controller::new(api, watcher::Config::default());
+    context.pairs_are_in(controller.store());
+    let running = async {
+        context.caches_are_ready().await;
+        let mut outcomes = Box::pin(
+            controller
+                .with_config(kube::runtime::controller::Config::default().debounce(Duration::from_millis(20)).concurrency(16))
+                .reconcile_on(nudges)
+                .run(reconcile::reconcile, reconcile::on_error, Arc::clone(&context)),
+        );
+        while let Some(outcome) = outcomes.next().await {
+            match outcome {
+                Ok((object, _)) => tracing::debug!(pair = %object, "reconciled"),
+                Err(kube::runtime::controller::Error::ObjectNotFound(object)) => context.forget(&object),
+                Err(error) => tracing::debug!(%error, "reconciliation failed"),
+            }
+        }
+    };
+    tokio::select! {
+        () = running => {}
+        () = stop => {}
+    }
+    caches.abort();
+}

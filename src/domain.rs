@@ -6,3 +6,4 @@ pub mod evidence;
 pub mod failover;
 pub mod health;
 pub mod pair;
+pub mod status;

@@ -41,6 +41,32 @@ impl Claim {
     }
 }
 
+/// Where this process stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The API server has not answered yet.
+    Unheard,
+    /// Somebody else leads.
+    Standby {
+        /// When the Lease was last read.
+        seen: Instant,
+    },
+    /// This process leads, as long as the claim holds.
+    Leading(Claim),
+    /// It led, and does no more.
+    Lost,
+}
+
+impl Standing {
+    /// The claim, if it holds at `now`.
+    pub fn claim(&self, now: Instant) -> Option<Claim> {
+        match self {
+            Self::Leading(claim) if claim.holds(now) => Some(*claim),
+            _ => None,
+        }
+    }
+}
+
 /// Who asks for leadership, and where.
 #[derive(Clone, Debug)]
 pub struct Candidate {
@@ -63,17 +89,17 @@ enum LeaseError {
     Api(#[from] kube::Error),
 }
 
-/// Waits for leadership, then keeps it, telling `claims` each renewal. Returns when it is lost, or released because `stop` resolved.
-pub async fn lead(client: Client, candidate: Candidate, claims: watch::Sender<Option<Claim>>, stop: impl Future<Output = ()>) {
+/// Waits for leadership, then keeps it, telling `standing` each renewal. Returns when it is lost, or released because `stop` resolved.
+pub async fn lead(client: Client, candidate: Candidate, standing: watch::Sender<Standing>, stop: impl Future<Output = ()>) {
     let api: Api<Lease> = Api::namespaced(client, &candidate.namespace);
     tokio::pin!(stop);
     let mut held = tokio::select! {
-        held = acquire(&api, &candidate) => held,
+        held = acquire(&api, &candidate, &standing) => held,
         () = &mut stop => return,
     };
     tracing::info!(lease = candidate.lease, term = held.1.term, "leading");
     loop {
-        claims.send_replace(Some(held.1));
+        standing.send_replace(Standing::Leading(held.1));
         let next = tokio::select! {
             next = keep(&api, &candidate, held.clone()) => next,
             () = &mut stop => break,
@@ -82,12 +108,12 @@ pub async fn lead(client: Client, candidate: Candidate, claims: watch::Sender<Op
             Some(next) => held = next,
             None => {
                 tracing::warn!(lease = candidate.lease, "leadership lost: the lease could not be renewed in time");
-                claims.send_replace(None);
+                standing.send_replace(Standing::Lost);
                 return;
             }
         }
     }
-    claims.send_replace(None);
+    standing.send_replace(Standing::Lost);
     let (mut lease, _) = held;
     lease.spec.get_or_insert_default().holder_identity = None;
     if let Err(error) = write(&api, &candidate, &lease, candidate.duration).await {
@@ -95,12 +121,14 @@ pub async fn lead(client: Client, candidate: Candidate, claims: watch::Sender<Op
     }
 }
 
-async fn acquire(api: &Api<Lease>, candidate: &Candidate) -> (Lease, Claim) {
+async fn acquire(api: &Api<Lease>, candidate: &Candidate, standing: &watch::Sender<Standing>) -> (Lease, Claim) {
     let mut seen: Seen = None;
     loop {
         match attempt(api, candidate, &mut seen).await {
             Ok(Some(held)) => return held,
-            Ok(None) => {}
+            Ok(None) => {
+                standing.send_replace(Standing::Standby { seen: Instant::now() });
+            }
             Err(error) => tracing::debug!(%error, "failed to look at the lease"),
         }
         time::sleep(RETRY).await;

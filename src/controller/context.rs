@@ -1,0 +1,175 @@
+//! What reconciler and stewards share: client, caches, settings, and who looks after which pair.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::{Stream, future::BoxFuture};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::Deployment,
+        core::v1::{Pod, Secret, Service, ServiceAccount},
+        discovery::v1::EndpointSlice,
+        policy::v1::PodDisruptionBudget,
+    },
+};
+use kube::{
+    Api, Client, Resource,
+    core::{DeserializeGuard, PartialObjectMeta},
+    runtime::{
+        events::{Recorder, Reporter},
+        reflector::{ObjectRef, Store},
+    },
+};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    apply::ApplyError,
+    steward::Steward,
+    watches::{self, Changes},
+};
+use crate::{
+    api::ProxyPair,
+    domain::children::GateImage,
+    leader::{Claim, Standing},
+    metrics::Metrics,
+};
+
+/// How the operator runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of this process, for the gates and for events.
+    pub identity: String,
+    /// The one namespace to look after; all of them without it.
+    pub namespace: Option<String>,
+    /// What the proxy pods run.
+    pub image: GateImage,
+    /// How long a gate's certificate is valid.
+    pub certificate_lifetime: Duration,
+}
+
+/// The guarded type keeps one malformed ProxyPair from stopping the watch for all.
+pub type GuardedPair = DeserializeGuard<ProxyPair>;
+
+/// What reconciler and stewards share.
+pub struct Context {
+    /// Talks to the API server.
+    pub client: Client,
+    /// How the operator runs.
+    pub settings: Settings,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Writes Kubernetes Events.
+    pub recorder: Recorder,
+    /// Proxy pods.
+    pub pods: Store<Pod>,
+    /// EndpointSlices of the Services that the operator made.
+    pub slices: Store<EndpointSlice>,
+    /// Deployments of all sides, without their content.
+    pub children: Children,
+    /// Something has changed in `slices` or `pods`.
+    pub changes: Changes,
+    standing: watch::Receiver<Standing>,
+    pairs: OnceLock<Store<GuardedPair>>,
+    stewards: Mutex<HashMap<ObjectRef<GuardedPair>, Steward>>,
+}
+
+/// What is cached of the children: enough to see that one was changed or deleted.
+pub struct Children {
+    pub deployments: Store<PartialObjectMeta<Deployment>>,
+    pub services: Store<PartialObjectMeta<Service>>,
+    pub secrets: Store<PartialObjectMeta<Secret>>,
+    pub accounts: Store<PartialObjectMeta<ServiceAccount>>,
+    pub budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
+}
+
+impl Context {
+    /// The shared state, the stream of pairs that need a reconciliation, and the task that fills the caches.
+    pub fn new(
+        client: Client,
+        settings: Settings,
+        metrics: Metrics,
+        standing: watch::Receiver<Standing>,
+    ) -> (Arc<Self>, impl Stream<Item = ObjectRef<GuardedPair>> + Send + 'static, BoxFuture<'static, ()>) {
+        let (nudge, mut nudged) = mpsc::unbounded_channel();
+        let changes = Changes::default();
+        let namespace = settings.namespace.as_deref();
+        let (pods, pods_task) = watches::pods(&client, namespace, &nudge, &changes);
+        let (slices, slices_task) = watches::slices(&client, namespace, &changes);
+        let (deployments, deployments_task) = watches::children(&client, namespace, &nudge);
+        let (services, services_task) = watches::children(&client, namespace, &nudge);
+        let (secrets, secrets_task) = watches::children(&client, namespace, &nudge);
+        let (accounts, accounts_task) = watches::children(&client, namespace, &nudge);
+        let (budgets, budgets_task) = watches::children(&client, namespace, &nudge);
+        let tasks: [BoxFuture<'static, ()>; 7] =
+            [pods_task, slices_task, deployments_task, services_task, secrets_task, accounts_task, budgets_task];
+        let reporter = Reporter { controller: "proxypair.dev/operator".to_owned(), instance: Some(settings.identity.clone()) };
+        let context = Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            settings,
+            metrics,
+            pods,
+            slices,
+            children: Children { deployments, services, secrets, accounts, budgets },
+            changes,
+            standing,
+            pairs: OnceLock::new(),
+            stewards: Mutex::default(),
+        };
+        let nudges = futures::stream::poll_fn(move |context| nudged.poll_recv(context));
+        let tasks: BoxFuture<'static, ()> = Box::pin(async move {
+            futures::future::join_all(tasks).await;
+        });
+        (Arc::new(context), nudges, tasks)
+    }
+
+    /// An API over everything this operator looks after.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        watches::api(&self.client, self.settings.namespace.as_deref())
+    }
+
+    /// Tells where the ProxyPairs are cached.
+    pub fn pairs_are_in(&self, store: Store<GuardedPair>) {
+        // A second call would name the same store.
+        let _ = self.pairs.set(store);
+    }
+
+    /// Waits until what stands in the caches is what stands in the API server: decisions on less would be decisions on nothing.
+    pub async fn caches_are_ready(&self) {
+        let Children { deployments, services, secrets, accounts, budgets } = &self.children;
+        let _ = futures::join!(
+            self.pods.wait_until_ready(),
+            self.slices.wait_until_ready(),
+            deployments.wait_until_ready(),
+            services.wait_until_ready(),
+            secrets.wait_until_ready(),
+            accounts.wait_until_ready(),
+            budgets.wait_until_ready(),
+        );
+    }
+
+    /// The right to write, checked before each write.
+    pub fn claim(&self) -> Result<Claim, ApplyError> {
+        self.standing.borrow().claim(Instant::now()).ok_or(ApplyError::NotLeading)
+    }
+
+    /// Runs `act` on the stewards of all pairs.
+    pub fn with_stewards<T>(&self, act: impl FnOnce(&mut HashMap<ObjectRef<GuardedPair>, Steward>) -> T) -> T {
+        act(&mut self.stewards.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends what was done for a pair that is gone.
+    pub fn forget(&self, pair: &ObjectRef<GuardedPair>) {
+        if self.with_stewards(|stewards| stewards.remove(pair)).is_some() {
+            tracing::info!(%pair, "the ProxyPair is gone");
+        }
+        self.metrics.forget(pair.namespace.as_deref().unwrap_or_default(), &pair.name);
+    }
+}
