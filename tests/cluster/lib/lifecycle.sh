@@ -1,0 +1,189 @@
+# shellcheck shell=bash
+# Up, down and status: the order of things, and what to do with the remains of a run that was killed.
+
+cluster_up() {
+  require_root
+  take_lock
+  if cluster_is_healthy; then
+    say "the cluster runs already"
+    if [[ $(cat "$STATE_DIR/complete") != "$(sources_fingerprint)" ]]; then
+      say "note: it was started from other sources or settings; 'down' and 'up' would bring these"
+    fi
+    cluster_kubeconfig
+    return
+  fi
+  install_packages
+  build_all
+  if anything_left; then
+    step "removing what an earlier run left" remove_everything
+  fi
+  step "starting Kubernetes $KUBERNETES_VERSION with ${#NODE_NUMBERS[@]} nodes" start_everything
+  cluster_kubeconfig
+}
+
+cluster_down() {
+  require_root
+  take_lock
+  if anything_left; then
+    step "taking the cluster down" remove_everything
+  else
+    say "there is no cluster"
+  fi
+}
+
+cluster_kubeconfig() { echo "$ADMIN_KUBECONFIG"; }
+
+# cluster_tools: kubectl and helm need no running cluster.
+cluster_tools() {
+  if [[ -x $TOOLS_DIR/kubectl && -x $TOOLS_DIR/helm ]]; then
+    echo "$TOOLS_DIR"
+  else
+    current_tools
+  fi
+}
+
+cluster_status() {
+  if ! anything_left; then
+    say "there is no cluster"
+    return 1
+  fi
+  local machine daemon
+  for machine in "${MACHINES[@]}"; do
+    for daemon in $(daemons_of "$machine"); do
+      printf '%-11s %-24s %s\n' "$machine" "$daemon" "$(process_of "$machine/$daemon" "$daemon" || echo 'does not run')"
+    done
+  done
+  faults_in_force
+  admin_kubectl get nodes
+  admin_kubectl --namespace=kube-system get pods --output=wide
+}
+
+daemons_of() {
+  if [[ $1 == "$CONTROL" ]]; then
+    control_daemons
+  else
+    node_daemons
+  fi
+}
+
+# take_lock: one up or down at a time. Daemons close it, or it would be theirs.
+take_lock() {
+  exec {LOCK}>"$LOCK_FILE"
+  flock --nonblock "$LOCK" || {
+    say "another 'up' or 'down' is at work, waiting for it ..."
+    flock "$LOCK"
+  }
+}
+close_lock() { exec {LOCK}>&-; }
+
+cluster_is_healthy() {
+  local machine daemon
+  [[ -s $STATE_DIR/complete ]] || return 1
+  for machine in "${MACHINES[@]}"; do
+    for daemon in $(daemons_of "$machine"); do
+      machine_has "$machine" "$daemon" || return 1
+    done
+  done
+  api_is_ready >/dev/null 2>&1 || return 1
+  nodes_are_ready && return 0
+  say "not every node is ready: undoing faults and waiting for up to 30 s"
+  restore_all
+  admin_kubectl --request-timeout=0 wait --for=condition=Ready nodes --all --timeout=30s >/dev/null 2>&1
+}
+
+nodes_are_ready() {
+  local ready
+  ready=$(admin_kubectl get nodes --output='jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}') || return 1
+  [[ $ready == "$(printf 'True %.0s' "${NODE_NUMBERS[@]}" | sed 's/ $//')" ]]
+}
+
+# sources_fingerprint: of all that decides how the cluster is made.
+sources_fingerprint() {
+  {
+    echo "$KUBE_PROXY_MODE"
+    (cd "$HERE" && find . -type f ! -name '*.md' -exec sha256sum {} + | sort)
+  } | sha256sum
+}
+
+start_everything() {
+  local machine number
+  mkdir -p "$STATE_DIR" "$TOOLS_DIR" "$DATA_DIR" "$LOG_DIR"
+  remember_host
+  ln -s "$(built kubernetes)/kubectl" "$(built helm)/helm" "$TOOLS_DIR/"
+  # Three kubelets need more than the usual 128.
+  sysctl --quiet --write fs.inotify.max_user_instances=8192
+  image_of_program "$(built pause)/pause" "$PAUSE_IMAGE" "$DATA_DIR/pause.tar"
+  image_of_program "$(built coredns)/coredns" "$COREDNS_IMAGE" "$DATA_DIR/coredns.tar"
+  pki_create
+  for machine in "${MACHINES[@]}"; do
+    machine_create "$machine"
+  done
+  network_create_control
+  control_start
+  for number in "${NODE_NUMBERS[@]}"; do
+    network_attach_node "$number"
+    node_start "$number"
+  done
+  addons_apply
+  wait_for_nodes
+  addons_wait
+  sources_fingerprint >"$STATE_DIR/complete"
+}
+
+# wait_for_nodes: a kubelet registers some time after its start, and the controllers make the service account some time after theirs.
+wait_for_nodes() {
+  local number
+  for number in "${NODE_NUMBERS[@]}"; do
+    wait_until 60 "node$number" admin_kubectl get node "node$number"
+  done
+  admin_kubectl --request-timeout=0 wait --for=condition=Ready nodes --all --timeout=60s >/dev/null
+  wait_until 30 "the default service account" admin_kubectl --namespace=default get serviceaccount default
+}
+
+# Settings of the host that the kubelet or this program writes.
+readonly HOST_SETTINGS=(
+  fs.inotify.max_user_instances
+  vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys kernel.keys.root_maxbytes
+)
+
+# remember_host: what `down` has to put back. Renamed into place, so that a killed `up` leaves all of it or nothing.
+remember_host() {
+  local place
+  for place in "${SHARED_PLACES[@]}"; do
+    if [[ ! -d $place ]]; then
+      mkdir -p "$place"
+      echo "$place"
+    fi
+  done >"$STATE_DIR/made-directories"
+  sysctl --ignore "${HOST_SETTINGS[@]}" >"$STATE_DIR/sysctl.partial"
+  mv "$STATE_DIR/sysctl.partial" "$STATE_DIR/sysctl"
+}
+
+restore_host() {
+  if [[ -s $STATE_DIR/sysctl ]]; then
+    sysctl --quiet --load="$STATE_DIR/sysctl"
+  fi
+  if [[ -s $STATE_DIR/made-directories ]]; then
+    xargs rmdir --ignore-fail-on-non-empty <"$STATE_DIR/made-directories"
+  fi
+}
+
+anything_left() {
+  [[ -e $STATE_DIR || -e $DATA_DIR || -n $(marked_processes) || -n $(cgroups_left) ]] || network_left
+}
+
+# remove_everything: works on any part of a cluster, in any state.
+remove_everything() {
+  wait_until 20 "the end of all processes" kill_everything
+  network_remove_all
+  unmount_all
+  wait_until 10 "the end of all cgroups" cgroup_remove_all
+  restore_host
+  rm -rf --one-file-system "$STATE_DIR" "$DATA_DIR"
+}
+
+# unmount_all: mounts belong to the machines and ended with them; these would be somebody's own.
+unmount_all() {
+  awk -v state="$STATE_DIR/" -v data="$DATA_DIR/" 'index($2, state) == 1 || index($2, data) == 1 { print $2 }' /proc/mounts |
+    sort --reverse | xargs --no-run-if-empty umount --lazy
+}
