@@ -4,13 +4,13 @@
 
 # --- a node without network ---
 
-node_cut() { ip -n "$CONTROL" link set "$(node_link "$(node_number "$1")")" down; }
-node_restore() { ip -n "$CONTROL" link set "$(node_link "$(node_number "$1")")" up; }
+node_cut() { node_set_link "$1" down; }
+node_restore() { node_set_link "$1" up; }
 
-node_number() {
+node_set_link() {
   local number=${1#node}
   [[ " ${NODE_NUMBERS[*]} " == *" $number "* ]] || fail "there is no node '$1'"
-  echo "$number"
+  ip -n "$CONTROL" link set "$(node_link "$number")" "$2"
 }
 
 # --- a pod's processes ---
@@ -23,17 +23,19 @@ pod_pids() {
 }
 
 pod_signal() {
-  local found
+  local found pids signal=${3#SIG}
+  kill -l "$signal" >/dev/null 2>&1 || fail "there is no signal '$3'"
   found=$(pod_pids "$1" "$2")
-  # One that ends by itself in between has got what it was to get.
-  xargs kill -s "${3#SIG}" <<<"$found" 2>/dev/null || kill -l "${3#SIG}" >/dev/null || fail "there is no signal '$3'"
+  mapfile -t pids <<<"$found"
+  # A process that ends by itself in between has got what it was to get.
+  kill -s "$signal" "${pids[@]}" 2>/dev/null || true
 }
 
 # pod_processes NAMESPACE POD: pids as the host counts them, of all containers but the sandbox.
 pod_processes() {
-  local container number
+  local number container
   while read -r number container; do
-    if [[ ! -d $(sandboxes_of "$number")/$(basename "$container") ]]; then
+    if [[ ! -d $(sandboxes_of "$number")/${container##*/} ]]; then
       cat "$container/cgroup.procs" 2>/dev/null || true
     fi
   done < <(pod_cgroups "$1" "$2")
@@ -41,13 +43,16 @@ pod_processes() {
 
 # pod_cgroups NAMESPACE POD: lines "NODE_NUMBER CGROUP", one for each container and the sandbox.
 pod_cgroups() {
-  local number logs uid mount
+  local number logs container mount
   mount=$(cgroup_mounts | grep --extended-regexp --max-count=1 '/(pids|cgroup)$')
   for number in "${NODE_NUMBERS[@]}"; do
-    # The kubelet names a pod's log directory NAMESPACE_POD_UID.
+    # The kubelet names a pod's log directory NAMESPACE_POD_UID, and a pod's cgroup by UID under its class of service.
     for logs in "$(node_data_dir "$number")/pod-logs/$1_$2_"*; do
-      uid=${logs##*_}
-      find "$mount/$(node_machine "$number")/kubepods" -mindepth 1 -path "*/pod$uid/*" -prune -printf "$number %p\n" 2>/dev/null || true
+      [[ -d $logs ]] || continue
+      for container in "$mount/$(node_machine "$number")/kubepods/"{,*/}"pod${logs##*_}"/*/; do
+        [[ -d $container ]] || continue
+        echo "$number ${container%/}"
+      done
     done
   done
 }
@@ -96,8 +101,8 @@ nft_in() {
 pod_address() {
   local number container file
   while read -r number container; do
-    file=$(grep --files-with-matches "^$(basename "$container")" "$(node_state_dir "$number")/addresses/pods/"[0-9]* 2>/dev/null) || continue
-    echo "$number $(basename "$file")"
+    file=$(grep --files-with-matches "^${container##*/}" "$(node_state_dir "$number")/addresses/pods/"[0-9]* 2>/dev/null) || continue
+    echo "$number ${file##*/}"
     return
   done < <(pod_cgroups "$1" "$2")
   return 1

@@ -146,25 +146,28 @@ readonly HOST_SETTINGS=(
   vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys kernel.keys.root_maxbytes
 )
 
-# remember_host: what `down` has to put back. Renamed into place, so that a killed `up` leaves all of it or nothing.
+# remember_host: what `down` has to put back, written down before it is changed.
 remember_host() {
   local place
-  for place in "${SHARED_PLACES[@]}"; do
-    if [[ ! -d $place ]]; then
-      mkdir -p "$place"
-      echo "$place"
-    fi
-  done >"$STATE_DIR/made-directories"
-  sysctl --ignore "${HOST_SETTINGS[@]}" >"$STATE_DIR/sysctl.partial"
-  mv "$STATE_DIR/sysctl.partial" "$STATE_DIR/sysctl"
+  sysctl --ignore "${HOST_SETTINGS[@]}" >"$STATE_DIR/sysctl"
+  # `ip netns` makes /run/netns a mount of its own.
+  mountpoint --quiet /run/netns || touch "$STATE_DIR/unmount-netns"
+  for place in "${SHARED_PLACES[@]}" /run/netns; do
+    [[ -d $place ]] || echo "$place"
+  done >"$STATE_DIR/remove-directories"
+  mkdir -p "${SHARED_PLACES[@]}"
 }
 
+# restore_host: leaves a directory that somebody else has begun to use.
 restore_host() {
   if [[ -s $STATE_DIR/sysctl ]]; then
     sysctl --quiet --load="$STATE_DIR/sysctl"
   fi
-  if [[ -s $STATE_DIR/made-directories ]]; then
-    xargs rmdir --ignore-fail-on-non-empty <"$STATE_DIR/made-directories"
+  if [[ -e $STATE_DIR/unmount-netns && -z $(ls /run/netns) ]]; then
+    umount /run/netns 2>/dev/null || true
+  fi
+  if [[ -s $STATE_DIR/remove-directories ]]; then
+    xargs rmdir --ignore-fail-on-non-empty <"$STATE_DIR/remove-directories" 2>/dev/null || true
   fi
 }
 
