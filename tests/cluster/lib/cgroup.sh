@@ -64,16 +64,16 @@ cgroup_join() {
   done
 }
 
-# cgroups_left: the cgroups of all machines, innermost first.
+# cgroups_left: the cgroups of all machines, innermost first. On a hybrid machine runc uses the v2 hierarchy as well.
 cgroups_left() {
   local mount machine
-  for mount in $(cgroup_mounts); do
+  while read -r mount; do
     for machine in "${MACHINES[@]}"; do
       if [[ -d $mount/$machine ]]; then
         find "$mount/$machine" -depth -type d
       fi
     done
-  done
+  done < <(awk '$3 ~ "^cgroup" && $2 ~ "^/sys/fs/cgroup" { print $2 }' /proc/mounts)
 }
 
 # cgroup_processes: all that runs in the machines' cgroups.

@@ -12,6 +12,7 @@ control_start() {
     --use-service-account-credentials \
     --service-account-private-key-file="$PKI_DIR/service-accounts.key" \
     --root-ca-file="$PKI_DIR/ca.crt" \
+    --flex-volume-plugin-dir="$DATA_DIR/volume-plugins" \
     --leader-elect=false
   machine_run "$CONTROL" "$kubernetes/kube-scheduler" \
     --kubeconfig="$PKI_DIR/kube-scheduler.kubeconfig" \

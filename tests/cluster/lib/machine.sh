@@ -40,8 +40,8 @@ machine_hide_host() {
   nsenter --target "$init" --mount mount --make-rshared /
 }
 
-# /var/log: the kubelet's links; /run/containerd: shims and runc; /var/lib/cni: results of every attachment.
-readonly SHARED_PLACES=(/var/log /run/containerd /var/lib/cni)
+# Links to logs; sockets of device plugins; shims and runc; results of the network plugins.
+readonly SHARED_PLACES=(/var/log /var/lib/kubelet /run/containerd /var/lib/cni)
 
 # machine_run MACHINE PROGRAM ARGUMENT...: starts a daemon inside, with its output in the log directory.
 machine_run() {
