@@ -27,26 +27,26 @@ require_go() {
   command -v go >/dev/null || fail "Kubernetes is compiled from source: please install a Go toolchain (1.26 or newer) and put 'go' on PATH"
 }
 
-# built MODULE: the directory of its finished build, whether it exists yet or not.
-built() {
-  local key
-  key=$(
-    {
-      go env GOVERSION GOOS GOARCH
-      echo "${BUILD_FLAGS[*]} $LDFLAGS"
-      cat "$HERE/$1"/*
-    } | sha256sum
-  )
-  echo "$CACHE_DIR/$1-${key:0:16}"
-}
+# Where each module's finished build is; filled by build_module.
+declare -A BUILT=()
 
 # build_module MODULE PACKAGE...: compiles the commands of MODULE, unless that has been done.
 build_module() {
-  local module=$1 target
+  local module=$1 key
   shift
-  target=$(built "$module")
-  [[ -d $target ]] && return
-  step "compiling $module into $target" compile_alone "$module" "$target" "$@"
+  key=$(build_key "$module")
+  BUILT[$module]=$CACHE_DIR/$module-${key:0:16}
+  if [[ ! -d ${BUILT[$module]} ]]; then
+    step "compiling $module into ${BUILT[$module]}" compile_alone "$module" "${BUILT[$module]}" "$@"
+  fi
+}
+
+build_key() {
+  {
+    go env GOVERSION GOOS GOARCH
+    echo "${BUILD_FLAGS[*]} $LDFLAGS"
+    cat "$HERE/$1"/*
+  } | sha256sum
 }
 
 # compile_alone: one build of a module at a time. A killed one leaves only a directory that the next one removes.
@@ -54,12 +54,14 @@ compile_alone() {
   local module=$1 target=$2 partial=$2.partial lock
   shift 2
   mkdir -p "$CACHE_DIR"
-  exec {lock}>"$CACHE_DIR/$module.lock"
-  flock "$lock"
+  lock_file lock "$CACHE_DIR/$module.lock" "another build of $module"
   if [[ ! -d $target ]]; then
     rm -rf "$partial"
     mkdir "$partial"
-    (cd "$HERE/$module" && CGO_ENABLED=0 go build "${BUILD_FLAGS[@]}" -ldflags "$LDFLAGS" -o "$partial/" "$@")
+    (
+      close_lock
+      CGO_ENABLED=0 go build -C "$HERE/$module" "${BUILD_FLAGS[@]}" -ldflags "$LDFLAGS" -o "$partial/" "$@"
+    )
     mv --no-target-directory "$partial" "$target"
   fi
   exec {lock}>&-

@@ -78,10 +78,7 @@ cgroups_left() {
 
 # cgroup_processes: all that runs in the machines' cgroups.
 cgroup_processes() {
-  local directory
-  for directory in $(cgroups_left); do
-    cat "$directory/cgroup.procs" 2>/dev/null || true
-  done | sort --unique
+  cgroups_left | sed 's|$|/cgroup.procs|' | xargs --no-run-if-empty cat 2>/dev/null | sort --unique || true
 }
 
 # cgroup_remove_all: succeeds when none is left; a process that is still dying makes it fail for a moment.

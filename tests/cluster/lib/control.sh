@@ -1,23 +1,23 @@
 # shellcheck shell=bash
 # The control plane: etcd, API server, controllers and scheduler, on a machine of their own.
 
-control_start() {
-  local kubernetes
-  kubernetes=$(built kubernetes)
+control_start_api() {
   control_start_etcd
-  control_start_apiserver "$kubernetes"
-  # Both wait for the API server by themselves; they run alone and need no lease for that.
-  machine_run "$CONTROL" "$kubernetes/kube-controller-manager" \
+  control_start_apiserver
+}
+
+# control_start_controllers: once the API server is ready; one that is refused first waits for seconds. They run alone: no lease.
+control_start_controllers() {
+  machine_run "$CONTROL" "${BUILT[kubernetes]}/kube-controller-manager" \
     --kubeconfig="$PKI_DIR/kube-controller-manager.kubeconfig" \
     --use-service-account-credentials \
     --service-account-private-key-file="$PKI_DIR/service-accounts.key" \
     --root-ca-file="$PKI_DIR/ca.crt" \
     --flex-volume-plugin-dir="$DATA_DIR/volume-plugins" \
     --leader-elect=false
-  machine_run "$CONTROL" "$kubernetes/kube-scheduler" \
+  machine_run "$CONTROL" "${BUILT[kubernetes]}/kube-scheduler" \
     --kubeconfig="$PKI_DIR/kube-scheduler.kubeconfig" \
     --leader-elect=false
-  wait_until 60 "the API server" api_is_ready
 }
 
 # The loopback address below is the machine's own: an etcd of the host on the same port is another one.
@@ -33,7 +33,7 @@ control_start_etcd() {
 
 # --kubelet-preferred-address-types: without it, logs and exec would look up node names, which no name server knows.
 control_start_apiserver() {
-  machine_run "$CONTROL" "$1/kube-apiserver" \
+  machine_run "$CONTROL" "${BUILT[kubernetes]}/kube-apiserver" \
     --etcd-servers=https://127.0.0.1:2379 \
     --etcd-cafile="$PKI_DIR/ca.crt" --etcd-certfile="$PKI_DIR/kube-apiserver-client.crt" --etcd-keyfile="$PKI_DIR/kube-apiserver-client.key" \
     --bind-address="$CONTROL_ADDRESS" --advertise-address="$CONTROL_ADDRESS" --secure-port="$API_PORT" \
@@ -52,6 +52,11 @@ control_start_apiserver() {
 
 control_daemons() { echo etcd kube-apiserver kube-controller-manager kube-scheduler; }
 
-admin_kubectl() { "$TOOLS_DIR/kubectl" --kubeconfig="$ADMIN_KUBECONFIG" --request-timeout=5s "$@"; }
+admin_kubectl() {
+  (
+    close_lock
+    exec "$TOOLS_DIR/kubectl" --kubeconfig="$ADMIN_KUBECONFIG" --request-timeout=5s "$@"
+  )
+}
 
 api_is_ready() { admin_kubectl get --raw /readyz; }

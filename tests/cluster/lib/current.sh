@@ -39,6 +39,6 @@ current_tools() {
   build_helm
   directory=$CACHE_DIR/tools
   mkdir -p "$directory"
-  ln --symbolic --force "$(built kubernetes)/kubectl" "$(built helm)/helm" "$directory/"
+  ln --symbolic --force "${BUILT[kubernetes]}/kubectl" "${BUILT[helm]}/helm" "$directory/"
   echo "$directory"
 }

@@ -129,12 +129,8 @@ thaw_all() {
 
 # stopped_processes: those of the machines that a signal has frozen.
 stopped_processes() {
-  local pid
-  for pid in $(cgroup_processes); do
-    if grep --quiet '^State:\sT' "/proc/$pid/status" 2>/dev/null; then
-      echo "$pid"
-    fi
-  done
+  cgroup_processes | sed 's|.*|/proc/&/status|' | xargs --no-run-if-empty grep --files-with-matches '^State:\sT' 2>/dev/null |
+    cut -d / -f 3 || true
 }
 
 faults_in_force() {

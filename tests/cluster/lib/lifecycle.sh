@@ -66,35 +66,27 @@ daemons_of() {
   fi
 }
 
-# take_lock: one up or down at a time. Daemons close it, or it would be theirs.
-take_lock() {
-  exec {LOCK}>"$LOCK_FILE"
-  flock --nonblock "$LOCK" || {
-    say "another 'up' or 'down' is at work, waiting for it ..."
-    flock "$LOCK"
-  }
-}
-close_lock() { exec {LOCK}>&-; }
-
+# cluster_is_healthy: undoes every fault first, as they are not what is asked for.
 cluster_is_healthy() {
   local machine daemon
   [[ -s $STATE_DIR/complete ]] || return 1
   for machine in "${MACHINES[@]}"; do
+    [[ -e /run/netns/$machine ]] || return 1
     for daemon in $(daemons_of "$machine"); do
       machine_has "$machine" "$daemon" || return 1
     done
   done
+  restore_all
   api_is_ready >/dev/null 2>&1 || return 1
   nodes_are_ready && return 0
-  say "not every node is ready: undoing faults and waiting for up to 30 s"
-  restore_all
+  say "not every node is ready, waiting for up to 30 s"
   admin_kubectl --request-timeout=0 wait --for=condition=Ready nodes --all --timeout=30s >/dev/null 2>&1
 }
 
 nodes_are_ready() {
   local ready
-  ready=$(admin_kubectl get nodes --output='jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}') || return 1
-  [[ $ready == "$(printf 'True %.0s' "${NODE_NUMBERS[@]}" | sed 's/ $//')" ]]
+  ready=$(admin_kubectl get nodes --output='jsonpath={range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}' | grep --count True)
+  ((ready == ${#NODE_NUMBERS[@]}))
 }
 
 # sources_fingerprint: of all that decides how the cluster is made.
@@ -106,24 +98,24 @@ sources_fingerprint() {
 }
 
 start_everything() {
-  local machine number
+  local machine
   mkdir -p "$STATE_DIR" "$TOOLS_DIR" "$DATA_DIR" "$LOG_DIR"
   remember_host
-  ln -s "$(built kubernetes)/kubectl" "$(built helm)/helm" "$TOOLS_DIR/"
+  ln -s "${BUILT[kubernetes]}/kubectl" "${BUILT[helm]}/helm" "$TOOLS_DIR/"
   # Three kubelets need more than the usual 128.
   sysctl --quiet --write fs.inotify.max_user_instances=8192
-  image_of_program "$(built pause)/pause" "$PAUSE_IMAGE" "$DATA_DIR/pause.tar"
-  image_of_program "$(built coredns)/coredns" "$COREDNS_IMAGE" "$DATA_DIR/coredns.tar"
+  image_of_program "${BUILT[pause]}/pause" "$PAUSE_IMAGE" "$DATA_DIR/pause.tar"
+  image_of_program "${BUILT[coredns]}/coredns" "$COREDNS_IMAGE" "$DATA_DIR/coredns.tar"
   pki_create
   for machine in "${MACHINES[@]}"; do
     machine_create "$machine"
   done
   network_create_control
-  control_start
-  for number in "${NODE_NUMBERS[@]}"; do
-    network_attach_node "$number"
-    node_start "$number"
-  done
+  control_start_api
+  for_each_node "not every node could be prepared" node_prepare
+  wait_until 60 "the API server" api_is_ready
+  control_start_controllers
+  for_each_node "not every node could be started" node_join
   addons_apply
   wait_for_nodes
   addons_wait

@@ -3,16 +3,8 @@
 
 # load_image FILE.tar: a docker-archive, into all nodes at once.
 load_image() {
-  local archive=$1 number loads=() load failed=0
-  [[ -r $archive ]] || fail "there is no file $archive"
-  for number in "${NODE_NUMBERS[@]}"; do
-    load_image_into "$number" "$archive" &
-    loads+=($!)
-  done
-  for load in "${loads[@]}"; do
-    wait "$load" || failed=1
-  done
-  ((failed == 0)) || fail "could not load $archive into every node"
+  [[ -r $1 ]] || fail "there is no file $1"
+  for_each_node "could not load $1 into every node" load_image_into "$1"
 }
 
 load_image_into() {

@@ -14,14 +14,12 @@ machine_create() {
 
 # machine_boot: starts the init, which only sleeps and reaps.
 machine_boot() {
-  local pause
-  pause=$(built pause)/pause
   (
     cgroup_join "$1"
     close_lock
     cd /
     exec setsid nsenter --net="/run/netns/$1" env "$MARK=$1/init" \
-      unshare --mount --propagation slave --pid --fork --kill-child --mount-proc "$pause" \
+      unshare --mount --propagation slave --pid --fork --kill-child --mount-proc "${BUILT[pause]}/pause" \
       </dev/null >"$LOG_DIR/$1-init.log" 2>&1
   ) &
 }

@@ -1,29 +1,38 @@
 # shellcheck shell=bash
 # A node: containerd, kubelet and kube-proxy on a machine, and their configuration.
 
-node_start() {
-  local number=$1 machine kubernetes
-  machine=$(node_machine "$number")
-  kubernetes=$(built kubernetes)
-  mkdir -p "$(node_state_dir "$number")/cni" "$(node_data_dir "$number")"
-  node_write_containerd_config "$number"
-  node_write_cni_config "$number"
-  node_write_kubelet_config "$number"
+# node_prepare N: all that does without the API server.
+node_prepare() {
+  network_attach_node "$1"
+  mkdir -p "$(node_state_dir "$1")/cni" "$(node_data_dir "$1")"
+  node_write_containerd_config "$1"
+  node_write_cni_config "$1"
+  node_write_kubelet_config "$1"
+  machine_run "$(node_machine "$1")" containerd --config "$(node_state_dir "$1")/containerd.toml"
+  wait_until 30 "containerd of node$1" node_ctr "$1" version
+  node_ctr "$1" images import "$DATA_DIR/pause.tar" >/dev/null
+  node_ctr "$1" images import "$DATA_DIR/coredns.tar" >/dev/null
+}
 
-  machine_run "$machine" containerd --config "$(node_state_dir "$number")/containerd.toml"
-  wait_until 30 "containerd of node$number" node_ctr "$number" version
-  node_ctr "$number" images import "$DATA_DIR/pause.tar" >/dev/null
-  node_ctr "$number" images import "$DATA_DIR/coredns.tar" >/dev/null
+# node_join N: the node registers itself a little later.
+node_join() {
+  node_start_kubelet "$1"
+  node_start_proxy "$1"
+}
 
-  machine_run "$machine" "$kubernetes/kubelet" \
-    --config="$(node_state_dir "$number")/kubelet.yaml" \
-    --kubeconfig="$PKI_DIR/node$number.kubeconfig" \
-    --root-dir="$(node_data_dir "$number")/kubelet" \
-    --hostname-override="node$number" --node-ip="$(node_address "$number")"
-  # conntrack's limits belong to the host and cannot be written from here.
-  machine_run "$machine" "$kubernetes/kube-proxy" \
+node_start_kubelet() {
+  machine_run "$(node_machine "$1")" "${BUILT[kubernetes]}/kubelet" \
+    --config="$(node_state_dir "$1")/kubelet.yaml" \
+    --kubeconfig="$PKI_DIR/node$1.kubeconfig" \
+    --root-dir="$(node_data_dir "$1")/kubelet" \
+    --hostname-override="node$1" --node-ip="$(node_address "$1")"
+}
+
+# conntrack's limits belong to the host and cannot be written from a node.
+node_start_proxy() {
+  machine_run "$(node_machine "$1")" "${BUILT[kubernetes]}/kube-proxy" \
     --kubeconfig="$PKI_DIR/kube-proxy.kubeconfig" \
-    --hostname-override="node$number" \
+    --hostname-override="node$1" \
     --proxy-mode="$KUBE_PROXY_MODE" --cluster-cidr="$POD_RANGE" \
     --conntrack-max-per-core=0
 }

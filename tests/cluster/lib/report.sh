@@ -33,3 +33,17 @@ wait_until() {
     sleep 0.1
   done
 }
+
+# for_each_node TITLE COMMAND ARGUMENT...: runs COMMAND N ARGUMENT... for all nodes at once; fails with TITLE if one fails.
+for_each_node() {
+  local title=$1 number job jobs=() failed=0
+  shift
+  for number in "${NODE_NUMBERS[@]}"; do
+    "$1" "$number" "${@:2}" &
+    jobs+=($!)
+  done
+  for job in "${jobs[@]}"; do
+    wait "$job" || failed=1
+  done
+  ((failed == 0)) || fail "$title"
+}
