@@ -4,7 +4,7 @@
 # image_of_program PROGRAM NAME:TAG FILE.tar
 image_of_program() {
   local program=$1 reference=$2 archive=$3 work layer config
-  work=$(mktemp --directory)
+  work=$(mktemp --directory --tmpdir="$(dirname "$archive")")
   reproducible_tar --mode=0755 --directory="$(dirname "$program")" --file="$work/layer.tar" "$(basename "$program")"
   layer=$(digest_of "$work/layer.tar")
   jq --null-input --arg architecture "$(go env GOARCH)" --arg program "/$(basename "$program")" --arg layer "sha256:$layer" '{

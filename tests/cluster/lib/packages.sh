@@ -30,17 +30,15 @@ missing_packages() {
 }
 
 apt_install() {
-  local log
-  log=$(mktemp)
-  # The package lists of a fresh machine are empty or old: they are fetched only if it does not work without.
-  if ! apt_get_install "$@" >"$log" 2>&1 && ! { apt-get update --quiet=2 && apt_get_install "$@"; } >"$log" 2>&1; then
-    tail -n 20 "$log" >&2
-    rm -f "$log"
-    fail "apt-get could not install $*"
-  fi
-  rm -f "$log"
+  local output
+  # The package lists of a fresh machine are empty or old: they are fetched only if it does not work without. The same goes for
+  # the state of dpkg after a run that was killed.
+  output=$(apt_get_install "$@" 2>&1) && return
+  output=$({ dpkg --configure --pending && apt-get update --quiet=2 && apt_get_install "$@"; } 2>&1) && return
+  tail -n 20 <<<"$output" >&2
+  fail "apt-get could not install $*"
 }
 
 apt_get_install() {
-  DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends "$@" </dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get install --option DPkg::Lock::Timeout=120 --yes --quiet=2 --no-install-recommends "$@" </dev/null
 }
