@@ -16,8 +16,7 @@ machine_create() {
 machine_boot() {
   (
     cgroup_join "$1"
-    close_lock
-    cd /
+    daemonize
     exec setsid nsenter --net="/run/netns/$1" env "$MARK=$1/init" \
       unshare --mount --propagation slave --pid --fork --kill-child --mount-proc "${BUILT[pause]}/pause" \
       </dev/null >"$LOG_DIR/$1-init.log" 2>&1
@@ -49,11 +48,24 @@ machine_run() {
   init=$(machine_init "$machine")
   (
     cgroup_join "$machine"
-    close_lock
-    cd /
+    daemonize
     exec setsid nsenter --target "$init" --mount --net --pid env "$MARK=$part" "$program" "$@" \
       </dev/null >"$LOG_DIR/${part/\//-}.log" 2>&1
   ) &
+}
+
+# daemonize: makes the calling subshell owe nothing to its parent. A caller's lock or pipe would otherwise be held as long as the
+# cluster runs; containers inherit the limit of open files, which is the highest one under systemd as well.
+daemonize() {
+  local file descriptor
+  for file in "/proc/$BASHPID/fd/"*; do
+    descriptor=${file##*/}
+    if ((descriptor > 2 && descriptor != 255)); then
+      exec {descriptor}>&-
+    fi
+  done
+  ulimit -S -n hard
+  cd /
 }
 
 # machine_has MACHINE PROGRAM: whether that daemon runs.

@@ -25,6 +25,7 @@ pki_create() {
   done
   pki_sign admin /O=system:masters/CN=admin
   pki_kubeconfig admin
+  chmod 0600 "$PKI_DIR/admin.kubeconfig"
   mv "$PKI_DIR/admin.kubeconfig" "$ADMIN_KUBECONFIG"
 }
 
