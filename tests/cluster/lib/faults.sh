@@ -1,0 +1,149 @@
+# shellcheck shell=bash
+# Faults for tests, each with its undo. They read the nodes' own files, not the API server, so that they are quick and also work
+# while the API server does not.
+
+# --- a node without network ---
+
+node_cut() { node_set_link "$1" down; }
+node_restore() { node_set_link "$1" up; }
+
+node_set_link() {
+  local number=${1#node}
+  [[ " ${NODE_NUMBERS[*]} " == *" $number "* ]] || fail "there is no node '$1'"
+  ip -n "$CONTROL" link set "$(node_link "$number")" "$2"
+}
+
+# --- a pod's processes ---
+
+pod_pids() {
+  local found
+  found=$(pod_processes "$1" "$2")
+  [[ -n $found ]] || fail "pod $1/$2 has no process on any node"
+  echo "$found"
+}
+
+pod_signal() {
+  local found pids signal=${3#SIG}
+  kill -l "$signal" >/dev/null 2>&1 || fail "there is no signal '$3'"
+  found=$(pod_pids "$1" "$2")
+  mapfile -t pids <<<"$found"
+  # A process that ends by itself in between has got what it was to get.
+  kill -s "$signal" "${pids[@]}" 2>/dev/null || true
+}
+
+# pod_processes NAMESPACE POD: pids as the host counts them, of all containers but the sandbox.
+pod_processes() {
+  local number container
+  while read -r number container; do
+    if [[ ! -d $(sandboxes_of "$number")/${container##*/} ]]; then
+      cat "$container/cgroup.procs" 2>/dev/null || true
+    fi
+  done < <(pod_cgroups "$1" "$2")
+}
+
+# pod_cgroups NAMESPACE POD: lines "NODE_NUMBER CGROUP", one for each container and the sandbox.
+pod_cgroups() {
+  local number logs container mount
+  mount=$(cgroup_mounts | grep --extended-regexp --max-count=1 '/(pids|cgroup)$')
+  for number in "${NODE_NUMBERS[@]}"; do
+    # The kubelet names a pod's log directory NAMESPACE_POD_UID, and a pod's cgroup by UID under its class of service.
+    for logs in "$(node_data_dir "$number")/pod-logs/$1_$2_"*; do
+      [[ -d $logs ]] || continue
+      for container in "$mount/$(node_machine "$number")/kubepods/"{,*/}"pod${logs##*_}"/*/; do
+        [[ -d $container ]] || continue
+        echo "$number ${container%/}"
+      done
+    done
+  done
+}
+
+sandboxes_of() { echo "$(node_state_dir "$1")/containerd/io.containerd.grpc.v1.cri/sandboxes"; }
+
+# --- a pod without the API server ---
+
+# api_cut NAMESPACE POD: before address translation and connection tracking, so for connections that exist as well.
+api_cut() {
+  local number address table
+  read -r number address < <(pod_address "$1" "$2") || fail "pod $1/$2 has no address on any node"
+  table=$(api_cut_table "$1" "$2")
+  nft_in "$number" -f - <<END
+table ip $table
+delete table ip $table
+table ip $table {
+  chain before {
+    type filter hook prerouting priority raw - 10
+    ip saddr $address ip daddr { $API_SERVICE_ADDRESS, $CONTROL_ADDRESS } tcp dport { 443, $API_PORT } drop
+    ip saddr $CONTROL_ADDRESS ip daddr $address tcp sport $API_PORT drop
+  }
+}
+END
+}
+
+# api_restore NAMESPACE POD: the pod may be gone by now.
+api_restore() {
+  local number table
+  table=$(api_cut_table "$1" "$2")
+  for number in "${NODE_NUMBERS[@]}"; do
+    nft_in "$number" delete table ip "$table" 2>/dev/null || true
+  done
+}
+
+api_cut_table() { echo "pp-api-cut-$1/$2"; }
+
+nft_in() {
+  local machine
+  machine=$(node_machine "$1")
+  shift
+  nsenter --net="/run/netns/$machine" nft "$@"
+}
+
+# pod_address NAMESPACE POD: "NODE_NUMBER ADDRESS", from the files in which the network plugin notes whose an address is.
+pod_address() {
+  local number container file
+  while read -r number container; do
+    file=$(grep --files-with-matches "^${container##*/}" "$(node_state_dir "$number")/addresses/pods/"[0-9]* 2>/dev/null) || continue
+    echo "$number ${file##*/}"
+    return
+  done < <(pod_cgroups "$1" "$2")
+  return 1
+}
+
+# --- all of them ---
+
+restore_all() {
+  local number table
+  for number in "${NODE_NUMBERS[@]}"; do
+    node_restore "$number"
+    for table in $(api_cuts_of "$number"); do
+      nft_in "$number" delete table ip "$table"
+    done
+  done
+  thaw_all
+}
+
+api_cuts_of() { nft_in "$1" list tables ip | awk '$3 ~ "^pp-api-cut-" { print $3 }'; }
+
+thaw_all() {
+  stopped_processes | xargs --no-run-if-empty kill -s CONT 2>/dev/null || true
+}
+
+# stopped_processes: those of the machines that a signal has frozen.
+stopped_processes() {
+  cgroup_processes | sed 's|.*|/proc/&/status|' | xargs --no-run-if-empty grep --files-with-matches '^State:\sT' 2>/dev/null |
+    cut -d / -f 3 || true
+}
+
+faults_in_force() {
+  local number table pid
+  for number in "${NODE_NUMBERS[@]}"; do
+    if ! ip -n "$CONTROL" link show "$(node_link "$number")" 2>/dev/null | grep --quiet '[<,]UP[,>]'; then
+      echo "fault: node$number is cut off"
+    fi
+    for table in $(api_cuts_of "$number" 2>/dev/null); do
+      echo "fault: ${table#pp-api-cut-} is cut from the API server"
+    done
+  done
+  for pid in $(stopped_processes); do
+    echo "fault: process $pid is frozen"
+  done
+}
