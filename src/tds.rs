@@ -6,7 +6,9 @@
 //! | [`wire`] | reading and writing integers and counted text in the byte order that the client chose |
 //! | [`login`] | the login record |
 //! | [`capability`] | the bit masks in which both ends say what they can do |
-//! | [`value`] | column formats and the values in rows |
+//! | [`token`] | the first bytes of tokens |
+//! | [`value`] | column types and the values in rows |
+//! | [`format`](mod@format) | the columns of rows and parameters |
 //! | [`request`] | what a client asks |
 //! | [`response`] | what a server answers |
 //! | [`client`] | a session over any byte stream |
@@ -21,7 +23,16 @@
 //! Decoding is strict. It never panics, refuses a length that points outside its container, and allocates in proportion to bytes that have
 //! arrived, never to a length that was only announced.
 
+pub mod capability;
+pub mod client;
+pub mod format;
+pub mod login;
 pub mod packet;
+pub mod request;
+pub mod response;
+pub mod token;
+pub mod value;
+pub mod wire;
 
 mod error;
 
