@@ -1,4 +1,4 @@
-//! TDS 5.0, the protocol that OMNIbus probes, proxies and ObjectServers speak: a codec without I/O, and a small client on it.
+//! TDS 5.0, the protocol that OMNIbus probes, proxies and ObjectServers speak: a codec without I/O, and on it a small client.
 //!
 //! | module | owns |
 //! |---|---|
@@ -11,6 +11,7 @@
 //! | [`format`](mod@format) | the columns of rows and parameters |
 //! | [`request`] | what a client asks |
 //! | [`response`] | what a server answers |
+//! | [`channel`] | messages over a byte stream |
 //! | [`client`] | a session over any byte stream |
 //!
 //! The facts come from public sources: the protocol notes and the sources of FreeTDS, SAP's go-dblib and jTDS, and sessions of FreeTDS's
@@ -24,6 +25,7 @@
 //! arrived, never to a length that was only announced.
 
 pub mod capability;
+pub mod channel;
 pub mod client;
 pub mod format;
 pub mod login;

@@ -104,8 +104,9 @@ mod tests {
     }
 
     #[test]
-    fn the_minimal_masks_ask_for_wide_tables() {
-        assert!(Capability::minimal().requests(WIDE_TABLES));
+    fn the_minimal_masks_are_content_with_narrow_tables() {
+        assert!(!Capability::minimal().requests(WIDE_TABLES));
+        assert!(Capability::minimal().requests(1));
     }
 
     #[test]

@@ -17,11 +17,12 @@
 
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Error;
+use super::channel::{Channel, ReceiveError};
 use super::login::LoginRecord;
-use super::packet::{Assembler, DEFAULT_PACKET_SIZE, HEADER_LEN, Message as Packets, PacketType, write_message};
+use super::packet::{Message as Packets, PacketType};
 use super::request::Request;
 use super::response::{Done, EnvChange, LoginAck, Message, Token, Tokens};
 use super::wire::ByteOrder;
@@ -32,8 +33,6 @@ pub use answer::{Answer, ResultSet, Row};
 
 /// Largest answer in bytes that a client accepts unless [`Client::with_limit`] says otherwise: ample for a health check.
 pub const ANSWER_MAX: usize = 1 << 20;
-
-const READ_LEN: usize = 8 * 1024;
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -107,10 +106,7 @@ pub enum QueryError {
 /// A session on a stream.
 #[derive(Debug)]
 pub struct Client<S> {
-    stream: S,
-    assembler: Assembler,
-    unread: Vec<u8>,
-    packet_size: u16,
+    channel: Channel<S>,
     order: ByteOrder,
     server: Option<String>,
 }
@@ -132,16 +128,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
     /// See [`LoginError`].
     pub async fn with_limit(stream: S, login: &LoginRecord, limit: usize) -> Result<Self, LoginError> {
         let mut client = Self {
-            stream,
-            assembler: Assembler::new(limit),
-            unread: Vec::new(),
-            packet_size: DEFAULT_PACKET_SIZE,
+            channel: Channel::new(stream, limit),
             order: login.order,
             server: None,
         };
         let mut payload = Vec::new();
         login.encode(&mut payload).map_err(LoginError::Protocol)?;
-        client.send(PacketType::LOGIN, &payload).await.map_err(LoginError::Io)?;
+        let sent = client.channel.send(PacketType::LOGIN, &payload).await;
+        sent.map_err(LoginError::Io)?;
         let answer = client.login_answer().await?;
         client.judge(&answer)?;
         Ok(client)
@@ -156,7 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
     /// The stream below.
     #[must_use]
     pub const fn stream(&self) -> &S {
-        &self.stream
+        self.channel.stream()
     }
 
     /// Asks `sql` and waits for the whole answer.
@@ -171,7 +165,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         };
         let mut payload = Vec::new();
         request.encode(self.order, &mut payload).map_err(QueryError::Protocol)?;
-        self.send(PacketType::NORMAL, &payload).await.map_err(QueryError::Io)?;
+        let sent = self.channel.send(PacketType::NORMAL, &payload).await;
+        sent.map_err(QueryError::Io)?;
         let message = self.receive().await?;
         let answer = Answer::decode(&message.payload, self.order).map_err(QueryError::Protocol)?;
         self.learn_server(answer.messages.iter());
@@ -200,49 +195,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         Request::Logout
             .encode(self.order, &mut payload)
             .map_err(io::Error::other)?;
-        self.send(PacketType::NORMAL, &payload).await?;
-        self.stream.shutdown().await
-    }
-
-    async fn send(&mut self, kind: PacketType, payload: &[u8]) -> io::Result<()> {
-        let mut packets = Vec::with_capacity(payload.len() + HEADER_LEN);
-        write_message(kind, payload, self.packet_size, &mut packets);
-        self.stream.write_all(&packets).await?;
-        self.stream.flush().await
+        self.channel.send(PacketType::NORMAL, &payload).await?;
+        self.channel.shutdown().await
     }
 
     async fn receive(&mut self) -> Result<Packets, QueryError> {
-        loop {
-            let mut input = self.unread.as_slice();
-            let message = self.assembler.feed(&mut input).map_err(QueryError::Protocol)?;
-            let consumed = self.unread.len() - input.len();
-            self.unread.drain(..consumed);
-            if let Some(message) = message {
-                return Ok(message);
-            }
-            self.unread.reserve(READ_LEN);
-            let read = (&mut self.stream)
-                .take(READ_LEN as u64)
-                .read_buf(&mut self.unread)
-                .await;
-            if read.map_err(QueryError::Io)? == 0 {
-                return Err(QueryError::Closed);
-            }
+        match self.channel.receive().await {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(QueryError::Closed),
+            Err(ReceiveError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(QueryError::Closed),
+            Err(ReceiveError::Io(error)) => Err(QueryError::Io(error)),
+            Err(ReceiveError::Protocol(error)) => Err(QueryError::Protocol(error)),
         }
     }
 
     async fn login_answer(&mut self) -> Result<Packets, LoginError> {
-        let first = match self.stream.read_u8().await {
-            Ok(first) => first,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(LoginError::Closed { spoke: false });
-            }
-            Err(error) => return Err(LoginError::Io(error)),
-        };
-        if PacketType(first) != PacketType::RESPONSE {
-            return Err(LoginError::NotTds { first });
+        match self.channel.peek().await.map_err(LoginError::Io)? {
+            None => return Err(LoginError::Closed { spoke: false }),
+            Some(PacketType::RESPONSE) => {}
+            Some(PacketType(first)) => return Err(LoginError::NotTds { first }),
         }
-        self.unread.push(first);
         self.receive().await.map_err(|error| match error {
             QueryError::Io(source) => LoginError::Io(source),
             QueryError::Protocol(source) => LoginError::Protocol(source),
@@ -292,7 +264,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
     fn follow(&mut self, changes: &[EnvChange]) {
         for change in changes {
             if let (EnvChange::PACKET_SIZE, Ok(size)) = (change.kind, change.new.trim().parse()) {
-                self.packet_size = size;
+                self.channel.set_packet_size(size);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The client against a peer that plays back what servers send.
 
 use super::*;
-use crate::tds::packet::write_message;
-use tokio::io::{DuplexStream, duplex};
+use crate::tds::packet::{Assembler, write_message};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 const ACCEPT: &[u8] = b"\xad\x14\0\x05\x05\0\0\0\x0aSQL Server\x0f\0\0\0\xfd\0\0\0\0\0\0\0\0";
 const REFUSE: &[u8] = b"\xad\x14\0\x06\x05\0\0\0\x0aSQL Server\x0f\0\0\0\xe5\x27\0\xa2\x0f\0\0\x01\x0e\x05ZZZZZ\0\0\0\x0d\0Login failed.\x05AGG_P\0\0\0\xfd\x02\0\0\0\0\0\0\0";
