@@ -113,7 +113,7 @@ fn tokens(sql: &str) -> Vec<(Kind, &str)> {
 }
 
 fn next_token(rest: &str, first: char) -> (Kind, usize) {
-    let until = |end: &dyn Fn(char) -> bool| rest.find(|c| end(c)).unwrap_or(rest.len());
+    let until = |end: &dyn Fn(char) -> bool| rest.find(end).unwrap_or(rest.len());
     match first {
         '\'' | '"' => (Kind::Literal, literal_len(rest, first)),
         _ if rest.starts_with("--") => (Kind::Space, until(&|c| c == '\n')),

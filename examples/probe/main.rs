@@ -122,7 +122,7 @@ fn parse_name(text: &str) -> Result<String, String> {
 
 fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse() {
-        Ok(rate) if 0.001 <= rate && rate <= 100_000.0 => Ok(rate),
+        Ok(rate) if (0.001..=100_000.0).contains(&rate) => Ok(rate),
         _ => Err("from 0.001 to 100000 events per second".to_owned()),
     }
 }
