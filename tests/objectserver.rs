@@ -47,7 +47,7 @@ async fn both_byte_orders_and_both_formats_give_the_same_rows() {
             let mut client = log_in_as(&record, server.address).await.unwrap();
             assert_eq!(client.server(), Some("AGG_B"));
             let sql = "select PropName, Value from catalog.properties where Value %= 'true'; \
-                       select 70000 n, 5000000000 big, 1.5 f, '' nothing";
+                       select 70000 n, 5000000000 big, 1.5 f, '' blank";
             let answer = client.query(sql).await.unwrap();
             let row = answer.rows().next().unwrap();
             assert_eq!(

@@ -166,7 +166,9 @@ fn a_paused_fleet_makes_no_events_and_reports() {
     fleet.ask("POST", "/pause");
     let paused = fleet.wait_until("nothing is kept", |report| report["totals"]["kept"] == 0);
     assert_eq!(paused["paused"], true);
-    let resumed = fleet.ask("POST", "/resume");
-    assert_eq!(resumed["totals"]["made"], paused["totals"]["made"]);
+    let now = |report: &Value| report["now_us"].as_u64().unwrap();
+    let later = fleet.wait_until("ten periods pass", |report| now(report) > now(&paused) + 200_000);
+    assert_eq!(later["totals"]["made"], paused["totals"]["made"]);
+    fleet.ask("POST", "/resume");
     fleet.wait_for_events_from("AGG_P", 20);
 }

@@ -51,18 +51,23 @@ pub struct Options {
     controlled: bool,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
     let options = Options::parse();
     std::fs::create_dir_all(&options.data)?;
-    match options.agent_listen {
-        Some(address) => agent::run(&options, address).await,
-        None => serve(&options).await,
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        match options.agent_listen {
+            Some(address) => agent::run(&options, address).await,
+            None => serve(&options).await,
+        }
+    });
+    // A read from standard input cannot be interrupted, so waiting for it would keep a stopped server alive.
+    runtime.shutdown_background();
+    result
 }
 
 async fn serve(options: &Options) -> anyhow::Result<()> {

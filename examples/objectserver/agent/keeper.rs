@@ -20,6 +20,9 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the child may take to end after SIGTERM.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long a child whose pipes are closed may take to be gone.
+const END_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Pause before a child that died by itself is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
@@ -144,17 +147,20 @@ impl Keeper {
                     let result = self.execute(order).await.map_err(|error| format!("{error:#}"));
                     let _ = reply.send(result);
                 }
-                status = died => {
-                    tracing::warn!(?status, "the server died by itself");
-                    self.server = None;
-                    self.since = Timestamp::now();
-                    if self.restart {
-                        tokio::time::sleep(RESTART_PAUSE).await;
-                        if let Err(error) = self.start().await {
-                            tracing::error!(error = format!("{error:#}"), "failed to start the server again");
-                        }
-                    }
-                }
+                _ = died => self.mourn().await,
+            }
+        }
+    }
+
+    /// The child died by itself.
+    async fn mourn(&mut self) {
+        tracing::warn!("the server died by itself");
+        self.server = None;
+        self.since = Timestamp::now();
+        if self.restart {
+            tokio::time::sleep(RESTART_PAUSE).await;
+            if let Err(error) = self.start().await {
+                tracing::error!(error = format!("{error:#}"), "failed to start the server again");
             }
         }
     }
@@ -183,7 +189,14 @@ impl Keeper {
             }
         };
         let report = match &mut self.server {
-            Some(server) => Some(server.tell(&command).await?),
+            Some(server) => match server.tell(&command).await {
+                Ok(report) => Some(report),
+                Err(error) if !server.has_ended().await => return Err(error),
+                Err(_) => {
+                    self.mourn().await;
+                    None
+                }
+            },
             None => None,
         };
         Ok(Status {
@@ -206,6 +219,11 @@ impl Server {
         let line = tokio::time::timeout(ANSWER_DEADLINE, self.output.next_line()).await;
         let line = line.context("the server is silent")??.context("the server has ended")?;
         Ok(serde_json::from_str(&line)?)
+    }
+
+    /// Whether the process is gone. Its pipes close a moment before.
+    async fn has_ended(&mut self) -> bool {
+        tokio::time::timeout(END_DEADLINE, self.child.wait()).await.is_ok()
     }
 
     fn signal(&self, signal: Signal) {
