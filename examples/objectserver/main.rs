@@ -73,7 +73,7 @@ fn main() -> anyhow::Result<()> {
 async fn serve(options: &Options) -> anyhow::Result<()> {
     let state = Arc::new(server::State::new(options));
     let database = database::Database::start(&options.data, &options.name, Arc::clone(&state))?;
-    let listener = tokio::net::TcpListener::bind(options.listen).await?;
+    let listener = server::listen(options.listen)?;
     tracing::info!(name = options.name, address = %listener.local_addr()?, "listening");
     let control = async {
         if options.controlled {

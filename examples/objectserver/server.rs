@@ -1,16 +1,21 @@
 //! What all sessions share, and the loop that accepts them.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
 use crate::Options;
 use crate::database::{Catalog, ConnectionRow, Database};
 use crate::session;
+
+/// Connections that may wait to be accepted. When a fleet comes back at once and the queue is full, the kernel drops the rest and their
+/// clients try again only after a second.
+const BACKLOG: u32 = 4096;
 
 /// Pause after a failed accept, such as one for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -135,6 +140,18 @@ impl Drop for Present {
     fn drop(&mut self) {
         self.state.sessions().remove(&self.id);
     }
+}
+
+/// Listens on `address`.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Accepts sessions for ever.
