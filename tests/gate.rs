@@ -1,5 +1,6 @@
 //! The gate as its neighbours see it: real processes and sockets, on loopback.
-#![allow(missing_docs)]
+// Clippy's allowance for tests does not reach helpers outside test functions.
+#![allow(clippy::unwrap_used)]
 
 #[path = "support/gate.rs"]
 mod support;
@@ -302,7 +303,7 @@ async fn every_request_that_reaches_the_server_is_answered_to_its_probe_through_
             .report("nobody left", |report| report.admission == Admission::Closed)
             .await;
 
-        let acknowledged = acknowledged.lock().unwrap();
+        let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
         server.deeds(|deeds| {
             for id in acknowledged.keys() {
                 assert_eq!(deeds.received.get(id), Some(&1), "request {id} was acknowledged");
@@ -320,7 +321,6 @@ async fn every_request_that_reaches_the_server_is_answered_to_its_probe_through_
             acknowledged.len(),
             unanswered.len()
         );
-        drop(acknowledged);
         operator.send(&Request::Admit).await;
         operator
             .report("admits again", |report| report.admission == Admission::Open)
@@ -626,7 +626,8 @@ async fn a_ninth_operator_is_turned_away() {
         },
         Result::is_ok,
     )
-    .await;
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
