@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use proxypair::gate::wire::{Admission, Request, UnreachableCause, Upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use support::{
@@ -91,6 +91,35 @@ async fn refuses_probes_while_its_objectserver_is_away() {
         .report("opens again", |report| report.admission == Admission::Open)
         .await;
     Probe::log_in(gate.probes()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_objectserver_is_known_within_unresponsive_after() {
+    let address = ObjectServer::free_address();
+    // A full backlog swallows connections without an answer, as a machine that is gone does.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(address).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let mut fill = Vec::new();
+    while let Ok(connected) = tokio::time::timeout(SECOND / 5, TcpStream::connect(address)).await {
+        fill.push(connected.unwrap());
+    }
+    let start = Instant::now();
+    let gate = Gate::start(address, &["--unresponsive-after", "2s"]);
+    let mut operator = gate.operator("a", 1).await;
+    operator
+        .report("says so", |report| {
+            is_away(&report.upstream, UnreachableCause::TimedOut)
+        })
+        .await;
+    println!("known {:?} after the start", start.elapsed());
+    assert!(is_refused(gate.probes()).await);
+    // Room in the backlog again: the next dial is answered.
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    operator
+        .report("admits", |report| report.admission == Admission::Open)
+        .await;
+    println!("admitting {:?} after the start", start.elapsed());
 }
 
 #[tokio::test]
@@ -397,6 +426,7 @@ async fn drops_everybody_at_once_and_refuses_until_it_is_told_to_admit() {
     server.hold_answers();
     busy.stream.write_all(&request(next_id(), 100)).await.unwrap();
     operator.send(&Request::Drop).await;
+    assert_eq!(operator.ping(1).await.admission, Admission::Closed);
     busy.closed().await;
     idle.closed().await;
     let report = operator.report("nobody left", |report| report.sessions == 0).await;

@@ -12,7 +12,7 @@ use super::upstream::Address;
 #[derive(Debug, Clone, Args)]
 pub struct GateArgs {
     /// Name of the proxy, as in omni.dat. Appears in reports and logs.
-    #[arg(long, env = "PROXYPAIR_GATE_NAME")]
+    #[arg(long)]
     pub name: String,
 
     /// Where probes connect.

@@ -335,6 +335,8 @@ impl Redials {
             self.free = left;
             return Duration::ZERO;
         }
+        // The next one to be earned is spent already.
+        self.counted = now + REDIAL_EVERY;
         REDIAL_EVERY
     }
 }
