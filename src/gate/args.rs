@@ -12,7 +12,7 @@ use super::upstream::Address;
 #[derive(Debug, Clone, Args)]
 pub struct GateArgs {
     /// Name of the proxy, as in omni.dat. Appears in reports and logs.
-    #[arg(long, env = "PROXYPAIR_GATE_NAME")]
+    #[arg(long)]
     pub name: String,
 
     /// Where probes connect.
@@ -57,7 +57,7 @@ pub struct GateArgs {
     pub message_timeout: Duration,
 
     /// Silence after which the ObjectServer's machine is taken for gone. At least 2s.
-    #[arg(long, default_value = "15s", value_parser = duration)]
+    #[arg(long, default_value = "15s", value_parser = two_seconds_or_more)]
     pub unresponsive_after: Duration,
 
     /// Time from SIGTERM to SIGKILL: the pod's terminationGracePeriodSeconds.
@@ -103,9 +103,25 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A duration that keepalive, which counts in whole seconds, can keep.
+fn two_seconds_or_more(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration < Duration::from_secs(2) {
+        Err(format!("{text} is less than 2s"))
+    } else {
+        Ok(duration)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refuses_a_silence_that_keepalive_cannot_tell() {
+        assert!(two_seconds_or_more("1s999ms").is_err());
+        assert_eq!(two_seconds_or_more("2s"), Ok(Duration::from_secs(2)));
+    }
 
     #[test]
     fn reads_gateway_api_durations() {

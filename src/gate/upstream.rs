@@ -213,25 +213,57 @@ impl Dialer {
     }
 }
 
-/// Prepares a socket for small messages and for peers that vanish: no Nagle delay, keepalive, and an error when the peer has been silent
-/// for `silence` although it should have answered. Whole seconds, at least 2, are what the kernel can tell apart.
+/// Prepares a socket for small messages and for peers that vanish: no Nagle delay, and an error when the peer has been silent for `silence`
+/// (in whole seconds, at least 2) although it should have answered.
 ///
 /// # Errors
 ///
 /// What the kernel says; a socket that is closed already, in practice.
 pub fn prepare(stream: &TcpStream, silence: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let third = Duration::from_secs((silence.as_secs() / 3).max(1));
-    let sixth = Duration::from_secs((silence.as_secs() / 6).max(1));
+    let Keepalive {
+        idle,
+        interval,
+        silence,
+    } = Keepalive::for_silence(silence);
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
-            .with_time(third)
-            .with_interval(sixth)
-            .with_retries(100),
+            .with_time(idle)
+            .with_interval(interval)
+            .with_retries(UNLIMITED),
     )?;
-    // The kernel looks at this only when it sends the next probe, so the last one must be due within the limit.
-    socket.set_tcp_user_timeout(Some(silence.saturating_sub(sixth).max(sixth)))
+    socket.set_tcp_user_timeout(Some(silence))
+}
+
+/// The kernel ends a connection by `TCP_USER_TIMEOUT` alone.
+const UNLIMITED: u32 = 100;
+
+/// Keepalive probes that may be lost before a connection is. Fewer when the time is too short for them.
+const PROBES: u64 = 4;
+
+/// A timetable that takes no single lost packet for a lost peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Keepalive {
+    /// Silence before the first probe.
+    idle: Duration,
+    /// Time from one probe to the next.
+    interval: Duration,
+    /// Silence after which the connection is lost. The kernel looks at it only when a probe is due, so it lies just before one.
+    silence: Duration,
+}
+
+impl Keepalive {
+    fn for_silence(silence: Duration) -> Self {
+        let seconds = silence.as_secs().max(2);
+        let interval = (seconds / 6).max(1);
+        let probes = PROBES.min(seconds / interval - 1);
+        Self {
+            idle: Duration::from_secs(seconds - probes * interval),
+            interval: Duration::from_secs(interval),
+            silence: Duration::from_secs(seconds) - Duration::from_millis(50),
+        }
+    }
 }
 
 /// Watches the server for ever and calls `publish` with each finding, repeated ones included.
@@ -335,6 +367,8 @@ impl Redials {
             self.free = left;
             return Duration::ZERO;
         }
+        // The next one to be earned is spent already.
+        self.counted = now + REDIAL_EVERY;
         REDIAL_EVERY
     }
 }
@@ -384,6 +418,25 @@ mod tests {
         let mut redials = Redials::new(start);
         for minute in 1..10 {
             assert_eq!(redials.take(start + Duration::from_secs(60 * minute)), Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn a_peer_is_lost_after_the_silence_asked_for_and_not_with_the_first_probe() {
+        for seconds in 2..600 {
+            let Keepalive {
+                idle,
+                interval,
+                silence,
+            } = Keepalive::for_silence(Duration::from_secs(seconds));
+            let mut due = idle;
+            let mut lost = 0;
+            while due < silence {
+                due += interval;
+                lost += 1;
+            }
+            assert_eq!(due, Duration::from_secs(seconds));
+            assert!(lost >= 2 || seconds == 2, "{seconds}s: {lost} probes");
         }
     }
 
