@@ -27,7 +27,7 @@ use super::drain::Pacer;
 use super::link::{Lane, Link, Progress, Standing};
 use super::metrics::{Ending, Metrics, Refusal};
 use super::tracker::Outstanding;
-use super::upstream::DialError;
+use crate::dial::DialError;
 use crate::tds::packet::{HEADER_LEN, Header, PacketType};
 
 /// Silence after which a session is taken to be between messages when headers cannot tell.

@@ -17,7 +17,6 @@ use kube::{
     api::{DeleteParams, PostParams, Preconditions},
     runtime::events::{Event, EventType},
 };
-use rustls::pki_types::ServerName;
 use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
@@ -435,12 +434,19 @@ impl Drop for Actor {
     }
 }
 
+/// What the monitor is to watch, but for the keys.
 fn assignment(pair: &Pair, pods: [PodAddress; 2], routing: Routing) -> Assignment {
-    let address = |side: Side| pair.object_server_address(side).parse();
-    // Validated addresses parse; a name that does not is one that resolves to nothing.
-    let nowhere = || "invalid.invalid:1".parse();
-    let of = |side: Side| address(side).or_else(|_| nowhere());
-    todo!()
+    Assignment {
+        pods,
+        object_servers: pair.object_servers.clone(),
+        keys: None,
+        gate_name: pair.gate_name.clone(),
+        timing: Timing::from(&pair.spec.health_check),
+        policy: Policy::new(&pair.spec.failback, FIRST_START),
+        drain: pair.spec.failback.drain.clone(),
+        routing,
+        epoch: 0,
+    }
 }
 
 fn without_counts(status: &ProxyPairStatus) -> ProxyPairStatus {
