@@ -50,7 +50,7 @@ impl AnswerWriter {
     /// # Errors
     ///
     /// [`Error::NoFormat`] for a row or parameters before their format, [`Error::TooLong`] for a text that does not fit its length field,
-    /// and those of [`Value::encode`].
+    /// and those of [`Value::encode`](crate::tds::value::Value::encode).
     pub fn push(&mut self, token: &Token) -> Result<(), Error> {
         let before = self.payload.len();
         let result = self.encode(token);
