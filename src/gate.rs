@@ -62,7 +62,7 @@ use self::listener::Listening;
 use self::metrics::Metrics;
 use self::session::Patience;
 use self::steering::{Refused, Terms};
-use self::upstream::Dialer;
+use crate::dial::Dialer;
 use self::wire::{Report, Request, UnreachableCause, Upstream};
 use crate::admin;
 

@@ -146,7 +146,7 @@ pub async fn run(args: OperatorArgs) -> Result<(), OperatorError> {
             }
             false => Err(OperatorError::LeadershipLost),
         },
-        () = stopped(stop) => Ok(()),
+        () = stopped(stop.clone()) => Ok(()),
     };
     done_in.send_replace(true);
     if outcome.is_ok()

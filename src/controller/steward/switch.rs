@@ -84,7 +84,7 @@ fn shows_only(slices: &Store<EndpointSlice>, pair: &Pair, pod: IpAddr) -> bool {
     };
     let mut addresses = Vec::new();
     for slice in slices.state_filter(ours) {
-        for endpoint in slice.endpoints.iter().flatten() {
+        for endpoint in &slice.endpoints {
             addresses.extend(endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()));
         }
     }
