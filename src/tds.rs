@@ -1,4 +1,4 @@
-//! TDS 5.0, the protocol that OMNIbus probes, proxies and ObjectServers speak: a codec without I/O, and a small client on it.
+//! TDS 5.0, the protocol that OMNIbus probes, proxies and ObjectServers speak: a codec without I/O, and on it a small client.
 //!
 //! | module | owns |
 //! |---|---|
@@ -6,9 +6,12 @@
 //! | [`wire`] | reading and writing integers and counted text in the byte order that the client chose |
 //! | [`login`] | the login record |
 //! | [`capability`] | the bit masks in which both ends say what they can do |
-//! | [`value`] | column formats and the values in rows |
+//! | [`token`] | the first bytes of tokens |
+//! | [`value`] | column types and the values in rows |
+//! | [`format`](mod@format) | the columns of rows and parameters |
 //! | [`request`] | what a client asks |
 //! | [`response`] | what a server answers |
+//! | [`channel`] | messages over a byte stream |
 //! | [`client`] | a session over any byte stream |
 //!
 //! The facts come from public sources: the protocol notes and the sources of FreeTDS, SAP's go-dblib and jTDS, and sessions of FreeTDS's
@@ -21,7 +24,17 @@
 //! Decoding is strict. It never panics, refuses a length that points outside its container, and allocates in proportion to bytes that have
 //! arrived, never to a length that was only announced.
 
+pub mod capability;
+pub mod channel;
+pub mod client;
+pub mod format;
+pub mod login;
 pub mod packet;
+pub mod request;
+pub mod response;
+pub mod token;
+pub mod value;
+pub mod wire;
 
 mod error;
 

@@ -25,4 +25,62 @@ pub enum Error {
         /// The limit in bytes of payload.
         limit: usize,
     },
+    /// Fewer bytes are left than a field needs, or than it announced.
+    #[error("{what} needs {wanted} bytes and {left} are left")]
+    Truncated {
+        /// The field.
+        what: &'static str,
+        /// Bytes it needs.
+        wanted: usize,
+        /// Bytes its container still has.
+        left: usize,
+    },
+    /// A length byte is larger than the fixed field that it describes, or a text is too long for its field.
+    #[error("{what} is {length} bytes long, its field holds {limit}")]
+    TooLong {
+        /// The field.
+        what: &'static str,
+        /// The length announced or wanted, in bytes.
+        length: usize,
+        /// Bytes that the field holds.
+        limit: usize,
+    },
+    /// A token's content ends before the token's announced length, so the two disagree about what follows.
+    #[error("{what} has {left} bytes more than its content")]
+    Surplus {
+        /// The token.
+        what: &'static str,
+        /// Bytes left over.
+        left: usize,
+    },
+    /// A field has a value that TDS 5.0 does not define.
+    #[error("{what} cannot be {found:#04x}")]
+    Undefined {
+        /// The field.
+        what: &'static str,
+        /// The value found.
+        found: u32,
+    },
+    /// A row or a parameter list came without a format before it.
+    #[error("{what} without a format before it")]
+    NoFormat {
+        /// The token.
+        what: &'static str,
+    },
+    /// A row has another number of values than its format has columns.
+    #[error("{found} values for {wanted} columns")]
+    ColumnCount {
+        /// Columns in the format.
+        wanted: usize,
+        /// Values given.
+        found: usize,
+    },
+    /// A value does not fit the type of its column.
+    #[error("{value} does not fit a column of type {data_type:#04x}")]
+    WrongType {
+        /// The kind of value.
+        value: &'static str,
+        /// Type byte of the column.
+        data_type: u8,
+    },
 }

@@ -1,0 +1,167 @@
+//! The client against a peer that plays back what servers send.
+
+use super::*;
+use crate::tds::packet::{Assembler, write_message};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+const ACCEPT: &[u8] = b"\xad\x14\0\x05\x05\0\0\0\x0aSQL Server\x0f\0\0\0\xfd\0\0\0\0\0\0\0\0";
+const REFUSE: &[u8] = b"\xad\x14\0\x06\x05\0\0\0\x0aSQL Server\x0f\0\0\0\xe5\x27\0\xa2\x0f\0\0\x01\x0e\x05ZZZZZ\0\0\0\x0d\0Login failed.\x05AGG_P\0\0\0\xfd\x02\0\0\0\0\0\0\0";
+const DONE_ERROR: &[u8] = b"\xfd\x02\0\0\0\0\0\0\0";
+const SQL_ERROR: &[u8] = b"\xe5\x36\0\x66\0\0\0\x01\x0f\x05ZZZZZ\0\0\0\x1c\0Incorrect syntax near 'foo'.\x05NCOMS\0\x01\0\xfd\x02\0\0\0\0\0\0\0";
+const TRUE: &[u8] = b"\xee\x10\0\x01\0\x05Value\x20\0\0\0\0\x27\xff\0\xd1\x04TRUE\xfd\x10\0\0\0\x01\0\0\0";
+
+async fn read_message(stream: &mut DuplexStream) -> Packets {
+    let mut assembler = Assembler::new(4096);
+    loop {
+        let byte = stream.read_u8().await.unwrap();
+        if let Some(message) = assembler.feed(&mut [byte].as_slice()).unwrap() {
+            return message;
+        }
+    }
+}
+
+async fn play(answers: &[&[u8]], mut stream: DuplexStream) {
+    for answer in answers {
+        read_message(&mut stream).await;
+        let mut packets = Vec::new();
+        write_message(PacketType::RESPONSE, answer, 20, &mut packets);
+        stream.write_all(&packets).await.unwrap();
+    }
+}
+
+async fn log_in(answer: &'static [u8]) -> Result<Client<DuplexStream>, LoginError> {
+    let (near, far) = duplex(4096);
+    tokio::spawn(async move { play(&[answer], far).await });
+    Client::login(near, &LoginRecord::new("root", "", "test")).await
+}
+
+async fn log_in_raw(answer: &'static [u8]) -> LoginError {
+    let (near, mut far) = duplex(4096);
+    tokio::spawn(async move {
+        read_message(&mut far).await;
+        far.write_all(answer).await.unwrap();
+    });
+    Client::login(near, &LoginRecord::new("root", "", "test"))
+        .await
+        .unwrap_err()
+}
+
+async fn ask(answer: &'static [u8]) -> Result<Answer, QueryError> {
+    let (near, far) = duplex(4096);
+    tokio::spawn(async move { play(&[ACCEPT, answer], far).await });
+    let mut client = Client::login(near, &LoginRecord::new("root", "", "test"))
+        .await
+        .unwrap();
+    client.query("select Value from catalog.properties").await
+}
+
+#[tokio::test]
+async fn finds_a_value_by_the_name_of_its_column() {
+    let answer = ask(TRUE).await.unwrap();
+    let row = answer.rows().next().unwrap();
+    assert_eq!(row.get("Value").unwrap().text().as_deref(), Some("TRUE"));
+    assert!(row.get("value").is_none());
+    assert_eq!(answer.counts, [1]);
+}
+
+#[tokio::test]
+async fn an_sql_error_carries_the_servers_words_and_name() {
+    match ask(SQL_ERROR).await.unwrap_err() {
+        QueryError::Sql {
+            server,
+            number,
+            class,
+            text,
+        } => {
+            assert_eq!((server.as_str(), number, class), ("NCOMS", 102, 15));
+            assert_eq!(text, "Incorrect syntax near 'foo'.");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_failure_without_a_message_is_an_error_too() {
+    assert!(matches!(ask(DONE_ERROR).await, Err(QueryError::Sql { number: 0, .. })));
+}
+
+#[tokio::test]
+async fn a_refused_login_keeps_the_servers_reason() {
+    match log_in(REFUSE).await.unwrap_err() {
+        LoginError::Refused { number, text } => assert_eq!((number, text.as_str()), (4002, "Login failed.")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_demand_for_encryption_is_told_apart() {
+    const NEGOTIATE: &[u8] = b"\xad\x14\0\x07\x05\0\0\0\x0aSQL Server\x0f\0\0\0\xfd\0\0\0\0\0\0\0\0";
+    assert!(matches!(log_in(NEGOTIATE).await, Err(LoginError::EncryptionDemanded)));
+}
+
+#[tokio::test]
+async fn an_older_server_is_told_apart() {
+    const OLD: &[u8] = b"\xad\x14\0\x05\x04\x02\0\0\x0aSQL Server\x0f\0\0\0\xfd\0\0\0\0\0\0\0\0";
+    assert!(matches!(
+        log_in(OLD).await,
+        Err(LoginError::OlderProtocol { version: [4, 2, 0, 0] })
+    ));
+}
+
+#[tokio::test]
+async fn a_tls_alert_is_not_tds() {
+    let error = log_in_raw(b"\x15\x03\x01\x00\x02\x02\x28").await;
+    assert!(matches!(error, LoginError::NotTds { first: 0x15 }));
+}
+
+#[tokio::test]
+async fn a_port_that_closes_without_a_word_may_be_a_tls_port() {
+    let error = log_in_raw(b"").await;
+    assert!(matches!(error, LoginError::Closed { spoke: false }));
+    assert_eq!(
+        error.to_string(),
+        "closed by the server before any TDS byte: is this a TLS port?"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_closes_within_its_answer_is_told_apart() {
+    let error = log_in_raw(b"\x04\x01\x00\x20\0\0\0\0\xad").await;
+    assert!(matches!(error, LoginError::Closed { spoke: true }));
+}
+
+#[tokio::test]
+async fn an_answer_above_the_limit_ends_the_session() {
+    let (near, far) = duplex(4096);
+    tokio::spawn(async move { play(&[ACCEPT, &[0xfd; 200]], far).await });
+    let login = LoginRecord::new("root", "", "test");
+    let mut client = Client::with_limit(near, &login, 100).await.unwrap();
+    let error = client.query("select 1").await.unwrap_err();
+    assert!(matches!(
+        error,
+        QueryError::Protocol(Error::MessageTooLong { limit: 100 })
+    ));
+}
+
+#[tokio::test]
+async fn an_idle_session_sees_that_the_server_closes() {
+    let mut client = log_in(ACCEPT).await.unwrap();
+    assert!(matches!(client.lost().await, QueryError::Closed));
+}
+
+#[tokio::test]
+async fn closing_sends_a_logout() {
+    let (near, mut far) = duplex(4096);
+    let peer = tokio::spawn(async move {
+        read_message(&mut far).await;
+        let mut packets = Vec::new();
+        write_message(PacketType::RESPONSE, ACCEPT, 512, &mut packets);
+        far.write_all(&packets).await.unwrap();
+        read_message(&mut far).await
+    });
+    let client = Client::login(near, &LoginRecord::new("root", "", "test"))
+        .await
+        .unwrap();
+    client.close().await.unwrap();
+    assert_eq!(peer.await.unwrap().payload, [0x71, 0]);
+}

@@ -1,0 +1,12 @@
+//! The unit tests inside the stand-ins: cargo either builds an example or tests it, and the other tests need it built.
+
+#![allow(dead_code, reason = "the stand-ins use the rest")]
+
+#[path = "../examples/probe/clock.rs"]
+mod clock;
+#[path = "../examples/probe/gaps.rs"]
+mod gaps;
+#[path = "../examples/probe/record.rs"]
+mod record;
+#[path = "../examples/objectserver/sql.rs"]
+mod sql;
