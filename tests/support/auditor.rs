@@ -261,7 +261,7 @@ fn slice(object: &EndpointSlice) -> Object {
     let target = |endpoint: &k8s_openapi::api::discovery::v1::Endpoint| {
         endpoint.target_ref.as_ref().and_then(|target| target.name.clone()).unwrap_or_else(|| endpoint.addresses.join(","))
     };
-    Object::Slice(object.endpoints.iter().flatten().map(target).collect())
+    Object::Slice(object.endpoints.iter().map(target).collect())
 }
 
 fn pod(object: &Pod) -> Object {
