@@ -16,7 +16,13 @@ fn labels() -> BTreeMap<String, String> {
 }
 
 fn change(revision: u64, kind: Kind, name: &str, object: Option<Object>) -> Change {
-    Change { revision, seen: Timestamp::UNIX_EPOCH, kind, name: name.to_owned(), object }
+    Change {
+        revision,
+        seen: Timestamp::UNIX_EPOCH,
+        kind,
+        name: name.to_owned(),
+        object,
+    }
 }
 
 fn service(revision: u64, sides: &[&str]) -> Change {
@@ -31,17 +37,34 @@ fn slice(revision: u64, name: &str, pods: &[&str]) -> Change {
 }
 
 fn pod(revision: u64, name: &str, side: &str) -> Change {
-    change(revision, Kind::Pod, name, Some(Object::Pod { side: side.to_owned(), finished: false }))
+    change(
+        revision,
+        Kind::Pod,
+        name,
+        Some(Object::Pod {
+            side: side.to_owned(),
+            finished: false,
+        }),
+    )
 }
 
 fn serving() -> Vec<Change> {
-    vec![pod(1, "p", "primary"), pod(2, "b", "backup"), service(3, &["primary"]), slice(4, "s", &["p"])]
+    vec![
+        pod(1, "p", "primary"),
+        pod(2, "b", "backup"),
+        service(3, &["primary"]),
+        slice(4, "s", &["p"]),
+    ]
 }
 
 fn violations(mut more: Vec<Change>) -> Vec<u64> {
     let mut journal = serving();
     journal.append(&mut more);
-    judge(journal, &labels()).violations.iter().map(|violation| violation.revision).collect()
+    judge(journal, &labels())
+        .violations
+        .iter()
+        .map(|violation| violation.revision)
+        .collect()
 }
 
 #[test]
@@ -51,7 +74,14 @@ fn a_switch_in_one_update_is_right() {
 
 #[test]
 fn the_order_is_that_of_the_revisions_and_not_of_arrival() {
-    assert_eq!(violations(vec![slice(6, "s", &["b"]), service(5, &["backup"]), slice(5, "s", &["p"])]), [0; 0]);
+    assert_eq!(
+        violations(vec![
+            slice(6, "s", &["b"]),
+            service(5, &["backup"]),
+            slice(5, "s", &["p"])
+        ]),
+        [0; 0]
+    );
 }
 
 #[test]
@@ -62,7 +92,10 @@ fn a_selector_without_a_side_is_wrong() {
 #[test]
 fn a_selector_without_the_pair_is_wrong() {
     let selector = BTreeMap::from([(SIDE.to_owned(), "primary".to_owned())]);
-    assert_eq!(violations(vec![change(5, Kind::Service, "v", Some(Object::Service(selector)))]), [5]);
+    assert_eq!(
+        violations(vec![change(5, Kind::Service, "v", Some(Object::Service(selector)))]),
+        [5]
+    );
 }
 
 #[test]
@@ -83,7 +116,16 @@ fn an_instant_without_an_endpoint_is_wrong() {
 
 #[test]
 fn an_endpoint_may_go_with_its_pod() {
-    assert_eq!(violations(vec![change(5, Kind::Pod, "p", None), slice(6, "s", &[])]), [0; 0]);
-    let finished = Object::Pod { side: "primary".to_owned(), finished: true };
-    assert_eq!(violations(vec![change(5, Kind::Pod, "p", Some(finished)), slice(6, "s", &[])]), [0; 0]);
+    assert_eq!(
+        violations(vec![change(5, Kind::Pod, "p", None), slice(6, "s", &[])]),
+        [0; 0]
+    );
+    let finished = Object::Pod {
+        side: "primary".to_owned(),
+        finished: true,
+    };
+    assert_eq!(
+        violations(vec![change(5, Kind::Pod, "p", Some(finished)), slice(6, "s", &[])]),
+        [0; 0]
+    );
 }

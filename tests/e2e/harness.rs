@@ -58,7 +58,11 @@ where
     F: Fn(Arc<Scene>) -> R + Send + 'static,
     R: Future<Output = Result<()>> + 'static,
 {
-    Test { name, needs, run: Box::new(move |scene| run(scene).boxed_local()) }
+    Test {
+        name,
+        needs,
+        run: Box::new(move |scene| run(scene).boxed_local()),
+    }
 }
 
 struct Suite {
@@ -73,21 +77,32 @@ pub fn run(tests: Vec<Test>) -> ExitCode {
     static SUITE: OnceLock<Suite> = OnceLock::new();
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(AT_A_TIME);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("failed to start: {error}");
             return ExitCode::FAILURE;
         }
     };
-    let suite = SUITE.get_or_init(|| Suite { runtime, cluster: OnceCell::new(), nodes: RwLock::new(()) });
+    let suite = SUITE.get_or_init(|| Suite {
+        runtime,
+        cluster: OnceCell::new(),
+        nodes: RwLock::new(()),
+    });
     let trials = tests.into_iter().map(|Test { name, needs, run }| {
         let ignored = needs != Needs::AnyCluster && !Cluster::is_own();
         if ignored {
             println!("{name}: not run, because it needs the project's own cluster: unset CLUSTER");
         }
         Trial::test(name, move || {
-            suite.runtime.block_on(suite.one(name, needs, run)).map_err(|error| Failed::from(format!("{error:?}")))
+            suite
+                .runtime
+                .block_on(suite.one(name, needs, run))
+                .map_err(|error| Failed::from(format!("{error:?}")))
         })
         .with_ignored_flag(ignored)
     });
@@ -110,10 +125,19 @@ impl Suite {
         let outcome = AssertUnwindSafe(run(Arc::clone(&scene))).catch_unwind().await;
         let outcome = outcome.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", words_of(&*panic))));
         if let Err(error) = &outcome {
-            let timeline = scene.timeline.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            let timeline = scene
+                .timeline
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .clone();
             match evidence::collect(&scene.namespace, name, &format!("{error:?}\n"), timeline.as_deref()).await {
-                Ok(directory) => scene.say(format_args!("FAILED; logs, objects and events are in {}", directory.display())),
-                Err(error) => scene.say(format_args!("FAILED, and the evidence could not be collected: {error:?}")),
+                Ok(directory) => scene.say(format_args!(
+                    "FAILED; logs, objects and events are in {}",
+                    directory.display()
+                )),
+                Err(error) => scene.say(format_args!(
+                    "FAILED, and the evidence could not be collected: {error:?}"
+                )),
             }
         } else {
             scene.say("passed");
@@ -136,7 +160,8 @@ async fn prepared() -> Result<Cluster> {
     let definition: CustomResourceDefinition = serde_saphyr::from_str(&text)?;
     let name = definition.metadata.name.clone().context("the definition has no name")?;
     let api: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
-    api.patch(&name, &PatchParams::apply(TESTER).force(), &Patch::Apply(&definition)).await?;
+    api.patch(&name, &PatchParams::apply(TESTER).force(), &Patch::Apply(&definition))
+        .await?;
     let established = kube::runtime::wait::conditions::is_crd_established();
     kube::runtime::wait::await_condition(api, &name, established).await?;
     Ok(cluster)
@@ -144,5 +169,7 @@ async fn prepared() -> Result<Cluster> {
 
 fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
     let words = panic.downcast_ref::<&str>().map(|&words| words.to_owned());
-    words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".to_owned())
+    words
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "without a word".to_owned())
 }

@@ -51,7 +51,12 @@ impl Cluster {
         let version = client.apiserver_version().await;
         let version = version.context("the cluster does not answer: run `make cluster` first")?;
         println!("cluster: Kubernetes {} at {}", version.git_version, config.cluster_url);
-        Ok(Self { client, config, kubeconfig, tools })
+        Ok(Self {
+            client,
+            config,
+            kubeconfig,
+            tools,
+        })
     }
 
     /// A client that acts as somebody else.
@@ -65,7 +70,10 @@ impl Cluster {
     pub fn tool(&self, name: &str) -> Command {
         let path = self.tools.join(name);
         let mut command = Command::new(if path.exists() { path } else { PathBuf::from(name) });
-        command.env("KUBECONFIG", &self.kubeconfig).stdin(Stdio::null()).current_dir(repository());
+        command
+            .env("KUBECONFIG", &self.kubeconfig)
+            .stdin(Stdio::null())
+            .current_dir(repository());
         command
     }
 
@@ -112,9 +120,17 @@ async fn ask(what: &str) -> Result<String> {
 }
 
 async fn run(arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program()).args(arguments).stdin(Stdio::null()).output().await?;
+    let output = Command::new(program())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .await?;
     if !output.status.success() {
-        bail!("tests/cluster/cluster {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "tests/cluster/cluster {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

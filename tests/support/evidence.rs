@@ -54,16 +54,27 @@ pub async fn collect(namespace: &Namespace, test: &str, failure: &str, timeline:
         logs(namespace, &directory).await
     };
     if timeout(DEADLINE, everything).await.is_err() {
-        fs::write(directory.join("INCOMPLETE.txt"), format!("collecting took more than {DEADLINE:?}\n"))?;
+        fs::write(
+            directory.join("INCOMPLETE.txt"),
+            format!("collecting took more than {DEADLINE:?}\n"),
+        )?;
     }
     Ok(directory)
 }
 
 async fn objects<K>(namespace: &Namespace, directory: &Path) -> Result<()>
 where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + Serialize
+        + std::fmt::Debug,
 {
-    write(directory, &K::plural(&()), namespace.api::<K>().list(&ListParams::default()).await)
+    write(
+        directory,
+        &K::plural(&()),
+        namespace.api::<K>().list(&ListParams::default()).await,
+    )
 }
 
 async fn pairs(namespace: &Namespace, directory: &Path) -> Result<()> {
@@ -72,7 +83,11 @@ async fn pairs(namespace: &Namespace, directory: &Path) -> Result<()> {
     write(directory, "proxypairs", api.list(&ListParams::default()).await)
 }
 
-fn write<K: Clone + Serialize>(directory: &Path, kind: &str, list: kube::Result<kube::api::ObjectList<K>>) -> Result<()> {
+fn write<K: Clone + Serialize>(
+    directory: &Path,
+    kind: &str,
+    list: kube::Result<kube::api::ObjectList<K>>,
+) -> Result<()> {
     let text = match list {
         Ok(list) => serde_saphyr::to_string(&list.items)?,
         Err(error) => error.to_string(),
@@ -82,13 +97,22 @@ fn write<K: Clone + Serialize>(directory: &Path, kind: &str, list: kube::Result<
 
 async fn logs(namespace: &Namespace, directory: &Path) -> Result<()> {
     let api = namespace.api::<Pod>();
-    let Ok(pods) = api.list(&ListParams::default()).await else { return Ok(()) };
+    let Ok(pods) = api.list(&ListParams::default()).await else {
+        return Ok(());
+    };
     for pod in pods {
         let name = pod.name_any();
         for previous in [false, true] {
-            let parameters = LogParams { previous, timestamps: false, ..LogParams::default() };
+            let parameters = LogParams {
+                previous,
+                timestamps: false,
+                ..LogParams::default()
+            };
             match timeout(Duration::from_secs(5), api.logs(&name, &parameters)).await {
-                Ok(Ok(text)) => fs::write(directory.join(format!("{name}{}.log", if previous { ".previous" } else { "" })), text)?,
+                Ok(Ok(text)) => fs::write(
+                    directory.join(format!("{name}{}.log", if previous { ".previous" } else { "" })),
+                    text,
+                )?,
                 Ok(Err(error)) if !previous => fs::write(directory.join(format!("{name}.log")), error.to_string())?,
                 Err(_) if !previous => fs::write(directory.join(format!("{name}.log")), "the logs did not come")?,
                 _ => {}

@@ -33,7 +33,11 @@ pub fn run(program: &str, args: &[&str]) -> String {
 #[track_caller]
 pub fn run_refused(program: &str, args: &[&str]) -> String {
     let output = attempt(program, args);
-    assert!(!output.status.success(), "this should have been refused: {}", told(program, args, &output));
+    assert!(
+        !output.status.success(),
+        "this should have been refused: {}",
+        told(program, args, &output)
+    );
     String::from_utf8(output.stderr).unwrap()
 }
 
@@ -45,7 +49,9 @@ pub fn attempt(program: &str, args: &[&str]) -> Output {
     if let Ok(kubeconfig) = std::env::var("PROXYPAIR_KUBECONFIG") {
         command.env("KUBECONFIG", kubeconfig);
     }
-    command.output().unwrap_or_else(|error| panic!("{program} cannot be run: {error}"))
+    command
+        .output()
+        .unwrap_or_else(|error| panic!("{program} cannot be run: {error}"))
 }
 
 fn told(program: &str, args: &[&str], output: &Output) -> String {
@@ -57,8 +63,15 @@ fn told(program: &str, args: &[&str], output: &Output) -> String {
 fn tools() -> &'static Path {
     static TOOLS: OnceLock<PathBuf> = OnceLock::new();
     TOOLS.get_or_init(|| {
-        let output = Command::new(in_repository("tests/cluster/cluster")).arg("tools").output().unwrap();
-        assert!(output.status.success(), "no helm: {}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new(in_repository("tests/cluster/cluster"))
+            .arg("tools")
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "no helm: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap().trim().into()
     })
 }
@@ -92,7 +105,9 @@ impl Objects {
     #[track_caller]
     pub fn one<'a>(&'a self, kind: &'a str) -> &'a Value {
         let found: Vec<_> = self.all(kind).collect();
-        let [one] = found[..] else { panic!("{} objects of kind {kind}, not one", found.len()) };
+        let [one] = found[..] else {
+            panic!("{} objects of kind {kind}, not one", found.len())
+        };
         one
     }
 
@@ -100,6 +115,13 @@ impl Objects {
     #[track_caller]
     pub fn named<'a>(&'a self, kind: &'a str, name: &str) -> &'a Value {
         let found = self.all(kind).find(|object| object["metadata"]["name"] == name);
-        found.unwrap_or_else(|| panic!("no {kind} {name} among {:?}", self.all(kind).map(|object| &object["metadata"]["name"]).collect::<Vec<_>>()))
+        found.unwrap_or_else(|| {
+            panic!(
+                "no {kind} {name} among {:?}",
+                self.all(kind)
+                    .map(|object| &object["metadata"]["name"])
+                    .collect::<Vec<_>>()
+            )
+        })
     }
 }

@@ -44,9 +44,17 @@ impl Hold {
         let client = &namespace.cluster.client;
         let name = namespace.name.clone();
         let (group, resource, allowed) = match step {
-            Step::Intent => ("proxypair.dev", "proxypairs/status", changes_nothing_in("status", "target")),
+            Step::Intent => (
+                "proxypair.dev",
+                "proxypairs/status",
+                changes_nothing_in("status", "target"),
+            ),
             Step::Patch => ("", "services", changes_nothing_in("spec", "selector")),
-            Step::Fact => ("proxypair.dev", "proxypairs/status", changes_nothing_in("status", "serving")),
+            Step::Fact => (
+                "proxypair.dev",
+                "proxypairs/status",
+                changes_nothing_in("status", "serving"),
+            ),
         };
         let metadata = json!({"name": name, "labels": {TEST: namespace.name}});
         let policy = json!({
@@ -78,14 +86,24 @@ impl Hold {
             },
         });
         let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
-        policies.create(&PostParams::default(), &serde_json::from_value(policy)?).await?;
+        policies
+            .create(&PostParams::default(), &serde_json::from_value(policy)?)
+            .await?;
         let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
-        bindings.create(&PostParams::default(), &serde_json::from_value(binding)?).await?;
-        let mut hold = Self { namespace: namespace.clone(), name, refused_before: 0.0 };
+        bindings
+            .create(&PostParams::default(), &serde_json::from_value(binding)?)
+            .await?;
+        let mut hold = Self {
+            namespace: namespace.clone(),
+            name,
+            refused_before: 0.0,
+        };
         let as_operator = namespace.cluster.client_as(&operator.user())?;
-        eventually(Duration::from_secs(20), format!("the API server refuses the step {step:?}"), async || {
-            hold.try_step(as_operator.clone(), pair, step).await
-        })
+        eventually(
+            Duration::from_secs(20),
+            format!("the API server refuses the step {step:?}"),
+            async || hold.try_step(as_operator.clone(), pair, step).await,
+        )
         .await?;
         hold.refused_before = hold.refusals().await?;
         Ok(hold)
@@ -111,22 +129,38 @@ impl Hold {
         let client = &namespace.cluster.client;
         let ours = ListParams::default().labels(&format!("{TEST}={}", namespace.name));
         let now = DeleteParams::default();
-        Api::<ValidatingAdmissionPolicyBinding>::all(client.clone()).delete_collection(&now, &ours).await?;
-        Api::<ValidatingAdmissionPolicy>::all(client.clone()).delete_collection(&now, &ours).await?;
+        Api::<ValidatingAdmissionPolicyBinding>::all(client.clone())
+            .delete_collection(&now, &ours)
+            .await?;
+        Api::<ValidatingAdmissionPolicy>::all(client.clone())
+            .delete_collection(&now, &ours)
+            .await?;
         Ok(())
     }
 
     /// Tries the step in the operator's name without effect. An error while it is allowed.
     async fn try_step(&self, client: Client, pair: &Pair, step: Step) -> Result<()> {
-        let dry = PatchParams { dry_run: true, ..PatchParams::default() };
+        let dry = PatchParams {
+            dry_run: true,
+            ..PatchParams::default()
+        };
         let (name, namespace) = (&pair.name, &self.namespace.name);
         let pairs = Api::<ProxyPair>::namespaced(client.clone(), namespace);
         let outcome = match step {
-            Step::Intent => pairs.patch_status(name, &dry, &Patch::Merge(json!({"status": {"target": "Backup"}}))).await.map(drop),
-            Step::Fact => pairs.patch_status(name, &dry, &Patch::Merge(json!({"status": {"serving": "Backup"}}))).await.map(drop),
+            Step::Intent => pairs
+                .patch_status(name, &dry, &Patch::Merge(json!({"status": {"target": "Backup"}})))
+                .await
+                .map(drop),
+            Step::Fact => pairs
+                .patch_status(name, &dry, &Patch::Merge(json!({"status": {"serving": "Backup"}})))
+                .await
+                .map(drop),
             Step::Patch => {
                 let patch = Patch::Merge(json!({"spec": {"selector": {LABEL_SIDE: "backup"}}}));
-                Api::<Service>::namespaced(client, namespace).patch(name, &dry, &patch).await.map(drop)
+                Api::<Service>::namespaced(client, namespace)
+                    .patch(name, &dry, &patch)
+                    .await
+                    .map(drop)
             }
         };
         match outcome {
@@ -145,14 +179,19 @@ impl Hold {
                 && line.contains(&policy)
                 && line.contains("enforcement_action=\"deny\"")
         });
-        Ok(counts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        Ok(counts
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum())
     }
 }
 
 /// CEL: the field is as it was.
 fn changes_nothing_in(part: &str, field: &str) -> String {
     let path = |object: &str| format!("{object}.{part}.{field}");
-    let has = format!("has(object.{part}) && has(oldObject.{part}) && has({}) && has({})", path("object"), path("oldObject"));
+    let has = format!(
+        "has(object.{part}) && has(oldObject.{part}) && has({}) && has({})",
+        path("object"),
+        path("oldObject")
+    );
     format!("!({has}) || {} == {}", path("object"), path("oldObject"))
 }
-

@@ -46,12 +46,18 @@ impl Namespace {
             }},
         });
         let api: Api<NamespaceObject> = Api::all(cluster.client.clone());
-        api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
-        let namespace = Self { cluster: cluster.clone(), name };
+        api.create(&PostParams::default(), &serde_json::from_value(object)?)
+            .await?;
+        let namespace = Self {
+            cluster: cluster.clone(),
+            name,
+        };
         let accounts = namespace.api::<ServiceAccount>();
-        eventually(Duration::from_secs(20), "the namespace has its default ServiceAccount", async || {
-            Ok(accounts.get("default").await?)
-        })
+        eventually(
+            Duration::from_secs(20),
+            "the namespace has its default ServiceAccount",
+            async || Ok(accounts.get("default").await?),
+        )
         .await?;
         Ok(namespace)
     }
@@ -76,14 +82,20 @@ impl Namespace {
         let kind = K::kind(&()).into_owned();
         let object: K = serde_json::from_value(object).with_context(|| format!("this is no {kind}"))?;
         let params = PatchParams::apply(TESTER).force();
-        let applied = self.api().patch(&object.name_any(), &params, &Patch::Apply(&object)).await;
+        let applied = self
+            .api()
+            .patch(&object.name_any(), &params, &Patch::Apply(&object))
+            .await;
         applied.with_context(|| format!("failed to apply {kind} {}", object.name_any()))
     }
 
     /// Pods with these labels that are not being deleted.
     pub async fn pods(&self, labels: &str) -> Result<Vec<Pod>> {
         let list = self.api::<Pod>().list(&ListParams::default().labels(labels)).await?;
-        Ok(list.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect())
+        Ok(list
+            .into_iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+            .collect())
     }
 
     /// Waits until a pod is ready.
@@ -101,7 +113,9 @@ impl Namespace {
 /// Whether a pod passes its readiness checks.
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    conditions
+        .into_iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn random_suffix() -> String {

@@ -32,7 +32,14 @@ impl Operator {
         let image = std::env::var("IMAGE").unwrap_or_else(|_| "proxypair.test/proxypair:dev".to_owned());
         let (repository, tag) = image.rsplit_once(':').context("IMAGE has no tag")?;
         let mut helm = namespace.cluster.tool("helm");
-        helm.args(["install", RELEASE, "charts/proxypair", "--namespace", &namespace.name, "--skip-crds"]);
+        helm.args([
+            "install",
+            RELEASE,
+            "charts/proxypair",
+            "--namespace",
+            &namespace.name,
+            "--skip-crds",
+        ]);
         for value in [
             &format!("image.repository={repository}"),
             &format!("image.tag={tag}"),
@@ -48,7 +55,9 @@ impl Operator {
             helm.args(["--set", value]);
         }
         finish(helm).await.context("failed to install the chart")?;
-        let operator = Self { namespace: namespace.clone() };
+        let operator = Self {
+            namespace: namespace.clone(),
+        };
         operator.until_complete(Duration::from_secs(60)).await?;
         Ok(operator)
     }
@@ -56,7 +65,13 @@ impl Operator {
     /// Removes what stands outside of its namespace too.
     pub async fn uninstall(namespace: &Namespace) -> Result<()> {
         let mut helm = namespace.cluster.tool("helm");
-        helm.args(["uninstall", RELEASE, "--namespace", &namespace.name, "--ignore-not-found"]);
+        helm.args([
+            "uninstall",
+            RELEASE,
+            "--namespace",
+            &namespace.name,
+            "--ignore-not-found",
+        ]);
         finish(helm).await.context("failed to uninstall the chart")
     }
 
@@ -67,14 +82,26 @@ impl Operator {
 
     /// Waits until all replicas are ready and one of them leads.
     pub async fn until_complete(&self, deadline: Duration) -> Result<()> {
-        eventually(deadline, "all replicas of the operator are ready and one leads", async || {
-            let pods = self.namespace.pods(PODS).await?;
-            let ready: Vec<_> = pods.iter().filter(|pod| is_ready(pod)).map(ResourceExt::name_any).collect();
-            ensure!(ready.len() == REPLICAS && pods.len() == REPLICAS, "ready {ready:?} of {}", pods.len());
-            let leader = self.leader().await?;
-            ensure!(ready.contains(&leader.pod), "{leader:?} leads, ready {ready:?}");
-            Ok(())
-        })
+        eventually(
+            deadline,
+            "all replicas of the operator are ready and one leads",
+            async || {
+                let pods = self.namespace.pods(PODS).await?;
+                let ready: Vec<_> = pods
+                    .iter()
+                    .filter(|pod| is_ready(pod))
+                    .map(ResourceExt::name_any)
+                    .collect();
+                ensure!(
+                    ready.len() == REPLICAS && pods.len() == REPLICAS,
+                    "ready {ready:?} of {}",
+                    pods.len()
+                );
+                let leader = self.leader().await?;
+                ensure!(ready.contains(&leader.pod), "{leader:?} leads, ready {ready:?}");
+                Ok(())
+            },
+        )
         .await
     }
 
@@ -82,8 +109,14 @@ impl Operator {
     pub async fn leader(&self) -> Result<Leader> {
         let lease = self.namespace.api::<Lease>().get(RELEASE).await?;
         let spec = lease.spec.context("an empty Lease")?;
-        let pod = spec.holder_identity.filter(|holder| !holder.is_empty()).context("nobody leads")?;
-        Ok(Leader { pod, term: spec.lease_transitions.unwrap_or_default() })
+        let pod = spec
+            .holder_identity
+            .filter(|holder| !holder.is_empty())
+            .context("nobody leads")?;
+        Ok(Leader {
+            pod,
+            term: spec.lease_transitions.unwrap_or_default(),
+        })
     }
 
     /// Waits until leadership has passed on from `old`.
@@ -100,10 +133,16 @@ impl Operator {
     pub async fn kill_leader(&self) -> Result<Leader> {
         let leader = self.leader().await?;
         if Cluster::is_own() {
-            self.namespace.cluster.signal(&self.namespace.name, &leader.pod, "KILL").await?;
+            self.namespace
+                .cluster
+                .signal(&self.namespace.name, &leader.pod, "KILL")
+                .await?;
         }
         let now = DeleteParams::default().grace_period(0);
-        self.namespace.api::<k8s_openapi::api::core::v1::Pod>().delete(&leader.pod, &now).await?;
+        self.namespace
+            .api::<k8s_openapi::api::core::v1::Pod>()
+            .delete(&leader.pod, &now)
+            .await?;
         Ok(leader)
     }
 }
@@ -118,6 +157,10 @@ pub struct Leader {
 
 async fn finish(mut command: Command) -> Result<()> {
     let output = command.output().await?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     Ok(())
 }

@@ -27,7 +27,8 @@ pub struct Pair {
 
 /// A manifest with timings that make tests quick: refusal is believed at once, silence after 3 s, the primary returns after 3 s.
 pub fn manifest(name: &str, primary: &ObjectServer, backup: &ObjectServer) -> Value {
-    let server = |server: &ObjectServer| json!({"name": server.name, "host": server.host(), "port": OBJECT_SERVER_PORT});
+    let server =
+        |server: &ObjectServer| json!({"name": server.name, "host": server.host(), "port": OBJECT_SERVER_PORT});
     json!({
         "apiVersion": "proxypair.dev/v1alpha1",
         "kind": "ProxyPair",
@@ -46,7 +47,15 @@ impl Pair {
     /// Applies a manifest.
     pub async fn apply(namespace: &Namespace, manifest: Value) -> Result<Self> {
         let applied: ProxyPair = namespace.apply(manifest).await?;
-        Ok(Self { name: applied.name_any(), namespace: namespace.clone() })
+        Ok(Self {
+            name: applied.name_any(),
+            namespace: namespace.clone(),
+        })
+    }
+
+    /// Where it is.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 
     /// ProxyPairs of the namespace.
@@ -86,23 +95,32 @@ impl Pair {
     /// Waits until `primary` serves and both sides are up: the state in which most tests begin.
     pub async fn until_protected(&self, deadline: Duration) -> Result<ProxyPairStatus> {
         self.until("the primary serves and both sides are up", deadline, |status| {
-            serves(status, Side::Primary) && condition(status, "Ready") == "True" && condition(status, "Protected") == "True"
+            serves(status, Side::Primary)
+                && condition(status, "Ready") == "True"
+                && condition(status, "Protected") == "True"
         })
         .await
     }
 
     /// Waits until a side is of this health.
     pub async fn until_health(&self, side: Side, health: Health, deadline: Duration) -> Result<ProxyPairStatus> {
-        self.until(&format!("the {} side is {}", side.label(), health.as_str()), deadline, |status| {
-            status.side(side).is_some_and(|side| side.health == health)
-        })
+        self.until(
+            &format!("the {} side is {}", side.label(), health.as_str()),
+            deadline,
+            |status| status.side(side).is_some_and(|side| side.health == health),
+        )
         .await
     }
 
     /// The proxy pod of a side.
     pub async fn pod(&self, side: Side) -> Result<Pod> {
-        let pods = self.namespace.pods(&format!("{LABEL_PAIR}={},{LABEL_SIDE}={}", self.name, side.label())).await?;
-        pods.into_iter().next().with_context(|| format!("{} has no {} pod", self.name, side.label()))
+        let pods = self
+            .namespace
+            .pods(&format!("{LABEL_PAIR}={},{LABEL_SIDE}={}", self.name, side.label()))
+            .await?;
+        pods.into_iter()
+            .next()
+            .with_context(|| format!("{} has no {} pod", self.name, side.label()))
     }
 }
 
@@ -119,7 +137,16 @@ pub fn condition<'a>(status: &'a ProxyPairStatus, type_: &str) -> &'a str {
 
 /// Fails unless the newest switches, oldest first, were of these kinds and went to these sides.
 pub fn expect_history(status: &ProxyPairStatus, wanted: &[(SwitchKind, Side)]) -> Result<()> {
-    let found: Vec<_> = status.history.iter().rev().map(|switch| (switch.kind, switch.to)).collect();
-    ensure!(found == wanted, "history is {found:?}, not {wanted:?}: {}", serde_json::to_string(&status.history)?);
+    let found: Vec<_> = status
+        .history
+        .iter()
+        .rev()
+        .map(|switch| (switch.kind, switch.to))
+        .collect();
+    ensure!(
+        found == wanted,
+        "history is {found:?}, not {wanted:?}: {}",
+        serde_json::to_string(&status.history)?
+    );
     Ok(())
 }

@@ -1,19 +1,20 @@
 //! What most tests begin with: an operator, two ObjectServers, a ProxyPair whose primary serves, an auditor, and probes that send.
 
-use std::{sync::Mutex, time::Duration};
+use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use proxypair::api::Side;
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
-    auditor::{Auditor, Ledger, timeline},
+    auditor::{Auditor, Ledger, duplicates, timeline},
     cluster::Cluster,
     namespace::Namespace,
     operator::Operator,
     pair::{self, Pair},
     stand_ins::{Fleet, FleetOptions, ObjectServer},
+    wait::eventually,
 };
 
 /// How long a pair may take from the manifest to both sides up.
@@ -37,7 +38,12 @@ impl Scene {
     pub async fn open(cluster: &Cluster, test: &'static str) -> Result<Self> {
         let began = Instant::now();
         let namespace = Namespace::create(cluster, test).await?;
-        Ok(Self { test, namespace, began, timeline: Mutex::new(None) })
+        Ok(Self {
+            test,
+            namespace,
+            began,
+            timeline: Mutex::new(None),
+        })
     }
 
     /// Says what the test does or has measured.
@@ -66,15 +72,29 @@ impl Scene {
         let stage = async {
             let pair = Pair::apply(namespace, manifest).await?;
             pair.until_protected(START).await?;
-            let options = FleetOptions { node: fleet_node.map(str::to_owned), ..setting.fleet.clone() };
+            let options = FleetOptions {
+                node: fleet_node.map(str::to_owned),
+                ..setting.fleet.clone()
+            };
             let fleet = Fleet::start(namespace, "load", &format!("{}:{}", pair.name, pair::PORT), &options).await?;
             fleet.until_all_on("AGG_P", SOON).await?;
             anyhow::Ok((pair, fleet))
         };
-        let guard = Watched { scene: self, auditor: Some(auditor) };
+        let guard = Watched {
+            scene: self,
+            auditor: Some(auditor),
+        };
         let (pair, fleet) = stage.await?;
         self.say("the primary serves, the backup is up, the probes send");
-        Ok(Stage { scene: self, operator, agg_p, agg_b, pair, fleet, auditor: guard })
+        Ok(Stage {
+            scene: self,
+            operator,
+            agg_p,
+            agg_b,
+            pair,
+            fleet,
+            auditor: guard,
+        })
     }
 }
 
@@ -122,21 +142,58 @@ impl Stage<'_> {
         self.fleet.until_all_on(name, SOON).await?;
         self.pair.until_serving(side, SOON).await?;
         let gap = self.fleet.longest_gap(mark).await?;
-        self.scene.say(format_args!("{mark}: every probe is on {name}; the longest gap was {} ms", gap.as_millis()));
+        self.scene.say(format_args!(
+            "{mark}: every probe is on {name}; the longest gap was {} ms",
+            gap.as_millis()
+        ));
         Ok(gap)
     }
 
-    /// Closes the books: fails if an acknowledged event is lost or the routing was ever wrong. The number of sessions on each ObjectServer
-    /// is what it is when the probes still send.
-    pub async fn finish(mut self) -> Result<Ledger> {
-        for server in [&self.agg_p, &self.agg_b] {
-            let sessions = server.sessions().await?;
-            let wanted = self.fleet.report().await?.totals.sessions.get(&server.name).copied().unwrap_or_default();
-            anyhow::ensure!(sessions == wanted, "{} has {sessions} sessions, the probes have {wanted} there", server.name);
+    /// Waits until each ObjectServer has just the sessions that the probes have there.
+    pub async fn until_no_session_is_left(&self) -> Result<()> {
+        eventually(SOON, "each ObjectServer has just the probes' sessions", async || {
+            let probes = self.fleet.report().await?.totals.sessions;
+            for server in [&self.agg_p, &self.agg_b] {
+                let (sessions, wanted) = (
+                    server.sessions().await?,
+                    probes.get(&server.name).copied().unwrap_or_default(),
+                );
+                ensure!(
+                    sessions == wanted,
+                    "{} has {sessions} sessions, the probes have {wanted} there",
+                    server.name
+                );
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Events that have come more than once until now.
+    pub async fn duplicates(&self) -> Result<BTreeMap<String, u64>> {
+        duplicates(&[&self.agg_p, &self.agg_b]).await
+    }
+
+    /// Ends the auditor's watch with its judgement, while the probes send on.
+    pub async fn finish_watching(mut self) -> Result<()> {
+        match self.auditor.auditor.take() {
+            Some(auditor) => auditor.finish_watching().await,
+            None => anyhow::bail!("the auditor has gone"),
         }
-        let Some(auditor) = self.auditor.auditor.take() else { anyhow::bail!("the auditor has gone") };
+    }
+
+    /// Closes the books: fails if a session was left behind, an acknowledged event is lost, or the routing was ever wrong.
+    pub async fn finish(mut self) -> Result<Ledger> {
+        self.until_no_session_is_left().await?;
+        let Some(auditor) = self.auditor.auditor.take() else {
+            anyhow::bail!("the auditor has gone")
+        };
         let judgement = auditor.judgement();
-        *self.scene.timeline.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(timeline::in_words(&judgement));
+        *self
+            .scene
+            .timeline
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(timeline::in_words(&judgement));
         let ledger = auditor.finish(&[&self.fleet], &[&self.agg_p, &self.agg_b]).await?;
         self.scene.say(format_args!(
             "{} events acknowledged, {} lost, {} came more than once",
@@ -158,7 +215,11 @@ impl Drop for Watched<'_> {
     fn drop(&mut self) {
         if let Some(auditor) = &self.auditor {
             let words = timeline::in_words(&auditor.judgement());
-            *self.scene.timeline.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(words);
+            *self
+                .scene
+                .timeline
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(words);
         }
     }
 }

@@ -26,10 +26,18 @@ fn image() -> String {
 
 /// Asks the API of a pod.
 async fn ask<T: DeserializeOwned>(namespace: &Namespace, pod: &str, method: &str, path: &str) -> Result<T> {
-    let uri = format!("/api/v1/namespaces/{}/pods/{pod}:{API_PORT}/proxy/{path}", namespace.name);
-    let request = axum::http::Request::builder().method(method).uri(&uri).body(Vec::new())?;
+    let uri = format!(
+        "/api/v1/namespaces/{}/pods/{pod}:{API_PORT}/proxy/{path}",
+        namespace.name
+    );
+    let request = axum::http::Request::builder()
+        .method(method)
+        .uri(&uri)
+        .body(Vec::new())?;
     let answer = timeout(API_DEADLINE, namespace.cluster.client.request(request)).await;
-    answer.with_context(|| format!("{pod}: {method} {path}: no answer"))?.with_context(|| format!("{pod}: {method} {path}"))
+    answer
+        .with_context(|| format!("{pod}: {method} {path}: no answer"))?
+        .with_context(|| format!("{pod}: {method} {path}"))
 }
 
 fn pod(name: &str, labels: Value, node: Option<&str>, container: Value) -> Value {
@@ -117,9 +125,15 @@ impl ObjectServer {
                 },
             }))
             .await?;
-        namespace.apply::<Pod>(pod(&pod_name, labels.clone(), node, container)).await?;
+        namespace
+            .apply::<Pod>(pod(&pod_name, labels.clone(), node, container))
+            .await?;
         namespace.until_ready(&pod_name).await?;
-        Ok(Self { name: name.to_owned(), pod: pod_name, namespace: namespace.clone() })
+        Ok(Self {
+            name: name.to_owned(),
+            pod: pod_name,
+            namespace: namespace.clone(),
+        })
     }
 
     /// Its host name, from anywhere in the cluster.
@@ -139,7 +153,20 @@ impl ObjectServer {
 
     /// How many sessions are logged in.
     pub async fn sessions(&self) -> Result<u64> {
-        Ok(self.agent("GET", "status").await?["sessions"].as_u64().unwrap_or_default())
+        Ok(self.agent("GET", "status").await?["sessions"]
+            .as_u64()
+            .unwrap_or_default())
+    }
+
+    /// Rows that a query of this test's own finds.
+    pub async fn select(&self, sql: &str) -> Result<Vec<Value>> {
+        ask(
+            &self.namespace,
+            &self.pod,
+            "GET",
+            &format!("sql?q={}", sql.replace('%', "%25").replace(' ', "+")),
+        )
+        .await
     }
 
     /// All events it holds, whether it runs or not.
@@ -172,13 +199,21 @@ pub struct FleetOptions {
     pub rate: u64,
     /// How long each waits for an acknowledgement; zero waits for ever, as OMNIbus does out of the box.
     pub network_timeout: Duration,
+    /// How long connecting may take, and how long the login after it.
+    pub connect_timeout: Duration,
     /// Where they run.
     pub node: Option<String>,
 }
 
 impl Default for FleetOptions {
     fn default() -> Self {
-        Self { probes: 10, rate: 20, network_timeout: Duration::ZERO, node: None }
+        Self {
+            probes: 10,
+            rate: 20,
+            network_timeout: Duration::ZERO,
+            connect_timeout: Duration::from_secs(2),
+            node: None,
+        }
     }
 }
 
@@ -196,10 +231,6 @@ pub struct Report {
 /// Counters over all probes.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Totals {
-    /// Events acknowledged.
-    pub acknowledged: u64,
-    /// Sessions after the first.
-    pub reconnects: u64,
     /// Acknowledgements by ObjectServer.
     pub answered_by: BTreeMap<String, u64>,
     /// Open sessions by ObjectServer.
@@ -229,7 +260,13 @@ pub struct ProbeReport {
 impl Fleet {
     /// Starts a fleet that sends to `server`, as HOST:PORT.
     pub async fn start(namespace: &Namespace, name: &str, server: &str, options: &FleetOptions) -> Result<Self> {
-        let FleetOptions { probes, rate, network_timeout, node } = options;
+        let FleetOptions {
+            probes,
+            rate,
+            network_timeout,
+            connect_timeout,
+            node,
+        } = options;
         let container = json!({
             "name": "probe",
             "command": ["/probe"],
@@ -239,13 +276,20 @@ impl Fleet {
                 format!("--probes={probes}"),
                 format!("--rate={rate}"),
                 format!("--network-timeout={}ms", network_timeout.as_millis()),
+                format!("--connect-timeout={}ms", connect_timeout.as_millis()),
                 "--reconnect-delay=20ms",
                 format!("--listen=0.0.0.0:{API_PORT}"),
             ],
         });
-        namespace.apply::<Pod>(pod(name, json!({"app": "probes"}), node.as_deref(), container)).await?;
+        namespace
+            .apply::<Pod>(pod(name, json!({"app": "probes"}), node.as_deref(), container))
+            .await?;
         namespace.until_ready(name).await?;
-        Ok(Self { name: name.to_owned(), probes: *probes, namespace: namespace.clone() })
+        Ok(Self {
+            name: name.to_owned(),
+            probes: *probes,
+            namespace: namespace.clone(),
+        })
     }
 
     /// What has happened until now.
@@ -255,44 +299,83 @@ impl Fleet {
 
     /// Begins a window of the report.
     pub async fn mark(&self, window: &str) -> Result<()> {
-        ask::<Value>(&self.namespace, &self.name, "POST", &format!("mark?name={window}")).await.map(drop)
+        ask::<Value>(&self.namespace, &self.name, "POST", &format!("mark?name={window}"))
+            .await
+            .map(drop)
     }
 
     /// The longest time that any probe was without an acknowledgement since the mark.
     pub async fn longest_gap(&self, window: &str) -> Result<Duration> {
         let report = self.report().await?;
-        let window = report.windows.iter().find(|found| found.name == window).context("no such window")?;
-        Ok(Duration::from_secs_f64(window.longest_gap_ms.unwrap_or_default() / 1000.0))
+        let window = report
+            .windows
+            .iter()
+            .find(|found| found.name == window)
+            .context("no such window")?;
+        Ok(Duration::from_secs_f64(
+            window.longest_gap_ms.unwrap_or_default() / 1000.0,
+        ))
     }
 
     /// Waits until every probe has its session with `server`, and each has sent events to it.
     pub async fn until_all_on(&self, server: &str, deadline: Duration) -> Result<()> {
-        eventually(deadline, format!("every probe of {} sends to {server}", self.name), async || {
-            let Totals { sessions, answered_by, connect_failures, .. } = self.report().await?.totals;
-            let here = sessions.get(server) == Some(&self.probes) && sessions.len() == 1;
-            ensure!(here, "sessions {sessions:?}, answered by {answered_by:?}, failures {connect_failures:?}");
-            Ok(())
-        })
+        eventually(
+            deadline,
+            format!("every probe of {} sends to {server}", self.name),
+            async || {
+                let Totals {
+                    sessions,
+                    answered_by,
+                    connect_failures,
+                    ..
+                } = self.report().await?.totals;
+                let here = sessions.get(server) == Some(&self.probes) && sessions.len() == 1;
+                ensure!(
+                    here,
+                    "sessions {sessions:?}, answered by {answered_by:?}, failures {connect_failures:?}"
+                );
+                Ok(())
+            },
+        )
         .await?;
         self.until_acknowledged_by(server, self.probes * 5, deadline).await
     }
 
     /// Waits until `server` has acknowledged so many events more.
     pub async fn until_acknowledged_by(&self, server: &str, more: u64, deadline: Duration) -> Result<()> {
-        let count = async || anyhow::Ok(self.report().await?.totals.answered_by.get(server).copied().unwrap_or_default());
+        let count = async || {
+            anyhow::Ok(
+                self.report()
+                    .await?
+                    .totals
+                    .answered_by
+                    .get(server)
+                    .copied()
+                    .unwrap_or_default(),
+            )
+        };
         let before = count().await?;
-        eventually(deadline, format!("{server} acknowledges {more} events more"), async || {
-            let now = count().await?;
-            ensure!(now >= before + more, "{} of {more}", now - before);
-            Ok(())
-        })
+        eventually(
+            deadline,
+            format!("{server} acknowledges {more} events more"),
+            async || {
+                let now = count().await?;
+                ensure!(now >= before + more, "{} of {more}", now - before);
+                Ok(())
+            },
+        )
         .await
     }
 
     /// Makes no more events, sends what is kept, and ends the fleet.
     pub async fn stop(&self) -> Result<Report> {
-        let report = ask(&self.namespace, &self.name, "POST", "stop").await.context("the probes could not deliver what they kept")?;
-        self.namespace.api::<Pod>().delete(&self.name, &DeleteParams::default()).await?;
+        let report = ask(&self.namespace, &self.name, "POST", "stop")
+            .await
+            .context("the probes could not deliver what they kept")?;
+        self.namespace
+            .api::<Pod>()
+            .delete(&self.name, &DeleteParams::default())
+            .await?;
         Ok(report)
     }
 }

@@ -10,7 +10,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Looks until `look` gives a value. An error of `look` is not a failure: it says what was seen instead, and the last one is in the message
 /// when the deadline passes. A look that hangs counts as an error.
-pub async fn eventually<T>(deadline: Duration, what: impl Display, mut look: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+pub async fn eventually<T>(
+    deadline: Duration,
+    what: impl Display,
+    mut look: impl AsyncFnMut() -> Result<T>,
+) -> Result<T> {
     let end = Instant::now() + deadline;
     let mut last = anyhow::anyhow!("nothing: the first look did not return");
     loop {

@@ -94,7 +94,14 @@ pub fn judge(mut journal: Vec<Change>, labels: &BTreeMap<String, String>) -> Jud
     let mut sides: BTreeMap<String, String> = BTreeMap::new();
     let mut routing = Routing::default();
     let mut judgement = Judgement::default();
-    for Change { revision, seen, kind, name, object } in journal {
+    for Change {
+        revision,
+        seen,
+        kind,
+        name,
+        object,
+    } in journal
+    {
         if let Some(Object::Pod { side, .. }) = &object {
             sides.insert(name.clone(), side.clone());
         }
@@ -110,13 +117,20 @@ pub fn judge(mut journal: Vec<Change>, labels: &BTreeMap<String, String>) -> Jud
         if let Some(what) = wrong_selector(routing.selector.as_ref(), next.selector.as_ref(), labels) {
             violate(what);
         }
-        let serving: BTreeSet<_> = next.endpoints.iter().map(|pod| sides.get(pod).map_or("?", String::as_str)).collect();
+        let serving: BTreeSet<_> = next
+            .endpoints
+            .iter()
+            .map(|pod| sides.get(pod).map_or("?", String::as_str))
+            .collect();
         if serving.len() > 1 {
             violate(format!("endpoints of more than one side: {:?}", next.endpoints));
         }
         if next.endpoints.is_empty() {
             let there = |pod: &&String| {
-                matches!(objects.get(&(Kind::Pod, (*pod).clone())), Some(Object::Pod { finished: false, .. }))
+                matches!(
+                    objects.get(&(Kind::Pod, (*pod).clone())),
+                    Some(Object::Pod { finished: false, .. })
+                )
             };
             let taken: Vec<_> = routing.endpoints.iter().filter(there).collect();
             if !taken.is_empty() {
@@ -149,7 +163,9 @@ fn wrong_selector(
     if before == now {
         return None;
     }
-    let Some(selector) = now else { return Some("the virtual Service is gone".to_owned()) };
+    let Some(selector) = now else {
+        return Some("the virtual Service is gone".to_owned());
+    };
     let right = ["primary", "backup"].iter().any(|side| {
         let mut right = labels.clone();
         right.insert(SIDE.to_owned(), (*side).to_owned());
@@ -163,9 +179,14 @@ pub fn in_words(judgement: &Judgement) -> String {
     use std::fmt::Write;
     let mut text = String::new();
     for (seen, revision, Routing { selector, endpoints }) in &judgement.steps {
-        let side = selector.as_ref().map_or("no Service", |selector| selector.get(SIDE).map_or("no side", String::as_str));
+        let side = selector.as_ref().map_or("no Service", |selector| {
+            selector.get(SIDE).map_or("no side", String::as_str)
+        });
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{seen} revision {revision}: selects {side}, endpoints {endpoints:?}");
+        let _ = writeln!(
+            text,
+            "{seen} revision {revision}: selects {side}, endpoints {endpoints:?}"
+        );
     }
     for Violation { seen, revision, what } in &judgement.violations {
         let _ = writeln!(text, "{seen} revision {revision}: VIOLATION: {what}");
