@@ -102,7 +102,7 @@ pub fn run(tests: Vec<Test>) -> ExitCode {
             suite
                 .runtime
                 .block_on(suite.one(name, needs, run))
-                .map_err(|error| Failed::from(format!("{error:?}")))
+                .map_err(|error| Failed::from(format!("{error:#}")))
         })
         .with_ignored_flag(ignored)
     });
@@ -130,13 +130,13 @@ impl Suite {
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
                 .clone();
-            match evidence::collect(&scene.namespace, name, &format!("{error:?}\n"), timeline.as_deref()).await {
+            match evidence::collect(&scene.namespace, name, &format!("{error:#}\n"), timeline.as_deref()).await {
                 Ok(directory) => scene.say(format_args!(
                     "FAILED; logs, objects and events are in {}",
                     directory.display()
                 )),
                 Err(error) => scene.say(format_args!(
-                    "FAILED, and the evidence could not be collected: {error:?}"
+                    "FAILED, and the evidence could not be collected: {error:#}"
                 )),
             }
         } else {
