@@ -167,6 +167,9 @@ pub enum Reading {
     },
 }
 
+/// How much later than the gate the operator may see the same ObjectServer die.
+const OTHER_EYE: Duration = Duration::from_millis(50);
+
 /// Says what the evidence of one side means, looking from the outside in: pod, gate, path, ObjectServer.
 ///
 /// The direct connection never brings a side down by itself: while the path through the gate is proved, events arrive. It tells *the
@@ -208,8 +211,15 @@ pub fn classify(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
     match &report.upstream {
         Upstream::Reachable => {}
         Upstream::Unreachable { since, message } => {
-            let cause = if evidence.direct == Link::Answering { Cause::PathBroken } else { Cause::ObjectServerUnreachable };
-            return proved(cause, *since, message.clone());
+            if evidence.direct != Link::Answering {
+                return proved(Cause::ObjectServerUnreachable, *since, message.clone());
+            }
+            // A dying ObjectServer closes one connection after the other: the direct one may be the last.
+            let confirmed_at = *since + OTHER_EYE;
+            if now < confirmed_at {
+                return Reading::Doubtful { until: Some(confirmed_at) };
+            }
+            return proved(Cause::PathBroken, *since, message.clone());
         }
         Upstream::Unresponsive { message } => {
             let cause = if evidence.direct == Link::Answering { Cause::PathBroken } else { Cause::ObjectServerUnresponsive };
@@ -292,7 +302,8 @@ mod tests {
         };
         let lost = Evidence { report: Some(report), ..good(now) };
         let down_at = now + TIMING.unreachable_after;
-        assert_eq!(cause(&classify(&lost, &TIMING, now)), Some((Cause::PathBroken, down_at)));
+        assert!(matches!(classify(&lost, &TIMING, now), Reading::Doubtful { .. }));
+        assert_eq!(cause(&classify(&lost, &TIMING, now + OTHER_EYE)), Some((Cause::PathBroken, down_at)));
         let dead = Evidence { direct: failed(now), ..lost };
         assert_eq!(cause(&classify(&dead, &TIMING, now)), Some((Cause::ObjectServerUnreachable, down_at)));
     }
