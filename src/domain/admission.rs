@@ -37,5 +37,9 @@ pub fn order(side: Side, routing: &Routing, this: &SideHealth, other: &SideHealt
         return Admission::Admit;
     }
     let failed = this.health == Health::Down && this.cause != Some(crate::api::Cause::ProxyLeaving);
-    if failed || occupancy.last == Some(Admission::Drop) { Admission::Drop } else { Admission::Drain }
+    if failed || occupancy.last == Some(Admission::Drop) {
+        Admission::Drop
+    } else {
+        Admission::Drain
+    }
 }
