@@ -68,22 +68,49 @@ mod tests {
 
     fn down(cause: Cause) -> SideHealth {
         let now = Instant::now();
-        up().step(&Reading::Bad { cause, message: String::new(), down_at: now }, &TIMING, now)
+        up().step(
+            &Reading::Bad {
+                cause,
+                message: String::new(),
+                down_at: now,
+            },
+            &TIMING,
+            now,
+        )
     }
 
     fn routing(serving: Side, target: Side) -> Routing {
-        Routing { serving, target, since: None }
+        Routing {
+            serving,
+            target,
+            since: None,
+        }
     }
 
     const SETTLED: Side = Side::Primary;
 
     fn of_backup(this: &SideHealth, other: &SideHealth, sessions: u32, last: Option<Admission>) -> Admission {
-        order(Side::Backup, &routing(SETTLED, SETTLED), this, other, Occupancy { sessions, last })
+        order(
+            Side::Backup,
+            &routing(SETTLED, SETTLED),
+            this,
+            other,
+            Occupancy { sessions, last },
+        )
     }
 
     #[test]
     fn the_serving_side_admits_whatever_it_has() {
-        let order = order(Side::Primary, &routing(SETTLED, SETTLED), &up(), &up(), Occupancy { sessions: 9, last: None });
+        let order = order(
+            Side::Primary,
+            &routing(SETTLED, SETTLED),
+            &up(),
+            &up(),
+            Occupancy {
+                sessions: 9,
+                last: None,
+            },
+        );
         assert_eq!(order, Admission::Admit);
     }
 
@@ -91,7 +118,16 @@ mod tests {
     fn nothing_is_drained_before_the_switch_is_finished() {
         let under_way = routing(Side::Primary, Side::Backup);
         for side in Side::BOTH {
-            let order = order(side, &under_way, &up(), &up(), Occupancy { sessions: 9, last: None });
+            let order = order(
+                side,
+                &under_way,
+                &up(),
+                &up(),
+                Occupancy {
+                    sessions: 9,
+                    last: None,
+                },
+            );
             assert_eq!(order, Admission::Admit, "{side:?}");
         }
     }
@@ -116,6 +152,9 @@ mod tests {
 
     #[test]
     fn a_drain_that_would_leave_probes_nowhere_to_go_is_stopped() {
-        assert_eq!(of_backup(&up(), &down(Cause::ObjectServerUnreachable), 5, Some(Admission::Drain)), Admission::Admit);
+        assert_eq!(
+            of_backup(&up(), &down(Cause::ObjectServerUnreachable), 5, Some(Admission::Drain)),
+            Admission::Admit
+        );
     }
 }

@@ -277,7 +277,9 @@ pub fn classify(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
         Link::Untried => Reading::Unknown,
         Link::Answering => Reading::Good,
         Link::Silent { since } => silent(Cause::PathBroken, *since, "the ObjectServer through the gate"),
-        Link::Failed { since, .. } if report.at <= *since => Reading::Doubtful { until: None },
+        Link::Failed { since, .. } if report.at <= *since || now < *since + OTHER_EYE => Reading::Doubtful {
+            until: Some(*since + OTHER_EYE).filter(|until| *until > now),
+        },
         Link::Failed {
             since,
             tls: true,
@@ -461,13 +463,14 @@ mod tests {
             path: failed(later),
             ..good(now)
         };
-        assert_eq!(classify(&lost, &TIMING, later), Reading::Doubtful { until: None });
+        let until = Some(later + OTHER_EYE);
+        assert_eq!(classify(&lost, &TIMING, later), Reading::Doubtful { until });
         let confirmed = Evidence {
             path: failed(now),
             ..good(later)
         };
         assert_eq!(
-            cause(&classify(&confirmed, &TIMING, later)),
+            cause(&classify(&confirmed, &TIMING, now + OTHER_EYE)),
             Some((Cause::PathBroken, now + TIMING.unreachable_after))
         );
     }
