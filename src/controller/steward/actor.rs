@@ -176,7 +176,7 @@ impl Actor {
         } = declared;
         self.problem = None;
         self.pair = pair;
-        if newer(&object, &self.object) {
+        if newer(&*object, &self.object) {
             self.object = (*object).clone();
         }
         let new_keys = self.key_text != key_text;
