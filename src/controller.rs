@@ -16,7 +16,7 @@ use futures::StreamExt;
 use kube::{
     Api, Client,
     core::DeserializeGuard,
-    runtime::{Controller, watcher},
+    runtime::{Controller, reflector::ObjectRef, watcher},
 };
 use tokio::sync::watch;
 
@@ -42,7 +42,10 @@ pub async fn run(client: Client, settings: Settings, metrics: Metrics, standing:
         while let Some(outcome) = outcomes.next().await {
             match outcome {
                 Ok((object, _)) => tracing::debug!(pair = %object, "reconciled"),
-                Err(kube::runtime::controller::Error::ObjectNotFound(object)) => context.forget(&object),
+                Err(kube::runtime::controller::Error::ObjectNotFound(object)) => {
+                    let namespace = object.namespace.unwrap_or_default();
+                    context.forget(&ObjectRef::new(&object.name).within(&namespace));
+                }
                 Err(error) => tracing::debug!(%error, "reconciliation failed"),
             }
         }

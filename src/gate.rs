@@ -62,7 +62,7 @@ use self::listener::Listening;
 use self::metrics::Metrics;
 use self::session::Patience;
 use self::steering::{Refused, Terms};
-use self::upstream::Dialer;
+use crate::dial::Dialer;
 use self::wire::{Report, Request, UnreachableCause, Upstream};
 use crate::admin;
 
@@ -174,7 +174,7 @@ impl Gate {
             let decided = admission::decide(&self.orders.borrow(), &self.upstream.borrow(), Instant::now());
             let is_news = decided != *decision;
             if is_news {
-                info!(?decided, sessions = *self.sessions.borrow(), "decided");
+                info!(%decided, sessions = *self.sessions.borrow(), "decided");
                 *decision = decided;
             }
             is_news
@@ -202,7 +202,7 @@ impl Gate {
                     Ok(standing) => {
                         let is_news = standing != orders.standing;
                         if is_news {
-                            info!(holder, term, ?standing, "an order");
+                            info!(holder, term, ?request, "an order");
                             orders.standing = standing;
                         }
                         is_news

@@ -15,6 +15,7 @@ use tokio::{
 
 use crate::{
     api::{DrainSpec, Side},
+    dial::Address,
     domain::{
         admission::{self, Admission, Occupancy},
         children::{CHECK_PORT, CONTROL_PORT},
@@ -22,10 +23,7 @@ use crate::{
         failover::{Decision, Policy, Routing, decide},
         health::SideHealth,
     },
-    gate::{
-        upstream::Address,
-        wire::{self, Request},
-    },
+    gate::wire::{self, Request},
     probe::{Eye, Sighting, Steering, watch_gate, watch_objectserver, watch_path},
 };
 

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod api;
 pub mod controller;
+pub mod dial;
 pub mod domain;
 pub mod gate;
 pub mod health;

@@ -4,6 +4,8 @@
 
 #[path = "../examples/probe/clock.rs"]
 mod clock;
+#[path = "../examples/probe/counters.rs"]
+mod counters;
 #[path = "../examples/probe/gaps.rs"]
 mod gaps;
 #[path = "../examples/probe/record.rs"]

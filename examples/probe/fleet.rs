@@ -9,8 +9,9 @@ use tokio::task::JoinSet;
 
 use crate::Options;
 use crate::clock::{Clock, Micros, micros};
+use crate::counters::Counters;
 use crate::gaps::Gaps;
-use crate::record::{Counters, Record};
+use crate::record::Record;
 use crate::session;
 
 /// The fleet.

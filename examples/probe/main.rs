@@ -17,6 +17,7 @@
 
 mod api;
 mod clock;
+mod counters;
 mod fleet;
 mod gaps;
 mod record;

@@ -310,7 +310,7 @@ impl Default for ServiceSpec {
 #[x_kube(
     validation = Rule::new("duration(self.interval) >= duration('100ms') && duration(self.interval) <= duration('1m')").message("interval must lie between 100ms and 1m"),
     validation = Rule::new("duration(self.unreachableAfter) <= duration(self.unresponsiveAfter)").message("unreachableAfter must not exceed unresponsiveAfter: a refused connection is better proof than silence"),
-    validation = Rule::new("duration(self.unresponsiveAfter) >= duration(self.interval) + duration(self.interval)").message("unresponsiveAfter must be at least twice the interval, so that one late answer moves nothing"),
+    validation = Rule::new("duration(self.unresponsiveAfter) >= duration(self.interval) + duration(self.interval) && duration(self.unresponsiveAfter) >= duration('2s')").message("unresponsiveAfter must be at least 2s and at least twice the interval, so that one late answer moves nothing"),
 )]
 pub struct HealthCheckSpec {
     /// Time between two checks of a side, 100ms to 1m. A closed connection is seen at once, whatever the interval.
@@ -321,7 +321,7 @@ pub struct HealthCheckSpec {
     #[serde(default = "default_unreachable_after")]
     pub unreachable_after: Duration,
 
-    /// How long a side may be silent until it is down. A busy ObjectServer is not a dead one.
+    /// How long a side may be silent until it is down, at least 2s. A busy ObjectServer is not a dead one.
     #[serde(default = "default_unresponsive_after")]
     pub unresponsive_after: Duration,
 

@@ -1,1 +1,163 @@
-//! Each CEL rule and each default, by the CRD's own evaluation.
+//! Each CEL rule and each default, by the CRD's own evaluation: a valid manifest, one thing in it broken, the message expected.
+
+use kube::CustomResourceExt;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn valid() -> Value {
+    json!({
+        "apiVersion": "proxypair.dev/v1alpha1",
+        "kind": "ProxyPair",
+        "metadata": {"name": "proxy-v", "namespace": "netcool"},
+        "spec": {
+            "serverName": "PROXY_V",
+            "primary": {"serverName": "PROXY_P", "objectServer": {"name": "AGG_P", "host": "aggp.example.com", "port": 4100}},
+            "backup": {"serverName": "PROXY_B", "objectServer": {"name": "AGG_B", "host": "aggb.example.com", "port": 4101}}
+        }
+    })
+}
+
+/// The messages with which the CRD refuses `manifest`.
+fn refusals(manifest: &Value) -> Vec<String> {
+    let pair: ProxyPair = serde_json::from_value(manifest.clone()).expect("the manifest has the types of a ProxyPair");
+    match pair.validate_cel() {
+        Ok(()) => Vec::new(),
+        Err(errors) => errors.as_slice().iter().map(|error| error.message.clone()).collect(),
+    }
+}
+
+#[track_caller]
+fn refused_with(path: &str, value: Value, message: &str) {
+    let mut manifest = valid();
+    let (parent, key) = path.rsplit_once('/').expect("a path");
+    let mut at = &mut manifest;
+    for step in parent.split('/').filter(|step| !step.is_empty()) {
+        at = &mut at[step];
+    }
+    at[key] = value;
+    let refusals = refusals(&manifest);
+    assert!(refusals.iter().any(|refusal| refusal.contains(message)), "{path}: {refusals:?}");
+    assert_eq!(refusals.len(), 1, "{path} breaks more than one rule: {refusals:?}");
+}
+
+#[test]
+fn accepts_the_shortest_manifest_and_fills_in_the_defaults() {
+    assert_eq!(refusals(&valid()), Vec::<String>::new());
+    let pair: ProxyPair = serde_json::from_value(valid()).unwrap();
+    assert_eq!(pair.spec.service.port, 4400);
+    assert_eq!(pair.spec.health_check, HealthCheckSpec::default());
+    assert_eq!(pair.spec.health_check.interval.to_string(), "1s");
+    assert_eq!(pair.spec.failback.stable_for.to_string(), "1m");
+    assert_eq!(pair.spec.failback.drain.connections_per_second, 100);
+}
+
+#[test]
+fn the_defaults_in_the_crd_are_those_of_the_types() {
+    let crd = serde_json::to_value(ProxyPair::crd()).unwrap();
+    let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    assert_eq!(spec["healthCheck"]["default"], serde_json::to_value(HealthCheckSpec::default()).unwrap());
+    assert_eq!(spec["failback"]["default"], serde_json::to_value(FailbackSpec::default()).unwrap());
+    assert_eq!(spec["service"]["properties"]["port"]["default"], json!(4400));
+}
+
+#[test]
+fn every_field_is_documented() {
+    fn undocumented(schema: &Value, path: &str, found: &mut Vec<String>) {
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if field["description"].as_str().unwrap_or_default().is_empty() {
+                found.push(path.clone());
+            }
+            undocumented(field, &path, found);
+            undocumented(&field["items"], &path, found);
+        }
+    }
+    let crd = serde_json::to_value(ProxyPair::crd()).unwrap();
+    let mut found = Vec::new();
+    undocumented(&crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"], "", &mut found);
+    found.retain(|path| path != ".spec" || !crd["spec"].is_object());
+    assert_eq!(found, Vec::<String>::new());
+}
+
+#[test]
+fn refuses_a_name_that_cannot_be_a_service() {
+    for name in ["1proxy", "proxy.v", "a-name-that-is-much-too-long-to-leave-room-for-the-children"] {
+        refused_with("/metadata/name", json!(name), "metadata.name becomes a Service");
+    }
+}
+
+#[test]
+fn refuses_server_names_that_omnibus_does_not_allow() {
+    for path in ["/spec/serverName", "/spec/primary/serverName", "/spec/backup/serverName"] {
+        for name in ["proxy_v", "1PROXY", "PROXY-V", "A_NAME_OF_MORE_THAN_29_LETTERS"] {
+            refused_with(path, json!(name), "write a server name as OMNIbus allows it");
+        }
+    }
+    for path in ["/spec/primary/objectServer/name", "/spec/backup/objectServer/name"] {
+        refused_with(path, json!("agg"), "write a server name as OMNIbus allows it");
+    }
+}
+
+#[test]
+fn refuses_a_host_that_is_no_host() {
+    for host in ["aggp.example.com:4100", "http://aggp", "[::1]", "agg p", "-aggp"] {
+        refused_with("/spec/primary/objectServer/host", json!(host), "write a host name or an IP address");
+    }
+    for host in ["aggp", "192.0.2.1", "2001:db8::1", "agg_p.example.com"] {
+        let mut manifest = valid();
+        manifest["spec"]["primary"]["objectServer"]["host"] = json!(host);
+        assert_eq!(refusals(&manifest), Vec::<String>::new(), "{host}");
+    }
+}
+
+#[test]
+fn refuses_one_objectserver_on_both_sides() {
+    refused_with("/spec/backup/objectServer/name", json!("AGG_P"), "name the same ObjectServer");
+    refused_with(
+        "/spec/backup/objectServer",
+        json!({"name": "AGG_B", "host": "aggp.example.com", "port": 4100}),
+        "have the same ObjectServer address",
+    );
+}
+
+#[test]
+fn refuses_names_that_stand_for_two_servers() {
+    refused_with("/spec/backup/serverName", json!("PROXY_P"), "are the same");
+    refused_with("/spec/serverName", json!("PROXY_B"), "must differ from both proxies' names");
+    refused_with("/spec/serverName", json!("AGG_P"), "an ObjectServer and a proxy have the same name");
+}
+
+#[test]
+fn refuses_timings_that_contradict_each_other() {
+    refused_with("/spec/healthCheck", json!({"interval": "50ms"}), "interval must lie between");
+    refused_with("/spec/healthCheck", json!({"interval": "61s", "unresponsiveAfter": "5m"}), "interval must lie between");
+    refused_with("/spec/healthCheck", json!({"unreachableAfter": "16s"}), "unreachableAfter must not exceed");
+    refused_with("/spec/healthCheck", json!({"interval": "10s"}), "at least twice the interval");
+    refused_with("/spec/healthCheck", json!({"interval": "500ms", "unresponsiveAfter": "1s"}), "at least 2s");
+    refused_with("/spec/failback", json!({"drain": {"gracePeriod": "500ms"}}), "drain.gracePeriod must lie between");
+    refused_with("/spec/failback", json!({"drain": {"gracePeriod": "11m"}}), "drain.gracePeriod must lie between");
+}
+
+#[test]
+fn refuses_service_fields_that_do_not_fit_its_type() {
+    refused_with("/spec/service", json!({"loadBalancerClass": "example.com/lb"}), "loadBalancerClass goes with type LoadBalancer");
+    refused_with("/spec/service", json!({"nodePort": 30440}), "nodePort goes with type NodePort or LoadBalancer");
+}
+
+#[test]
+fn refuses_labels_and_annotations_that_are_the_operators() {
+    for path in ["/spec/proxy", "/spec/primary/proxy"] {
+        for label in ["proxypair.dev/side", "app.kubernetes.io/managed-by"] {
+            refused_with(path, json!({"podLabels": {label: "x"}}), "are the operator's");
+        }
+        refused_with(path, json!({"podAnnotations": {"proxypair.dev/template": "x"}}), "are the operator's");
+    }
+}
+
+#[test]
+fn the_committed_crd_is_the_one_the_types_make() {
+    let committed = include_str!("../../crds/proxypairs.yaml");
+    let made = serde_saphyr::to_string(&ProxyPair::crd()).unwrap();
+    assert!(committed == made, "crds/proxypairs.yaml is out of date: run `make crds`");
+}

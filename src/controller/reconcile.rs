@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{Secret, Service, ServiceAccount},
+    core::v1::{Secret, Service},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -145,7 +145,7 @@ async fn declare_keys(pair: &Pair, context: &Context) -> Result<KeySet, Reconcil
     let gate: Option<Secret> = find(client, pair, &pair.gate_tls_name()).await?;
     let operator: Option<Secret> = find(client, pair, &pair.operator_tls_name()).await?;
     let current = gate.as_ref().map(content).zip(operator.as_ref().map(content));
-    let keys = keys::renewed(current.clone(), &pair.gate_dns_name(), context.settings.certificate_lifetime, Timestamp::now())?;
+    let keys = keys::renewed(current.clone(), &pair.gate_name.to_str(), context.settings.certificate_lifetime, Timestamp::now())?;
     if current.as_ref() != Some(&(keys.gate.clone(), keys.operator.clone())) {
         context.claim()?;
         // The operator's first: it holds the authority, from which the gates' can be made again.

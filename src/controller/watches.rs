@@ -13,7 +13,7 @@ use kube::{
     runtime::{
         WatchStreamExt,
         reflector::{self, ObjectRef, Store},
-        watcher::{self, Event, metadata_watcher, watcher},
+        watcher::{self, Event, watcher},
     },
 };
 use serde::de::DeserializeOwned;
@@ -66,7 +66,7 @@ where
 {
     let (store, writer) = reflector::store();
     let nudge = nudge.clone();
-    let stream = metadata_watcher(api::<K>(client, namespace), ours()).default_backoff().reflect(writer).touched_objects();
+    let stream = watcher(api::<PartialObjectMeta<K>>(client, namespace), ours()).default_backoff().reflect(writer).touched_objects();
     let task = stream.for_each(move |object| {
         if let Some(pair) = object.ok().as_ref().and_then(owner) {
             let _ = nudge.send(pair);

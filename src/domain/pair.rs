@@ -3,7 +3,12 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
-use crate::api::{ProxyPair, ProxyPairSpec, Side};
+use rustls::pki_types::ServerName;
+
+use crate::{
+    api::{ProxyPair, ProxyPairSpec, Side},
+    dial::Address,
+};
 
 /// A ProxyPair that was found valid.
 #[derive(Clone, Debug)]
@@ -20,6 +25,10 @@ pub struct Pair {
     pub owner: OwnerReference,
     /// What the user declares.
     pub spec: ProxyPairSpec,
+    /// Where the ObjectServers of primary and backup are.
+    pub object_servers: [Address; 2],
+    /// The name in the gates' certificate. It is never resolved: the operator dials pod addresses and checks this name.
+    pub gate_name: ServerName<'static>,
 }
 
 /// Why a ProxyPair cannot be acted on. The schema and CEL refuse the same when a manifest is applied; an object stored before a rule
@@ -35,6 +44,9 @@ pub enum InvalidPair {
     /// omni.dat holds each name once.
     #[error("the server name {0} stands for two servers: name the virtual pair, both proxies and both ObjectServers differently")]
     SameServerName(String),
+    /// The names of pair and namespace do not make a DNS name.
+    #[error("{0} is no DNS name: use lower-case letters, digits and dashes in metadata.name")]
+    Name(String),
     /// A port that TCP does not have.
     #[error("{field} is {value}: write a port from 1 to 65535")]
     Port {
@@ -58,22 +70,23 @@ impl Pair {
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(InvalidPair::SameServerName(twice[0].clone()));
         }
-        for (field, value) in [
-            ("spec.service.port", spec.service.port),
-            ("spec.primary.objectServer.port", primary.port),
-            ("spec.backup.objectServer.port", backup.port),
-        ] {
-            if !(1..=65535).contains(&value) {
-                return Err(InvalidPair::Port { field, value });
-            }
-        }
+        let port = |field, value: i32| u16::try_from(value).ok().filter(|port| *port > 0).ok_or(InvalidPair::Port { field, value });
+        port("spec.service.port", spec.service.port)?;
+        let name = object.name_any();
+        let namespace = object.namespace().ok_or(InvalidPair::Incomplete("namespace"))?;
+        let gate_name = format!("gate.{name}.{namespace}.proxypair.internal");
         Ok(Self {
-            name: object.name_any(),
-            namespace: object.namespace().ok_or(InvalidPair::Incomplete("namespace"))?,
             uid: object.uid().ok_or(InvalidPair::Incomplete("uid"))?,
             generation: object.meta().generation.unwrap_or_default(),
             owner: object.controller_owner_ref(&()).ok_or(InvalidPair::Incomplete("uid"))?,
             spec: spec.clone(),
+            object_servers: [
+                Address::new(primary.host.clone(), port("spec.primary.objectServer.port", primary.port)?),
+                Address::new(backup.host.clone(), port("spec.backup.objectServer.port", backup.port)?),
+            ],
+            gate_name: ServerName::try_from(gate_name.clone()).map_err(|_| InvalidPair::Name(gate_name))?,
+            name,
+            namespace,
         })
     }
 
@@ -102,14 +115,9 @@ impl Pair {
         format!("{}-proxy", self.name)
     }
 
-    /// The DNS name in the gates' certificate. It is never resolved: the operator dials pod addresses and checks this name.
-    pub fn gate_dns_name(&self) -> String {
-        format!("gate.{}.{}.proxypair.internal", self.name, self.namespace)
-    }
-
-    /// `HOST:PORT` of the ObjectServer of one side, brackets around an IPv6 address.
-    pub fn object_server_address(&self, side: Side) -> String {
-        let server = &self.spec.side(side).object_server;
-        if server.host.contains(':') { format!("[{}]:{}", server.host, server.port) } else { format!("{}:{}", server.host, server.port) }
+    /// Where the ObjectServer of one side is.
+    pub fn object_server(&self, side: Side) -> &Address {
+        let [primary, backup] = &self.object_servers;
+        if side == Side::Primary { primary } else { backup }
     }
 }

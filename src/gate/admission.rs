@@ -1,5 +1,6 @@
 //! Decides whether probes are admitted: one pure function of the orders in force, the upstream and the time.
 
+use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -20,6 +21,23 @@ pub enum Decision {
     },
     /// Refuse new sessions and close those that exist at once.
     Closed(ClosedBy),
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open => f.write_str("admit"),
+            Self::Draining { deadline, pace } => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                match pace {
+                    Pace::AtMost(rate) => write!(f, "drain within {left:.1?}, {rate} a second at most"),
+                    Pace::InTime(rate) => write!(f, "drain within {left:.1?}, {rate} a second at least"),
+                }
+            }
+            Self::Closed(ClosedBy::Order) => f.write_str("refuse: ordered"),
+            Self::Closed(ClosedBy::Upstream) => f.write_str("refuse: no ObjectServer"),
+        }
+    }
 }
 
 /// How fast a drain may close sessions.

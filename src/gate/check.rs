@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split};
 use tracing::debug;
 
 use super::Gate;
-use super::upstream::prepare;
+use crate::dial::prepare;
 
 /// Relays one check until either end closes, then closes the other at once.
 pub async fn relay<S: AsyncRead + AsyncWrite + Send>(gate: Arc<Gate>, stream: S) {

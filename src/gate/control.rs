@@ -147,3 +147,109 @@ where
         .map_err(|_| Broken::SlowReader)??;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::args::GateArgs;
+    use crate::gate::metrics::Metrics;
+    use clap::Parser;
+    use tokio::io::duplex;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        gate: GateArgs,
+    }
+
+    fn gate() -> Gate {
+        let required = [
+            "gate",
+            "--name",
+            "P",
+            "--object-server-name",
+            "A",
+            "--object-server",
+            "127.0.0.1:4100",
+            "--tls-dir",
+            "/",
+        ];
+        Gate::new(&Cli::parse_from(required).gate, Metrics::default())
+    }
+
+    const HELLO_LINE: &[u8] = b"{\"type\":\"Hello\",\"holder\":\"a\",\"term\":1}\n";
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_say_hello_is_dropped() {
+        let (_client, stream) = duplex(1024);
+        let start = Instant::now();
+        assert!(matches!(converse(&gate(), stream).await, Err(Broken::NoHello)));
+        assert_eq!(start.elapsed(), HELLO);
+        let (mut client, stream) = duplex(1024);
+        client.write_all(b"{\"type\":\"Admit\"}\n").await.unwrap();
+        assert!(matches!(converse(&gate(), stream).await, Err(Broken::NotHello(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_is_dropped() {
+        let (mut client, stream) = duplex(128);
+        client.write_all(HELLO_LINE).await.unwrap();
+        let start = Instant::now();
+        assert!(matches!(converse(&gate(), stream).await, Err(Broken::SlowReader)));
+        assert_eq!(start.elapsed(), SLOWEST_READER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ping_behind_an_order_is_answered_with_the_order_in_force() {
+        let gate = gate();
+        let (mut client, stream) = duplex(4096);
+        client.write_all(HELLO_LINE).await.unwrap();
+        gate.found_upstream(crate::gate::wire::Upstream::Reachable);
+        gate.sessions.send_replace(3);
+        client
+            .write_all(b"{\"type\":\"Drain\",\"gracePeriodMs\":9000,\"connectionsPerSecond\":1}\n")
+            .await
+            .unwrap();
+        client.write_all(b"{\"type\":\"Ping\",\"nonce\":9}\n").await.unwrap();
+        let mut lines = Framed::new(client, LinesCodec::new());
+        let answer = async {
+            loop {
+                let line = lines.next().await.unwrap().unwrap();
+                let report: Report = serde_json::from_str(&line).unwrap();
+                if report.answers.is_some() {
+                    return report;
+                }
+            }
+        };
+        let report = tokio::select! {
+            report = answer => report,
+            ended = converse(&gate, stream) => panic!("{ended:?}"),
+        };
+        assert_eq!((report.answers, report.draining), (Some(9), 3));
+        assert_eq!(report.admission, crate::gate::wire::Admission::Draining);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn counters_wait_and_everything_else_does_not() {
+        let gate = gate();
+        let (mut client, stream) = duplex(65536);
+        client.write_all(HELLO_LINE).await.unwrap();
+        let start = Instant::now();
+        let script = async {
+            let mut lines = Framed::new(client, LinesCodec::new());
+            lines.next().await.unwrap().unwrap();
+            gate.sessions.send_replace(1);
+            lines.next().await.unwrap().unwrap();
+            assert_eq!(start.elapsed(), COUNTERS_EVERY);
+            gate.sessions.send_replace(2);
+            gate.found_upstream(crate::gate::wire::Upstream::Reachable);
+            let line = lines.next().await.unwrap().unwrap();
+            assert!(line.contains("Reachable") && line.contains("\"sessions\":2"), "{line}");
+            assert_eq!(start.elapsed(), COUNTERS_EVERY);
+        };
+        tokio::select! {
+            () = script => {}
+            ended = converse(&gate, stream) => panic!("{ended:?}"),
+        }
+    }
+}

@@ -19,7 +19,7 @@ use super::Gate;
 use super::admission::Decision;
 use super::metrics::{Ending, Refusal};
 use super::session::{self, Outcome, Surroundings};
-use super::upstream::prepare;
+use crate::dial::prepare;
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: u32 = 1024;

@@ -21,7 +21,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::upstream::prepare;
+use crate::dial::prepare;
 
 /// The authority that signed every client that may connect, PEM.
 pub const CA: &str = "ca.crt";

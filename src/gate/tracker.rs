@@ -8,7 +8,8 @@
 //!   the session is [`Outstanding::Unsure`] until the client's next request: a half-duplex client sends one only when it has seen the
 //!   acknowledgement, and the count starts afresh.
 //! - A message from the server whose last packet carries the status bit EVENT. It answers no request.
-//! - A header that is none (length below 8). From then on the boundaries of that direction are [lost](Tracker::lost_upstream).
+//! - A header that is none (length below 8). From a client it is an error. From the server it makes the session
+//!   [`Outstanding::Unsure`] for ever.
 
 use crate::tds::packet::{HEADER_LEN, Header, PacketType, STATUS_ATTN, STATUS_EVENT};
 
@@ -132,12 +133,6 @@ impl Tracker {
     #[must_use]
     pub fn is_client_mid_message(&self) -> bool {
         self.client.is_mid_message()
-    }
-
-    /// Whether the server has sent a header that is none.
-    #[must_use]
-    pub const fn lost_upstream(&self) -> bool {
-        self.upstream_lost
     }
 }
 
@@ -297,7 +292,7 @@ mod tests {
     fn is_unsure_for_ever_once_the_server_sends_a_header_that_is_none() {
         let mut tracker = Tracker::default();
         tracker.upstream(&[4, 1, 0, 7, 0, 0, 0, 0]);
-        assert!(tracker.lost_upstream());
+        assert_eq!(tracker.outstanding(), Outstanding::Unsure);
         tracker.client(&request()).unwrap();
         tracker.upstream(&response());
         assert_eq!(tracker.outstanding(), Outstanding::Unsure);
@@ -424,7 +419,7 @@ mod tests {
             whole.upstream(&upstream);
             upstream.chunks(cut).for_each(|piece| split.upstream(piece));
             prop_assert_eq!(whole.outstanding(), split.outstanding());
-            prop_assert_eq!(whole.lost_upstream(), split.lost_upstream());
+            prop_assert_eq!(whole.upstream_lost, split.upstream_lost);
         }
     }
 }

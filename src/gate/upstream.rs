@@ -13,18 +13,16 @@
 //! says that the server cannot be reached only when the new dial fails.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use super::wire::{UnreachableCause, Upstream};
+use crate::dial::{DialError, Dialer, prepare};
 
 /// Time from a failed dial to the next.
 const RETRY: Duration = Duration::from_millis(250);
@@ -40,87 +38,11 @@ const FREE_REDIALS: u32 = 4;
 /// Time in which one more re-dial becomes free.
 const REDIAL_EVERY: Duration = Duration::from_secs(1);
 
-/// Where a server is: `host:port`, `192.0.2.1:4100` or `[2001:db8::1]:4100`. The host name is resolved at each dial.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
-    host: String,
-    port: u16,
-}
-
-/// Not an [`Address`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is not HOST:PORT")]
-pub struct NotAnAddress(String);
-
-impl FromStr for Address {
-    type Err = NotAnAddress;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parse = || {
-            let (host, port) = text.rsplit_once(':')?;
-            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-            if host.is_empty() || bare.is_none() && host.contains(':') {
-                return None;
-            }
-            let port = port.parse().ok().filter(|port| *port != 0)?;
-            Some(Self {
-                host: bare.unwrap_or(host).to_owned(),
-                port,
-            })
-        };
-        parse().ok_or_else(|| NotAnAddress(text.to_owned()))
-    }
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') {
-            write!(f, "[{host}]:{port}")
-        } else {
-            write!(f, "{host}:{port}")
-        }
-    }
-}
-
-/// Why a dial failed.
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// The host name could not be turned into an address.
-    #[error("failed to resolve {address}: {source}")]
-    Resolve {
-        /// What was dialled.
-        address: Address,
-        /// What the resolver said.
-        source: io::Error,
-    },
-    /// No answer in time.
-    #[error("no answer from {address} within {patience:?}")]
-    Silence {
-        /// What was dialled.
-        address: Address,
-        /// How long.
-        patience: Duration,
-    },
-    /// The connection could not be made.
-    #[error("failed to connect to {address}: {source}")]
-    Connect {
-        /// What was dialled.
-        address: Address,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
-impl DialError {
-    /// The cause in one word.
-    #[must_use]
-    pub fn cause(&self) -> UnreachableCause {
-        match self {
-            Self::Resolve { .. } => UnreachableCause::Unresolved,
-            Self::Silence { .. } => UnreachableCause::TimedOut,
-            Self::Connect { source, .. } => cause_of(source),
-        }
+fn cause(error: &DialError) -> UnreachableCause {
+    match error {
+        DialError::Resolve { .. } => UnreachableCause::Unresolved,
+        DialError::Silence { .. } => UnreachableCause::TimedOut,
+        DialError::Connect { source, .. } => cause_of(source),
     }
 }
 
@@ -134,134 +56,34 @@ fn cause_of(error: &io::Error) -> UnreachableCause {
     }
 }
 
-/// Dials one server.
-#[derive(Debug, Clone)]
-pub struct Dialer {
-    address: Address,
-    unresponsive_after: Duration,
-}
-
-impl Dialer {
-    /// A dialer that takes silence for absence after `unresponsive_after`.
-    #[must_use]
-    pub const fn new(address: Address, unresponsive_after: Duration) -> Self {
-        Self {
-            address,
-            unresponsive_after,
-        }
-    }
-
-    /// Silence after which the server is taken for absent.
-    #[must_use]
-    pub const fn unresponsive_after(&self) -> Duration {
-        self.unresponsive_after
-    }
-
-    /// A connection to the server.
-    ///
-    /// # Errors
-    ///
-    /// [`DialError`], the one of the address tried last.
-    pub async fn dial(&self) -> Result<TcpStream, DialError> {
-        self.dial_within(self.unresponsive_after).await
-    }
-
-    /// Resolves, then tries one address after the other, each with its share of `patience`.
-    async fn dial_within(&self, patience: Duration) -> Result<TcpStream, DialError> {
-        let resolved = timeout(
-            self.unresponsive_after,
-            lookup_host((self.address.host.as_str(), self.address.port)),
-        );
-        let addresses: Vec<SocketAddr> = match resolved.await {
-            Ok(Ok(addresses)) => addresses.collect(),
-            Ok(Err(source)) => {
-                return Err(DialError::Resolve {
-                    address: self.address.clone(),
-                    source,
-                });
-            }
-            Err(_) => return Err(self.silence(self.unresponsive_after)),
-        };
-        let mut failure = self.no_address();
-        let share = patience / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-        for address in addresses {
-            failure = match timeout(share, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(source)) => DialError::Connect {
-                    address: self.address.clone(),
-                    source,
-                },
-                Err(_) => self.silence(share),
-            };
-        }
-        Err(failure)
-    }
-
-    fn silence(&self, patience: Duration) -> DialError {
-        DialError::Silence {
-            address: self.address.clone(),
-            patience,
-        }
-    }
-
-    fn no_address(&self) -> DialError {
-        let source = io::Error::new(ErrorKind::NotFound, "the name has no address");
-        DialError::Resolve {
-            address: self.address.clone(),
-            source,
-        }
-    }
-}
-
-/// Prepares a socket for small messages and for peers that vanish: no Nagle delay, keepalive, and an error when the peer has been silent
-/// for `silence` although it should have answered. Whole seconds, at least 2, are what the kernel can tell apart.
-///
-/// # Errors
-///
-/// What the kernel says; a socket that is closed already, in practice.
-pub fn prepare(stream: &TcpStream, silence: Duration) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let third = Duration::from_secs((silence.as_secs() / 3).max(1));
-    let sixth = Duration::from_secs((silence.as_secs() / 6).max(1));
-    let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(third)
-            .with_interval(sixth)
-            .with_retries(100),
-    )?;
-    // The kernel looks at this only when it sends the next probe, so the last one must be due within the limit.
-    socket.set_tcp_user_timeout(Some(silence.saturating_sub(sixth).max(sixth)))
-}
-
 /// Watches the server for ever and calls `publish` with each finding, repeated ones included.
 pub async fn watch_over(dialer: Dialer, publish: impl Fn(Upstream)) {
     let mut redials = Redials::new(Instant::now());
-    let mut patience = dialer.unresponsive_after;
+    let mut patience = dialer.unresponsive_after();
     loop {
         match dialer.dial_within(patience).await {
             Ok(stream) => {
-                patience = dialer.unresponsive_after;
+                patience = dialer.unresponsive_after();
                 publish(Upstream::Reachable);
-                match hold(stream, dialer.unresponsive_after).await {
+                match hold(stream, dialer.unresponsive_after()).await {
                     Lost::Closed(how) => {
                         let wait = redials.take(Instant::now());
-                        debug!(address = %dialer.address, how, ?wait, "the ObjectServer closed the watch's connection, dialling again");
+                        debug!(address = %dialer.address(), how, ?wait, "the ObjectServer closed the watch's connection, dialling again");
                         sleep(wait).await;
                         continue;
                     }
                     Lost::Silent(error) => publish(Upstream::Unreachable {
                         cause: UnreachableCause::TimedOut,
-                        message: format!("no sign of life from {}: {error}", dialer.address),
+                        message: format!("no sign of life from {}: {error}", dialer.address()),
                     }),
                 }
             }
             Err(error) => publish(Upstream::Unreachable {
-                cause: error.cause(),
+                cause: cause(&error),
                 message: error.to_string(),
             }),
         }
-        patience = dialer.unresponsive_after.min(RETRY_PATIENCE);
+        patience = dialer.unresponsive_after().min(RETRY_PATIENCE);
         sleep(RETRY).await;
     }
 }
@@ -335,6 +157,8 @@ impl Redials {
             self.free = left;
             return Duration::ZERO;
         }
+        // The next one to be earned is spent already.
+        self.counted = now + REDIAL_EVERY;
         REDIAL_EVERY
     }
 }
@@ -342,28 +166,6 @@ impl Redials {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_addresses_as_people_write_them() {
-        for (text, host, port) in [
-            ("aggp.example.com:4100", "aggp.example.com", 4100),
-            ("192.0.2.1:4100", "192.0.2.1", 4100),
-            ("[2001:db8::1]:4100", "2001:db8::1", 4100),
-        ] {
-            let address: Address = text.parse().unwrap();
-            assert_eq!(
-                address,
-                Address {
-                    host: host.to_owned(),
-                    port
-                }
-            );
-            assert_eq!(address.to_string(), text);
-        }
-        for text in ["aggp", "aggp:", ":4100", "aggp:0", "aggp:70000", "2001:db8::1:4100", ""] {
-            assert!(text.parse::<Address>().is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn a_server_that_closes_at_once_is_dialled_once_a_second() {

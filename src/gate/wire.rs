@@ -134,3 +134,71 @@ pub enum UnreachableCause {
     #[serde(other)]
     Other,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_look_on_the_wire_as_both_sides_expect() {
+        for (request, line) in [
+            (
+                Request::Hello {
+                    holder: "op-1".to_owned(),
+                    term: 7,
+                },
+                r#"{"type":"Hello","holder":"op-1","term":7}"#,
+            ),
+            (Request::Ping { nonce: 1 }, r#"{"type":"Ping","nonce":1}"#),
+            (Request::Admit, r#"{"type":"Admit"}"#),
+            (
+                Request::Drain {
+                    grace_period_ms: 30_000,
+                    connections_per_second: 100,
+                },
+                r#"{"type":"Drain","gracePeriodMs":30000,"connectionsPerSecond":100}"#,
+            ),
+            (Request::Drop, r#"{"type":"Drop"}"#),
+        ] {
+            assert_eq!(serde_json::to_string(&request).unwrap(), line);
+            assert_eq!(serde_json::from_str::<Request>(line).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn reports_look_on_the_wire_as_both_sides_expect() {
+        let report = Report {
+            gate: "PROXY_P".to_owned(),
+            object_server: "AGG_P".to_owned(),
+            instance: "00ff".to_owned(),
+            sequence: 3,
+            answers: Some(1),
+            admission: Admission::Draining,
+            sessions: 5,
+            draining: 5,
+            upstream: Upstream::Unreachable {
+                cause: UnreachableCause::TimedOut,
+                message: "no answer".to_owned(),
+            },
+            leaving: true,
+            listen_error: None,
+            refused_order: None,
+        };
+        let line = r#"{"gate":"PROXY_P","objectServer":"AGG_P","instance":"00ff","sequence":3,"answers":1,"admission":"Draining","sessions":5,"draining":5,"upstream":{"state":"Unreachable","cause":"TimedOut","message":"no answer"},"leaving":true}"#;
+        assert_eq!(serde_json::to_string(&report).unwrap(), line);
+        assert_eq!(serde_json::from_str::<Report>(line).unwrap(), report);
+    }
+
+    #[test]
+    fn a_newer_gate_can_be_read() {
+        let line = r#"{"state":"Unreachable","cause":"Bewitched","message":"?","since":"yesterday"}"#;
+        let upstream: Upstream = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            upstream,
+            Upstream::Unreachable {
+                cause: UnreachableCause::Other,
+                message: "?".to_owned()
+            }
+        );
+    }
+}

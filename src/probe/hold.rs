@@ -19,7 +19,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{Eye, Sighting};
 use crate::{
     domain::evidence::{Link, Timing},
-    gate::upstream::{Address, Dialer, prepare},
+    dial::{Address, Dialer, prepare},
 };
 
 /// A connection counts only when it has stayed open so long: one that is accepted and closed again leads nowhere.

@@ -67,6 +67,9 @@ pub enum Error {
         /// The token.
         what: &'static str,
     },
+    /// An answer ends without the DONE that ends it, so what it says may be incomplete.
+    #[error("answer without an end")]
+    Unfinished,
     /// A row has another number of values than its format has columns.
     #[error("{found} values for {wanted} columns")]
     ColumnCount {

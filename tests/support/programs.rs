@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,6 +19,9 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long one answer of an API may take.
 const API_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Where [`free_address`] looks for ports.
+const FREE_PORTS: Range<u32> = 20_000..30_000;
 
 /// Pause between two looks at a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -34,10 +38,21 @@ pub fn eventually<T, E: Debug>(what: &str, mut look: impl FnMut() -> Result<T, E
     }
 }
 
-/// An address on loopback where nothing listened a moment ago.
+/// An address on loopback where nothing listens, and where no outgoing connection of the machine can be: its port is below the range from
+/// which the kernel takes those.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no free loopback port");
-    listener.local_addr().expect("no address")
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let range = FREE_PORTS.end - FREE_PORTS.start;
+    let start = std::process::id().wrapping_mul(101);
+    for _ in 0..range {
+        let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % range;
+        let port = u16::try_from(FREE_PORTS.start + offset).expect("ports have 16 bits");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no free port in {FREE_PORTS:?}");
 }
 
 /// A directory of one test's own, removed when dropped.

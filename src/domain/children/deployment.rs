@@ -134,7 +134,7 @@ fn gate(pair: &Pair, side: Side, image: &GateImage, resources: Option<ResourceRe
         format!("--control-listen=0.0.0.0:{CONTROL_PORT}"),
         format!("--admin-listen=0.0.0.0:{ADMIN_PORT}"),
         format!("--object-server-name={}", declared.object_server.name),
-        format!("--object-server={}", pair.object_server_address(side)),
+        format!("--object-server={}", pair.object_server(side)),
         format!("--tls-dir={TLS_DIR}"),
         format!("--unresponsive-after={}", pair.spec.health_check.unresponsive_after),
         format!("--grace-period={}", ApiDuration::from(grace)),

@@ -57,6 +57,7 @@ impl Answer {
 
     pub(super) fn decode(payload: &[u8], order: ByteOrder) -> Result<Self, Error> {
         let mut answer = Self::default();
+        let mut finished = false;
         for token in Tokens::new(payload, order) {
             match token? {
                 Token::Message(message) => answer.messages.push(message),
@@ -70,13 +71,14 @@ impl Answer {
                     }
                 }
                 Token::Done(done) => {
+                    finished = done.is_final();
                     answer.failed |= done.status & Done::ERROR != 0;
                     answer.counts.extend(done.rows());
                 }
                 _ => {}
             }
         }
-        Ok(answer)
+        if finished { Ok(answer) } else { Err(Error::Unfinished) }
     }
 
     pub(super) fn failure(&self) -> Option<QueryError> {

@@ -86,6 +86,16 @@ async fn a_failure_without_a_message_is_an_error_too() {
 }
 
 #[tokio::test]
+async fn an_answer_without_an_end_acknowledges_nothing() {
+    for unfinished in [&b""[..], b"\xfd\x11\0\0\0\x01\0\0\0"] {
+        assert!(matches!(
+            ask(unfinished).await,
+            Err(QueryError::Protocol(Error::Unfinished))
+        ));
+    }
+}
+
+#[tokio::test]
 async fn a_refused_login_keeps_the_servers_reason() {
     match log_in(REFUSE).await.unwrap_err() {
         LoginError::Refused { number, text } => assert_eq!((number, text.as_str()), (4002, "Login failed.")),

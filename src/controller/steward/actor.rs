@@ -1,0 +1,473 @@
+//! The task behind a [`Steward`](super::Steward).
+
+use std::{
+    collections::HashMap,
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Pod, Service},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, PostParams, Preconditions},
+    runtime::events::{Event, EventType},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+    time::sleep,
+};
+
+use super::{
+    Declared, Known, Wish,
+    pods::pod_of,
+    switch::{Steps, address, event, selects, settled},
+};
+use crate::{
+    api::{Cause, Health, ProxyPair, ProxyPairStatus, Side, Switch, SwitchKind, Switching},
+    controller::{
+        apply::{ApplyError, apply, within_deadline},
+        context::Context,
+    },
+    domain::{
+        children,
+        evidence::Timing,
+        failover::{Decision, Policy, Routing},
+        pair::Pair,
+        status::{self, Now, Problem, SideKnown},
+    },
+    health::{Assignment, Finding, Identity, PodAddress, index, monitor},
+    metrics::{SideLabels, SwitchLabels},
+};
+
+/// Time from a failed write to the next.
+const RETRY: Duration = Duration::from_millis(100);
+/// A status that differs in numbers of sessions alone is written so often at the most.
+const COUNTS_EVERY: Duration = Duration::from_secs(2);
+/// A side's pod is deleted so often at the most.
+const EVICT_EVERY: Duration = Duration::from_secs(60);
+/// How long the primary of a new pair may take to start before the backup serves in its place.
+const FIRST_START: Duration = Duration::from_secs(30);
+
+pub(super) struct Actor {
+    context: Arc<Context>,
+    pair: Arc<Pair>,
+    /// The newest version of the object, from the cache or from a write's answer.
+    object: ProxyPair,
+    /// The virtual Service as last seen or written.
+    service: Option<Service>,
+    key_text: String,
+    routing: Routing,
+    switching: Option<Switching>,
+    steps: Option<Steps>,
+    finished: Option<Switch>,
+    problem: Option<Problem>,
+    assignments: watch::Sender<Assignment>,
+    findings: watch::Receiver<Option<Finding>>,
+    known: watch::Sender<Option<Known>>,
+    monitor: AbortHandle,
+    /// When the status was last written.
+    written_at: Option<Instant>,
+    /// When a pod of each side was last deleted.
+    evicted: HashMap<Side, Instant>,
+}
+
+impl Actor {
+    pub(super) fn new(context: Arc<Context>, declared: &Declared, known: watch::Sender<Option<Known>>) -> Self {
+        let Declared { pair, object, service, keys, key_text } = declared.clone();
+        let now = Now::read();
+        let status = object.status.clone().unwrap_or_default();
+        let serving = status.serving.unwrap_or(Side::Primary);
+        let routing = Routing {
+            serving,
+            target: status.target.unwrap_or(serving),
+            since: status.since.as_ref().map(|since| now.instant_of(since.0)),
+        };
+        let unknown = PodAddress::UNKNOWN;
+        let pods = Side::BOTH.map(|side| pod_of(&context.pods, &pair, side, &unknown));
+        let assignment = Assignment { keys: Some(keys), epoch: 0, ..assignment(&pair, pods, routing) };
+        let assignments = watch::Sender::new(assignment);
+        let (findings_in, findings) = watch::channel(None);
+        let term = context.claim().map_or(0, |claim| claim.term);
+        let identity = Identity { holder: context.settings.identity.clone(), term };
+        let monitor = tokio::spawn(monitor(identity, assignments.subscribe(), findings_in)).abort_handle();
+        Self {
+            context,
+            pair,
+            object: (*object).clone(),
+            service,
+            key_text,
+            routing,
+            switching: status.switching,
+            steps: None,
+            finished: None,
+            problem: None,
+            assignments,
+            findings,
+            known,
+            monitor,
+            written_at: None,
+            evicted: HashMap::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, mut wishes: mpsc::UnboundedReceiver<Wish>) {
+        let mut changes = self.context.changes.subscribe();
+        loop {
+            let again = match self.act().await {
+                Ok(again) => again,
+                Err(ApplyError::NotLeading) => return,
+                Err(error) => {
+                    tracing::warn!(pair = self.pair.name, namespace = self.pair.namespace, %error, "a write failed and is tried again");
+                    if error.is_conflict() {
+                        self.read_again().await;
+                    }
+                    Some(Instant::now() + RETRY)
+                }
+            };
+            self.tell_known();
+            let alarm = async {
+                match again {
+                    Some(at) => sleep(at.saturating_duration_since(Instant::now())).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                wish = wishes.recv() => match wish {
+                    Some(Wish::Declare(declared, reply)) => {
+                        let outcome = self.declare(*declared).await;
+                        // Nobody waits for an answer any more when the reconciliation was given up.
+                        let _ = reply.send(outcome);
+                    }
+                    Some(Wish::Tell(problem)) => self.problem = Some(problem),
+                    None => return,
+                },
+                changed = self.findings.changed() => if changed.is_err() { return },
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.look_at_pods();
+                }
+                () = alarm => {}
+            }
+        }
+    }
+
+    /// Takes over what is declared now, and makes the virtual Service so.
+    async fn declare(&mut self, declared: Declared) -> Result<(), ApplyError> {
+        let Declared { pair, object, service, keys, key_text } = declared;
+        self.problem = None;
+        self.pair = pair;
+        if newer(&object, &self.object) {
+            self.object = (*object).clone();
+        }
+        let new_keys = self.key_text != key_text;
+        self.key_text = key_text;
+        let pair = Arc::clone(&self.pair);
+        let routing = self.routing;
+        self.assignments.send_if_modified(|current| {
+            let next = Assignment {
+                keys: if new_keys { Some(keys) } else { current.keys.clone() },
+                epoch: current.epoch,
+                ..assignment(&pair, current.pods.clone(), routing)
+            };
+            let changed = new_keys
+                || (&next.object_servers, next.timing, next.policy, &next.drain) != (&current.object_servers, current.timing, current.policy, &current.drain);
+            *current = next;
+            changed
+        });
+        self.service = service;
+        if self.routing.target != self.routing.serving && self.service.is_some() {
+            // The switch that is under way renders the Service in its turn.
+            return Ok(());
+        }
+        self.context.claim()?;
+        let wanted = children::virtual_service(&self.pair, self.routing.target);
+        self.service = Some(apply(&self.context.client, &self.pair, &wanted).await?);
+        Ok(())
+    }
+
+    /// Does what the newest finding asks for. Returns when to come back if nothing happens before.
+    async fn act(&mut self) -> Result<Option<Instant>, ApplyError> {
+        let finding = self.findings.borrow_and_update().clone();
+        let Some(finding) = finding.filter(|finding| finding.epoch == self.assignments.borrow().epoch) else { return Ok(None) };
+        match finding.decision.clone() {
+            Decision::Begin { to, kind, cause } => {
+                let decided = Instant::now();
+                self.switching = Some(Switching { kind, cause, started_at: MicroTime(now_in_micros()) });
+                self.routing.target = to;
+                self.write_status(&finding).await?;
+                let now = Instant::now();
+                self.steps = Some(Steps { seen: finding.seen_at, decided, intended: now, patched: now, settled: now });
+                self.finish(&finding).await?;
+            }
+            Decision::Finish => self.finish(&finding).await?,
+            Decision::Withdraw => {
+                tracing::info!(pair = self.pair.name, namespace = self.pair.namespace, to = self.routing.serving.label(), "withdrawing a switch");
+                self.point_at(self.routing.serving).await?;
+                self.routing.target = self.routing.serving;
+                self.switching = None;
+                self.write_status(&finding).await?;
+                self.routing_changed();
+            }
+            Decision::Stay { .. } => {
+                if self.routing.since.is_none() && finding.sides[index(self.routing.serving)].health.may_serve() {
+                    self.routing.since = Some(Instant::now());
+                    self.routing_changed();
+                }
+                self.evict_frozen(&finding).await?;
+                return self.keep_status(&finding).await;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Steps 2 to 4 of a switch.
+    async fn finish(&mut self, finding: &Finding) -> Result<(), ApplyError> {
+        let to = self.routing.target;
+        let mut changes = self.context.changes.subscribe();
+        self.point_at(to).await?;
+        let patched = Instant::now();
+        if let Some(pod) = address(finding, to)
+            && !settled(&self.context.slices, &mut changes, &self.pair, pod).await
+        {
+            tracing::warn!(pair = self.pair.name, namespace = self.pair.namespace, "the EndpointSlices do not show the new side yet");
+        }
+        let settled = Instant::now();
+        let finished_at = MicroTime(now_in_micros());
+        let under_way = self.switching.take().unwrap_or(Switching { kind: SwitchKind::Failover, cause: None, started_at: finished_at.clone() });
+        let took = finished_at.0.duration_since(under_way.started_at.0).unsigned_abs();
+        let switch = Switch {
+            kind: under_way.kind,
+            to,
+            cause: under_way.cause,
+            started_at: under_way.started_at.clone(),
+            finished_at,
+            duration: took.into(),
+        };
+        let before = self.routing;
+        self.routing = Routing { serving: to, target: to, since: Some(settled) };
+        self.finished = Some(switch.clone());
+        if let Err(error) = self.write_status(finding).await {
+            self.routing = before;
+            self.switching = Some(under_way);
+            self.finished = None;
+            return Err(error);
+        }
+        self.finished = None;
+        let steps = self.steps.take().unwrap_or(Steps { seen: finding.seen_at, decided: patched, intended: patched, patched, settled });
+        Steps { patched, settled, ..steps }.log(&self.pair, &switch);
+        self.routing_changed();
+        let labels = SwitchLabels { kind: switch.kind.as_str(), cause: switch.cause.map_or("None", |cause| cause.as_str()) };
+        self.context.metrics.switches.get_or_create(&labels).inc();
+        self.context.metrics.switch_duration.get_or_create(&labels).observe(took.as_secs_f64());
+        self.publish(event(&self.pair, &switch));
+        Ok(())
+    }
+
+    /// Patches the Service, if it does not select that side already.
+    async fn point_at(&mut self, side: Side) -> Result<(), ApplyError> {
+        if self.service.as_ref().is_some_and(|service| selects(service, &self.pair, side)) {
+            return Ok(());
+        }
+        self.context.claim()?;
+        let mut wanted = children::virtual_service(&self.pair, side);
+        wanted.metadata.resource_version = self.service.as_ref().and_then(ResourceExt::resource_version);
+        self.service = Some(apply(&self.context.client, &self.pair, &wanted).await?);
+        Ok(())
+    }
+
+    /// Deletes the pod of a side that was left because its gate is silent: kubelet is the one that can still end its sessions.
+    async fn evict_frozen(&mut self, finding: &Finding) -> Result<(), ApplyError> {
+        let idle = self.routing.serving.other();
+        let side = &finding.sides[index(idle)];
+        let frozen = side.health.health == Health::Down && side.health.cause == Some(Cause::ProxyUnresponsive);
+        let recently = self.evicted.get(&idle).is_some_and(|at| at.elapsed() < EVICT_EVERY);
+        let (Some(name), Some(uid)) = (&side.pod.name, &side.pod.uid) else { return Ok(()) };
+        if !frozen || recently || !finding.sides[index(self.routing.serving)].health.may_serve() {
+            return Ok(());
+        }
+        self.context.claim()?;
+        self.evicted.insert(idle, Instant::now());
+        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.pair.namespace);
+        let params = DeleteParams {
+            grace_period_seconds: Some(1),
+            preconditions: Some(Preconditions { uid: Some(uid.clone()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        match within_deadline(api.delete(name, &params)).await {
+            Err(ApplyError::Api(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {}
+            outcome => drop(outcome?),
+        }
+        tracing::warn!(pair = self.pair.name, namespace = self.pair.namespace, pod = name, "deleted the pod of a gate that is silent");
+        self.publish(Event {
+            type_: EventType::Warning,
+            reason: "ProxyReplaced".to_owned(),
+            note: Some(format!("deleted pod {name}: its gate is silent, and sessions on it would hang")),
+            action: "DeletePod".to_owned(),
+            secondary: None,
+        });
+        Ok(())
+    }
+
+    /// Writes the status if it has changed; numbers of sessions alone not too often.
+    async fn keep_status(&mut self, finding: &Finding) -> Result<Option<Instant>, ApplyError> {
+        self.count(finding);
+        let before = self.object.status.clone().unwrap_or_default();
+        let next = self.rendered(finding, &before);
+        if next == before {
+            return Ok(None);
+        }
+        let due = self.written_at.map(|at| at + COUNTS_EVERY).filter(|due| *due > Instant::now());
+        if let Some(due) = due.filter(|_| without_counts(&next) == without_counts(&before)) {
+            return Ok(Some(due));
+        }
+        self.write(next).await?;
+        Ok(None)
+    }
+
+    async fn write_status(&mut self, finding: &Finding) -> Result<(), ApplyError> {
+        let before = self.object.status.clone().unwrap_or_default();
+        let next = self.rendered(finding, &before);
+        self.write(next).await
+    }
+
+    fn rendered(&self, finding: &Finding, before: &ProxyPairStatus) -> ProxyPairStatus {
+        let side = |side: Side| {
+            let found = &finding.sides[index(side)];
+            SideKnown { health: &found.health, sessions: found.sessions }
+        };
+        let known = status::Known {
+            pair: &self.pair,
+            routing: &self.routing,
+            switching: self.switching.as_ref(),
+            sides: [side(Side::Primary), side(Side::Backup)],
+            decision: &finding.decision,
+            problem: self.problem.as_ref(),
+            finished: self.finished.clone(),
+        };
+        status::render(&known, before, Now::read())
+    }
+
+    async fn write(&mut self, status: ProxyPairStatus) -> Result<(), ApplyError> {
+        self.context.claim()?;
+        let api: Api<ProxyPair> = Api::namespaced(self.context.client.clone(), &self.pair.namespace);
+        let object = ProxyPair { status: Some(status), ..self.object.clone() };
+        self.object = within_deadline(api.replace_status(&self.pair.name, &PostParams::default(), &object)).await?;
+        self.written_at = Some(Instant::now());
+        Ok(())
+    }
+
+    /// After a conflict: what somebody else has written is the truth now.
+    async fn read_again(&mut self) {
+        let objects: Api<ProxyPair> = Api::namespaced(self.context.client.clone(), &self.pair.namespace);
+        let services: Api<Service> = Api::namespaced(self.context.client.clone(), &self.pair.namespace);
+        match within_deadline(objects.get(&self.pair.name)).await {
+            Ok(object) => self.object = object,
+            Err(error) => tracing::warn!(pair = self.pair.name, %error, "failed to read the ProxyPair"),
+        }
+        match within_deadline(services.get_opt(&self.pair.service_name())).await {
+            Ok(service) => self.service = service,
+            Err(error) => tracing::warn!(pair = self.pair.name, %error, "failed to read the Service"),
+        }
+    }
+
+    fn look_at_pods(&self) {
+        self.assignments.send_if_modified(|assignment| {
+            let mut changed = false;
+            for side in Side::BOTH {
+                let before = &assignment.pods[index(side)];
+                let pod = pod_of(&self.context.pods, &self.pair, side, before);
+                if pod != *before {
+                    assignment.pods[index(side)] = pod;
+                    changed = true;
+                }
+            }
+            changed
+        });
+    }
+
+    fn routing_changed(&self) {
+        self.assignments.send_modify(|assignment| {
+            assignment.routing = self.routing;
+            assignment.epoch += 1;
+        });
+    }
+
+    fn count(&self, finding: &Finding) {
+        for side in Side::BOTH {
+            let labels = SideLabels { namespace: self.pair.namespace.clone(), pair: self.pair.name.clone(), side: side.label() };
+            let found = &finding.sides[index(side)];
+            self.context.metrics.side_up.get_or_create(&labels).set(i64::from(found.health.health == Health::Up));
+            self.context.metrics.sessions.get_or_create(&labels).set(i64::from(found.sessions));
+        }
+    }
+
+    fn tell_known(&self) {
+        self.known.send_replace(Some(Known {
+            serving: self.routing.serving,
+            settled: self.routing.serving == self.routing.target,
+            finding: self.findings.borrow().clone(),
+        }));
+    }
+
+    /// Events are told beside the work: they never hold it up.
+    fn publish(&self, event: Event) {
+        let (recorder, reference) = (self.context.recorder.clone(), self.object.object_ref(&()));
+        tokio::spawn(async move {
+            if let Err(error) = within_deadline(recorder.publish(&event, &reference)).await {
+                tracing::warn!(%error, reason = event.reason, "failed to publish an event");
+            }
+        });
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        self.monitor.abort();
+    }
+}
+
+/// What the monitor is to watch, but for the keys.
+fn assignment(pair: &Pair, pods: [PodAddress; 2], routing: Routing) -> Assignment {
+    Assignment {
+        pods,
+        object_servers: pair.object_servers.clone(),
+        keys: None,
+        gate_name: pair.gate_name.clone(),
+        timing: Timing::from(&pair.spec.health_check),
+        policy: Policy::new(&pair.spec.failback, FIRST_START),
+        drain: pair.spec.failback.drain.clone(),
+        routing,
+        epoch: 0,
+    }
+}
+
+fn without_counts(status: &ProxyPairStatus) -> ProxyPairStatus {
+    let mut status = status.clone();
+    status.connections = 0;
+    for side in [&mut status.primary, &mut status.backup].into_iter().flatten() {
+        side.connections = 0;
+    }
+    if let Some(failback) = &mut status.failback {
+        failback.connections_left = failback.connections_left.min(1);
+    }
+    status
+}
+
+/// Whether `a` is a later version of the same object. Versions of one object are numbers that grow.
+fn newer(a: &ProxyPair, b: &ProxyPair) -> bool {
+    let version = |object: &ProxyPair| object.resource_version().and_then(|version| version.parse::<u64>().ok());
+    version(a) >= version(b)
+}
+
+fn now_in_micros() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+}

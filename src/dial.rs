@@ -1,0 +1,278 @@
+//! Dialling a server: its address, its name resolved at each dial, a deadline, and sockets prepared for peers that vanish.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+
+/// Where a server is: `host:port`, `192.0.2.1:4100` or `[2001:db8::1]:4100`. The host name is resolved at each dial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    host: String,
+    port: u16,
+}
+
+/// Not an [`Address`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is not HOST:PORT")]
+pub struct NotAnAddress(String);
+
+impl Address {
+    /// `host` is a name or an IP address without brackets.
+    #[must_use]
+    pub const fn new(host: String, port: u16) -> Self {
+        Self { host, port }
+    }
+}
+
+impl FromStr for Address {
+    type Err = NotAnAddress;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parse = || {
+            let (host, port) = text.rsplit_once(':')?;
+            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+            if host.is_empty() || bare.is_none() && host.contains(':') {
+                return None;
+            }
+            let port = port.parse().ok().filter(|port| *port != 0)?;
+            Some(Self {
+                host: bare.unwrap_or(host).to_owned(),
+                port,
+            })
+        };
+        parse().ok_or_else(|| NotAnAddress(text.to_owned()))
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') {
+            write!(f, "[{host}]:{port}")
+        } else {
+            write!(f, "{host}:{port}")
+        }
+    }
+}
+
+/// Why a dial failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The host name could not be turned into an address.
+    #[error("failed to resolve {address}: {source}")]
+    Resolve {
+        /// What was dialled.
+        address: Address,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// No answer in time.
+    #[error("no answer from {address} within {patience:?}")]
+    Silence {
+        /// What was dialled.
+        address: Address,
+        /// How long.
+        patience: Duration,
+    },
+    /// The connection could not be made.
+    #[error("failed to connect to {address}: {source}")]
+    Connect {
+        /// What was dialled.
+        address: Address,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Dials one server.
+#[derive(Debug, Clone)]
+pub struct Dialer {
+    address: Address,
+    unresponsive_after: Duration,
+}
+
+impl Dialer {
+    /// A dialer that takes silence for absence after `unresponsive_after`.
+    #[must_use]
+    pub const fn new(address: Address, unresponsive_after: Duration) -> Self {
+        Self {
+            address,
+            unresponsive_after,
+        }
+    }
+
+    /// What it dials.
+    #[must_use]
+    pub const fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Silence after which the server is taken for absent.
+    #[must_use]
+    pub const fn unresponsive_after(&self) -> Duration {
+        self.unresponsive_after
+    }
+
+    /// A connection to the server.
+    ///
+    /// # Errors
+    ///
+    /// [`DialError`], the one of the address tried last.
+    pub async fn dial(&self) -> Result<TcpStream, DialError> {
+        self.dial_within(self.unresponsive_after).await
+    }
+
+    /// Resolves, then tries one address after the other, each with its share of `patience`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::dial`].
+    pub async fn dial_within(&self, patience: Duration) -> Result<TcpStream, DialError> {
+        let resolved = timeout(
+            self.unresponsive_after,
+            lookup_host((self.address.host.as_str(), self.address.port)),
+        );
+        let addresses: Vec<SocketAddr> = match resolved.await {
+            Ok(Ok(addresses)) => addresses.collect(),
+            Ok(Err(source)) => {
+                return Err(DialError::Resolve {
+                    address: self.address.clone(),
+                    source,
+                });
+            }
+            Err(_) => return Err(self.silence(self.unresponsive_after)),
+        };
+        let mut failure = self.no_address();
+        let share = patience / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+        for address in addresses {
+            failure = match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(source)) => DialError::Connect {
+                    address: self.address.clone(),
+                    source,
+                },
+                Err(_) => self.silence(share),
+            };
+        }
+        Err(failure)
+    }
+
+    fn silence(&self, patience: Duration) -> DialError {
+        DialError::Silence {
+            address: self.address.clone(),
+            patience,
+        }
+    }
+
+    fn no_address(&self) -> DialError {
+        let source = io::Error::new(ErrorKind::NotFound, "the name has no address");
+        DialError::Resolve {
+            address: self.address.clone(),
+            source,
+        }
+    }
+}
+
+/// Prepares a socket for small messages and for peers that vanish: no Nagle delay, and an error when the peer has been silent for `silence`
+/// (in whole seconds, at least 2) although it should have answered.
+///
+/// # Errors
+///
+/// What the kernel says; a socket that is closed already, in practice.
+pub fn prepare(stream: &TcpStream, silence: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let Keepalive {
+        idle,
+        interval,
+        silence,
+    } = Keepalive::for_silence(silence);
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(idle)
+            .with_interval(interval)
+            .with_retries(UNLIMITED),
+    )?;
+    socket.set_tcp_user_timeout(Some(silence))
+}
+
+/// The kernel ends a connection by `TCP_USER_TIMEOUT` alone.
+const UNLIMITED: u32 = 100;
+
+/// Keepalive probes that may be lost before a connection is. Fewer when the time is too short for them.
+const PROBES: u64 = 4;
+
+/// A timetable that takes no single lost packet for a lost peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Keepalive {
+    /// Silence before the first probe.
+    idle: Duration,
+    /// Time from one probe to the next.
+    interval: Duration,
+    /// Silence after which the connection is lost. The kernel looks at it only when a probe is due, so it lies just before one.
+    silence: Duration,
+}
+
+impl Keepalive {
+    fn for_silence(silence: Duration) -> Self {
+        let seconds = silence.as_secs().max(2);
+        let interval = (seconds / 6).max(1);
+        let probes = PROBES.min(seconds / interval - 1);
+        Self {
+            idle: Duration::from_secs(seconds - probes * interval),
+            interval: Duration::from_secs(interval),
+            silence: Duration::from_secs(seconds) - Duration::from_millis(50),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_addresses_as_people_write_them() {
+        for (text, host, port) in [
+            ("aggp.example.com:4100", "aggp.example.com", 4100),
+            ("192.0.2.1:4100", "192.0.2.1", 4100),
+            ("[2001:db8::1]:4100", "2001:db8::1", 4100),
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!(
+                address,
+                Address {
+                    host: host.to_owned(),
+                    port
+                }
+            );
+            assert_eq!(address.to_string(), text);
+        }
+        for text in ["aggp", "aggp:", ":4100", "aggp:0", "aggp:70000", "2001:db8::1:4100", ""] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_peer_is_lost_after_the_silence_asked_for_and_not_with_the_first_probe() {
+        for seconds in 2..600 {
+            let Keepalive {
+                idle,
+                interval,
+                silence,
+            } = Keepalive::for_silence(Duration::from_secs(seconds));
+            let mut due = idle;
+            let mut lost = 0;
+            while due < silence {
+                due += interval;
+                lost += 1;
+            }
+            assert_eq!(due, Duration::from_secs(seconds));
+            assert!(lost >= 2 || seconds == 2, "{seconds}s: {lost} probes");
+        }
+    }
+}
