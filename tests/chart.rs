@@ -199,7 +199,9 @@ fn values_that_cannot_be_meant_are_refused() {
         ("image.digest=0123", "'/image/digest'"),
         ("image.pullPolicy=Sometimes", "'/image/pullPolicy': value must be one of"),
         ("leaseDuration=500ms", "'/leaseDuration'"),
+        ("leaseDuration=1s", "'/leaseDuration'"),
         ("gateCertificateLifetime=90d", "'/gateCertificateLifetime'"),
+        ("gateCertificateLifetime=9m", "'/gateCertificateLifetime'"),
         ("watchNamespace=Netcool", "'/watchNamespace'"),
         ("serviceAccount.create=false", "'/serviceAccount/name'"),
     ] {
