@@ -41,7 +41,7 @@ impl Namespaces {
     fn tell(&self) {
         for namespace in [&self.release, &self.pairs] {
             for args in [
-                &["get", "all,pp,lease", "--namespace", namespace, "--output", "wide"][..],
+                &["get", "all,proxypairs.proxypair.dev,leases", "--namespace", namespace, "--output", "wide"][..],
                 &["get", "events", "--namespace", namespace],
                 &["logs", "--namespace", namespace, "--selector", "app.kubernetes.io/name=proxypair", "--tail=40", "--prefix"],
             ] {
@@ -156,7 +156,9 @@ impl Operator {
 #[ignore = "needs the cluster"]
 fn an_operator_is_installed_upgraded_taken_away_and_installed_again() {
     if got(&["crd", "proxypairs.proxypair.dev"]).is_err() {
-        run("kubectl", &["apply", "--server-side", "--filename", &in_repository("crds/proxypairs.yaml").display().to_string()]);
+        // As Helm, so that it can take the definition over later.
+        let file = in_repository("crds/proxypairs.yaml").display().to_string();
+        run("kubectl", &["apply", "--server-side", "--field-manager=helm", "--filename", &file]);
     }
     let operator = Operator { namespaces: Namespaces::create("operator") };
     let Namespaces { release, pairs } = &operator.namespaces;
@@ -182,7 +184,7 @@ fn an_operator_is_installed_upgraded_taken_away_and_installed_again() {
         eventually(&format!("{kind} {name} is there"), || got(&[kind, name, "--namespace", pairs]));
     }
     eventually("the operator has written the status", || {
-        let pair = got(&["pp", "proxy-v", "--namespace", pairs])?;
+        let pair = got(&["proxypairs.proxypair.dev", "proxy-v", "--namespace", pairs])?;
         if pair["status"]["conditions"].is_array() { Ok(()) } else { Err(pair["status"].to_string()) }
     });
     let proxy = eventually("a proxy pod runs the operator's image", || {
@@ -219,13 +221,13 @@ fn an_operator_is_installed_upgraded_taken_away_and_installed_again() {
             }
             fewest
         });
-        operator.helm("upgrade", &["--set", "log=debug"]);
+        operator.helm("upgrade", &["--set", r"log=info\,proxypair=debug"]);
         done.store(true, Ordering::Relaxed);
         fewest.join().unwrap()
     });
     assert!(fewest >= 2, "during the upgrade {fewest} operator pods were available");
     operator.led_by_one_of_its_pods();
-    assert!(operator.pods().unwrap().iter().all(|pod| pod["spec"]["containers"][0]["args"].to_string().contains("--log=debug")));
+    assert!(operator.pods().unwrap().iter().all(|pod| pod["spec"]["containers"][0]["args"].to_string().contains("--log=info,proxypair=debug")));
 
     let before = got(&["service", "proxy-v", "--namespace", pairs]).unwrap();
     run("helm", &["uninstall", "proxypair", "--namespace", release, "--wait"]);
@@ -233,7 +235,7 @@ fn an_operator_is_installed_upgraded_taken_away_and_installed_again() {
         0 => Ok(()),
         some => Err(format!("{some} pods")),
     });
-    got(&["pp", "proxy-v", "--namespace", pairs]).unwrap();
+    got(&["proxypairs.proxypair.dev", "proxy-v", "--namespace", pairs]).unwrap();
     got(&["deployment", "proxy-v-primary", "--namespace", pairs]).unwrap();
     let after = got(&["service", "proxy-v", "--namespace", pairs]).unwrap();
     assert_eq!(before["spec"], after["spec"], "the Service changed with the uninstall");
@@ -280,7 +282,7 @@ fn whoever_may_edit_a_namespace_may_edit_its_proxypairs() {
     }
 }
 
-/// A copy of the chart whose definition is in an API group of its own.
+/// A copy of the chart whose definition has names of its own, short ones included, so that `kubectl get pp` goes on meaning the real one.
 struct ChartCopy {
     directory: PathBuf,
     group: String,
@@ -301,7 +303,11 @@ impl ChartCopy {
             fs::copy(in_repository("charts/proxypair").join(file), directory.join(file)).unwrap();
         }
         let copy = Self { directory, group: group.to_owned() };
-        copy.edit_definition(|text| text.replace("proxypair.dev", group));
+        copy.edit_definition(|text| {
+            let words = [("proxypair.dev", group), ("proxypairs", "paircopies"), ("singular: proxypair", "singular: paircopy")];
+            let names = [("- pp\n", "- pairc\n"), ("- netcool\n", "- copies\n")];
+            words.iter().chain(&names).fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+        });
         copy
     }
 
@@ -314,7 +320,7 @@ impl ChartCopy {
     }
 
     fn definition(&self) -> String {
-        format!("proxypairs.{}", self.group)
+        format!("paircopies.{}", self.group)
     }
 
     /// The operator's pods do not run: their image does not exist.
