@@ -25,7 +25,13 @@ pub use context::{Context, Settings};
 use crate::{api::ProxyPair, leader::Standing, metrics::Metrics};
 
 /// Runs the controller until `stop` resolves. Needs leadership: every write checks the claim in `standing`.
-pub async fn run(client: Client, settings: Settings, metrics: Metrics, standing: watch::Receiver<Standing>, stop: impl Future<Output = ()>) {
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    metrics: Metrics,
+    standing: watch::Receiver<Standing>,
+    stop: impl Future<Output = ()>,
+) {
     let (context, nudges, caches) = Context::new(client.clone(), settings, metrics, standing);
     let api: Api<DeserializeGuard<ProxyPair>> = context.api();
     let caches = tokio::spawn(caches);
@@ -35,7 +41,11 @@ pub async fn run(client: Client, settings: Settings, metrics: Metrics, standing:
         context.caches_are_ready().await;
         let mut outcomes = Box::pin(
             controller
-                .with_config(kube::runtime::controller::Config::default().debounce(Duration::from_millis(20)).concurrency(16))
+                .with_config(
+                    kube::runtime::controller::Config::default()
+                        .debounce(Duration::from_millis(20))
+                        .concurrency(16),
+                )
                 .reconcile_on(nudges)
                 .run(reconcile::reconcile, reconcile::on_error, Arc::clone(&context)),
         );

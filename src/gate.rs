@@ -62,9 +62,9 @@ use self::listener::Listening;
 use self::metrics::Metrics;
 use self::session::Patience;
 use self::steering::{Refused, Terms};
-use crate::dial::Dialer;
 use self::wire::{Report, Request, UnreachableCause, Upstream};
 use crate::admin;
+use crate::dial::Dialer;
 
 /// How long the exit waits for sessions and for control connections to take their leave, each.
 const FAREWELL: Duration = Duration::from_millis(500);

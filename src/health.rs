@@ -65,7 +65,12 @@ pub struct PodAddress {
 
 impl PodAddress {
     /// Nothing was read yet.
-    pub const UNKNOWN: Self = Self { state: Pod::Unknown, uid: None, name: None, ip: None };
+    pub const UNKNOWN: Self = Self {
+        state: Pod::Unknown,
+        uid: None,
+        name: None,
+        ip: None,
+    };
 }
 
 /// What a monitor found, with what is to be done about it.
@@ -102,7 +107,11 @@ pub struct Identity {
 }
 
 /// Watches one pair until `assignments` closes.
-pub async fn monitor(identity: Identity, mut assignments: watch::Receiver<Assignment>, findings: watch::Sender<Option<Finding>>) {
+pub async fn monitor(
+    identity: Identity,
+    mut assignments: watch::Receiver<Assignment>,
+    findings: watch::Sender<Option<Finding>>,
+) {
     let (sightings_in, mut sightings) = mpsc::channel(64);
     let assignment = assignments.borrow_and_update().clone();
     let now = Instant::now();
@@ -147,18 +156,35 @@ pub fn index(side: Side) -> usize {
 }
 
 /// Decides on what is known now. Returns when to look again.
-fn evaluate(assignment: &Assignment, sides: &mut [Watched; 2], findings: &watch::Sender<Option<Finding>>, seen_at: Instant) -> Option<Instant> {
+fn evaluate(
+    assignment: &Assignment,
+    sides: &mut [Watched; 2],
+    findings: &watch::Sender<Option<Finding>>,
+    seen_at: Instant,
+) -> Option<Instant> {
     let now = Instant::now();
     for side in sides.iter_mut() {
         let reading = classify(&side.evidence, &assignment.timing, now);
         side.health = side.health.clone().step(&reading, &assignment.timing, now);
     }
     let [primary, backup] = &*sides;
-    let decision = decide(&assignment.routing, &primary.health, &backup.health, &assignment.policy, now);
+    let decision = decide(
+        &assignment.routing,
+        &primary.health,
+        &backup.health,
+        &assignment.policy,
+        now,
+    );
     for (this, other) in [(0, 1), (1, 0)] {
         let order = {
             let (this, other) = (&sides[this], &sides[other]);
-            admission::order(this.side, &assignment.routing, &this.health, &other.health, this.occupancy())
+            admission::order(
+                this.side,
+                &assignment.routing,
+                &this.health,
+                &other.health,
+                this.occupancy(),
+            )
         };
         sides[this].steer(order, &assignment.drain);
     }
@@ -167,16 +193,27 @@ fn evaluate(assignment: &Assignment, sides: &mut [Watched; 2], findings: &watch:
         _ => None,
     };
     for side in &*sides {
-        let silence = side.evidence.oldest_silence().map(|since| since + assignment.timing.doubtful_after()).filter(|at| *at > now);
+        let silence = side
+            .evidence
+            .oldest_silence()
+            .map(|since| since + assignment.timing.doubtful_after())
+            .filter(|at| *at > now);
         for at in [side.health.look_again, silence].into_iter().flatten() {
             look_again = Some(look_again.map_or(at, |earlier| earlier.min(at)));
         }
     }
     let sides = [sides[0].finding(), sides[1].finding()];
     findings.send_if_modified(|known| {
-        let same = known.as_ref().is_some_and(|known| known.epoch == assignment.epoch && known.sides == sides && known.decision == decision);
+        let same = known
+            .as_ref()
+            .is_some_and(|known| known.epoch == assignment.epoch && known.sides == sides && known.decision == decision);
         if !same {
-            *known = Some(Finding { epoch: assignment.epoch, sides, decision, seen_at });
+            *known = Some(Finding {
+                epoch: assignment.epoch,
+                sides,
+                decision,
+                seen_at,
+            });
         }
         !same
     });
@@ -201,7 +238,12 @@ struct Watched {
 
 impl Watched {
     fn new(side: Side, assignment: &Assignment, identity: &Identity, out: &Sightings, now: Instant) -> Self {
-        let steering = Steering { holder: identity.holder.clone(), term: identity.term, order: None, ask: 0 };
+        let steering = Steering {
+            holder: identity.holder.clone(),
+            term: identity.term,
+            order: None,
+            ask: 0,
+        };
         let mut watched = Self {
             side,
             pod: PodAddress::UNKNOWN,
@@ -252,19 +294,38 @@ impl Watched {
         self.generation += 1;
         let at = index(self.side);
         self.pod = assignment.pods[at].clone();
-        self.evidence = Evidence { pod: self.pod.state, ..Evidence::none() };
+        self.evidence = Evidence {
+            pod: self.pod.state,
+            ..Evidence::none()
+        };
         self.steering.send_modify(|steering| steering.term = identity.term);
         let timing = assignment.timing;
         let object_server = assignment.object_servers[at].clone();
         let relayed = self.relay(out);
-        self.eyes.push(tokio::spawn(watch_objectserver(object_server, timing, relayed)).abort_handle());
-        let (Some(ip), Some(keys)) = (self.pod.ip, &assignment.keys) else { return };
+        self.eyes
+            .push(tokio::spawn(watch_objectserver(object_server, timing, relayed)).abort_handle());
+        let (Some(ip), Some(keys)) = (self.pod.ip, &assignment.keys) else {
+            return;
+        };
         let name = &assignment.gate_name;
         let (relayed, steering) = (self.relay(out), self.steering.subscribe());
-        let control = watch_gate(SocketAddr::new(ip, CONTROL_PORT), name.clone(), Arc::clone(keys), timing, steering, relayed);
+        let control = watch_gate(
+            SocketAddr::new(ip, CONTROL_PORT),
+            name.clone(),
+            Arc::clone(keys),
+            timing,
+            steering,
+            relayed,
+        );
         self.eyes.push(tokio::spawn(control).abort_handle());
         let relayed = self.relay(out);
-        let path = watch_path(SocketAddr::new(ip, CHECK_PORT), name.clone(), Arc::clone(keys), timing, relayed);
+        let path = watch_path(
+            SocketAddr::new(ip, CHECK_PORT),
+            name.clone(),
+            Arc::clone(keys),
+            timing,
+            relayed,
+        );
         self.eyes.push(tokio::spawn(path).abort_handle());
     }
 
@@ -307,7 +368,10 @@ impl Watched {
     fn understood(&self, at: Instant, report: wire::Report) -> GateReport {
         let upstream = match report.upstream {
             wire::Upstream::Reachable => Upstream::Reachable,
-            wire::Upstream::Unreachable { cause: wire::UnreachableCause::TimedOut, message } => Upstream::Unresponsive { message },
+            wire::Upstream::Unreachable {
+                cause: wire::UnreachableCause::TimedOut,
+                message,
+            } => Upstream::Unresponsive { message },
             wire::Upstream::Unreachable { message, .. } => {
                 let since = match self.evidence.report.as_ref().map(|report| &report.upstream) {
                     Some(Upstream::Unreachable { since, .. }) => *since,
@@ -316,18 +380,31 @@ impl Watched {
                 Upstream::Unreachable { since, message }
             }
         };
-        GateReport { at, upstream, leaving: report.leaving, sessions: report.sessions }
+        GateReport {
+            at,
+            upstream,
+            leaving: report.leaving,
+            sessions: report.sessions,
+        }
     }
 
     fn occupancy(&self) -> Occupancy {
-        Occupancy { sessions: self.sessions, last: self.last }
+        Occupancy {
+            sessions: self.sessions,
+            last: self.last,
+        }
     }
 
     fn steer(&mut self, order: Admission, drain: &DrainSpec) {
         if self.last == Some(order) {
             return;
         }
-        tracing::info!(side = self.side.label(), ?order, sessions = self.sessions, "ordering the gate");
+        tracing::info!(
+            side = self.side.label(),
+            ?order,
+            sessions = self.sessions,
+            "ordering the gate"
+        );
         self.last = Some(order);
         let request = match order {
             Admission::Admit => Request::Admit,
@@ -341,7 +418,11 @@ impl Watched {
     }
 
     fn finding(&self) -> SideFinding {
-        SideFinding { health: self.health.clone(), sessions: self.sessions, pod: self.pod.clone() }
+        SideFinding {
+            health: self.health.clone(),
+            sessions: self.sessions,
+            pod: self.pod.clone(),
+        }
     }
 }
 

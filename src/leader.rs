@@ -90,7 +90,12 @@ enum LeaseError {
 }
 
 /// Waits for leadership, then keeps it, telling `standing` each renewal. Returns when it is lost, or released because `stop` resolved.
-pub async fn lead(client: Client, candidate: Candidate, standing: watch::Sender<Standing>, stop: impl Future<Output = ()>) {
+pub async fn lead(
+    client: Client,
+    candidate: Candidate,
+    standing: watch::Sender<Standing>,
+    stop: impl Future<Output = ()>,
+) {
     let api: Api<Lease> = Api::namespaced(client, &candidate.namespace);
     tokio::pin!(stop);
     let mut held = tokio::select! {
@@ -107,7 +112,10 @@ pub async fn lead(client: Client, candidate: Candidate, standing: watch::Sender<
         match next {
             Some(next) => held = next,
             None => {
-                tracing::warn!(lease = candidate.lease, "leadership lost: the lease could not be renewed in time");
+                tracing::warn!(
+                    lease = candidate.lease,
+                    "leadership lost: the lease could not be renewed in time"
+                );
                 standing.send_replace(Standing::Lost);
                 return;
             }
@@ -137,17 +145,32 @@ async fn acquire(api: &Api<Lease>, candidate: &Candidate, standing: &watch::Send
 
 type Seen = Option<(Option<MicroTime>, Option<String>, Instant)>;
 
-async fn attempt(api: &Api<Lease>, candidate: &Candidate, seen: &mut Seen) -> Result<Option<(Lease, Claim)>, LeaseError> {
-    let found = time::timeout(candidate.duration, api.get_opt(&candidate.lease)).await.map_err(|_| LeaseError::Deadline)??;
+async fn attempt(
+    api: &Api<Lease>,
+    candidate: &Candidate,
+    seen: &mut Seen,
+) -> Result<Option<(Lease, Claim)>, LeaseError> {
+    let found = time::timeout(candidate.duration, api.get_opt(&candidate.lease))
+        .await
+        .map_err(|_| LeaseError::Deadline)??;
     let Some(lease) = found else {
         let lease = Lease {
-            metadata: ObjectMeta { name: Some(candidate.lease.clone()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(candidate.lease.clone()),
+                ..ObjectMeta::default()
+            },
             spec: Some(claimed(candidate, 1)),
         };
         let sent = Instant::now();
         let created = time::timeout(candidate.duration, api.create(&PostParams::default(), &lease)).await;
         let lease = created.map_err(|_| LeaseError::Deadline)??;
-        return Ok(Some((lease, Claim { term: 1, expires: sent + candidate.duration })));
+        return Ok(Some((
+            lease,
+            Claim {
+                term: 1,
+                expires: sent + candidate.duration,
+            },
+        )));
     };
     let spec = lease.spec.clone().unwrap_or_default();
     let holder = spec.holder_identity.clone().filter(|holder| !holder.is_empty());
@@ -159,12 +182,16 @@ async fn attempt(api: &Api<Lease>, candidate: &Candidate, seen: &mut Seen) -> Re
             now
         }
     };
-    let duration = Duration::from_secs(u64::try_from(spec.lease_duration_seconds.unwrap_or_default()).unwrap_or_default());
+    let duration =
+        Duration::from_secs(u64::try_from(spec.lease_duration_seconds.unwrap_or_default()).unwrap_or_default());
     if holder.is_some() && now < unchanged_since + duration {
         return Ok(None);
     }
     let transitions = spec.lease_transitions.unwrap_or_default().saturating_add(1);
-    let lease = Lease { spec: Some(claimed(candidate, transitions)), ..lease };
+    let lease = Lease {
+        spec: Some(claimed(candidate, transitions)),
+        ..lease
+    };
     write(api, candidate, &lease, candidate.duration).await.map(Some)
 }
 
@@ -174,7 +201,10 @@ async fn keep(api: &Api<Lease>, candidate: &Candidate, held: (Lease, Claim)) -> 
     time::sleep(candidate.duration / 3).await;
     loop {
         let now = Instant::now();
-        let left = claim.expires.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        let left = claim
+            .expires
+            .checked_duration_since(now)
+            .filter(|left| !left.is_zero())?;
         let spec = lease.spec.get_or_insert_default();
         spec.renew_time = Some(MicroTime(Timestamp::now()));
         match write(api, candidate, &lease, left).await {
@@ -184,7 +214,8 @@ async fn keep(api: &Api<Lease>, candidate: &Candidate, held: (Lease, Claim)) -> 
                 let current = time::timeout(left, api.get(&candidate.lease)).await.ok()?;
                 match current {
                     Ok(current) => {
-                        let ours = current.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(&candidate.identity);
+                        let ours = current.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref())
+                            == Some(&candidate.identity);
                         if !ours {
                             return None;
                         }
@@ -209,11 +240,23 @@ fn claimed(candidate: &Candidate, transitions: i32) -> LeaseSpec {
     }
 }
 
-async fn write(api: &Api<Lease>, candidate: &Candidate, lease: &Lease, deadline: Duration) -> Result<(Lease, Claim), LeaseError> {
+async fn write(
+    api: &Api<Lease>,
+    candidate: &Candidate,
+    lease: &Lease,
+    deadline: Duration,
+) -> Result<(Lease, Claim), LeaseError> {
     let sent = Instant::now();
     let written = time::timeout(deadline, api.replace(&candidate.lease, &PostParams::default(), lease)).await;
     let written = written.map_err(|_| LeaseError::Deadline)??;
-    let transitions = written.spec.as_ref().and_then(|spec| spec.lease_transitions).unwrap_or_default();
-    let claim = Claim { term: u64::try_from(transitions).unwrap_or_default(), expires: sent + candidate.duration };
+    let transitions = written
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.lease_transitions)
+        .unwrap_or_default();
+    let claim = Claim {
+        term: u64::try_from(transitions).unwrap_or_default(),
+        expires: sent + candidate.duration,
+    };
     Ok((written, claim))
 }

@@ -64,7 +64,14 @@ impl Metrics {
             reconcile_errors: Family::default(),
             leading: Gauge::default(),
         };
-        let Self { switches, switch_duration, side_up, sessions, reconcile_errors, leading } = metrics.clone();
+        let Self {
+            switches,
+            switch_duration,
+            side_up,
+            sessions,
+            reconcile_errors,
+            leading,
+        } = metrics.clone();
         let registry = registry.sub_registry_with_prefix("proxypair");
         registry.register("switches", "Switches that were finished", switches);
         registry.register(
@@ -82,7 +89,11 @@ impl Metrics {
     /// Forgets a pair that is gone.
     pub fn forget(&self, namespace: &str, pair: &str) {
         for side in crate::api::Side::BOTH {
-            let labels = SideLabels { namespace: namespace.to_owned(), pair: pair.to_owned(), side: side.label() };
+            let labels = SideLabels {
+                namespace: namespace.to_owned(),
+                pair: pair.to_owned(),
+                side: side.label(),
+            };
             self.side_up.remove(&labels);
             self.sessions.remove(&labels);
         }

@@ -61,9 +61,11 @@ pub struct OperatorArgs {
 }
 
 fn lease_duration(text: &str) -> Result<Duration, String> {
-    let duration: Duration = text.parse().map_err(|error: crate::api::ParseDurationError| error.to_string())?;
+    let duration: Duration = text
+        .parse()
+        .map_err(|error: crate::api::ParseDurationError| error.to_string())?;
     let millis = duration.get().as_millis();
-    if (2_000..=60_000).contains(&millis) && millis % 1000 == 0 {
+    if (2_000..=60_000).contains(&millis) && millis.is_multiple_of(1000) {
         Ok(duration)
     } else {
         Err(format!("{text} is not between 2s and 60s in whole seconds"))
@@ -71,8 +73,16 @@ fn lease_duration(text: &str) -> Result<Duration, String> {
 }
 
 fn certificate_lifetime(text: &str) -> Result<Duration, String> {
-    let duration: Duration = text.parse().map_err(|error: crate::api::ParseDurationError| error.to_string())?;
-    if duration.get().as_secs() >= 600 { Ok(duration) } else { Err(format!("{text} is less than 10m, which nodes may take to see a new one")) }
+    let duration: Duration = text
+        .parse()
+        .map_err(|error: crate::api::ParseDurationError| error.to_string())?;
+    if duration.get().as_secs() >= 600 {
+        Ok(duration)
+    } else {
+        Err(format!(
+            "{text} is less than 10m, which nodes may take to see a new one"
+        ))
+    }
 }
 
 /// Why the operator ended.
@@ -111,7 +121,12 @@ pub async fn run(args: OperatorArgs) -> Result<(), OperatorError> {
         let standing = standing.clone();
         move || ready(*standing.borrow(), lease)
     };
-    let admin = tokio::spawn(admin::serve(listener, Arc::new(registry), readiness, std::future::pending()));
+    let admin = tokio::spawn(admin::serve(
+        listener,
+        Arc::new(registry),
+        readiness,
+        std::future::pending(),
+    ));
 
     let (stop_in, stop) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate())?;
@@ -125,7 +140,12 @@ pub async fn run(args: OperatorArgs) -> Result<(), OperatorError> {
         stop_in.send_replace(true);
     });
 
-    let candidate = Candidate { namespace: args.namespace, lease: args.lease_name, identity: args.identity.clone(), duration: lease };
+    let candidate = Candidate {
+        namespace: args.namespace,
+        lease: args.lease_name,
+        identity: args.identity.clone(),
+        duration: lease,
+    };
     // The lease is given back only when nothing writes any more.
     let (done_in, done) = watch::channel(false);
     let leading = tokio::spawn(lead(client.clone(), candidate, standing_in, stopped(done)));
@@ -174,7 +194,10 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 }
 
 async fn leads(mut standing: watch::Receiver<Standing>) -> bool {
-    standing.wait_for(|standing| matches!(standing, Standing::Leading(_))).await.is_ok()
+    standing
+        .wait_for(|standing| matches!(standing, Standing::Leading(_)))
+        .await
+        .is_ok()
 }
 
 async fn lost(mut standing: watch::Receiver<Standing>) {

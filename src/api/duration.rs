@@ -19,7 +19,9 @@ pub struct Duration {
 
 /// The text is not a GEP-2257 duration.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is not a duration: write up to four numbers of at most five digits, each with h, m, s or ms, such as 500ms or 1m30s")]
+#[error(
+    "{0:?} is not a duration: write up to four numbers of at most five digits, each with h, m, s or ms, such as 500ms or 1m30s"
+)]
 pub struct ParseDurationError(String);
 
 impl Duration {
@@ -31,7 +33,10 @@ impl Duration {
     /// A span of whole milliseconds.
     pub fn from_millis(millis: u64) -> Self {
         let value = time::Duration::from_millis(millis);
-        Self { text: written(value), value }
+        Self {
+            text: written(value),
+            value,
+        }
     }
 
     /// A span of whole seconds.
@@ -71,7 +76,11 @@ impl FromStr for Duration {
         let mut parts = 0;
         while !rest.is_empty() {
             let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-            let number: u64 = rest.get(..digits).filter(|_| (1..=5).contains(&digits)).and_then(|n| n.parse().ok()).ok_or_else(refused)?;
+            let number: u64 = rest
+                .get(..digits)
+                .filter(|_| (1..=5).contains(&digits))
+                .and_then(|n| n.parse().ok())
+                .ok_or_else(refused)?;
             rest = &rest[digits..];
             let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
             let unit = match &rest[..letters] {
@@ -88,7 +97,10 @@ impl FromStr for Duration {
         if !(1..=4).contains(&parts) {
             return Err(refused());
         }
-        Ok(Self { text: text.to_owned(), value: time::Duration::from_millis(millis) })
+        Ok(Self {
+            text: text.to_owned(),
+            value: time::Duration::from_millis(millis),
+        })
     }
 }
 
@@ -151,7 +163,19 @@ mod tests {
 
     #[test]
     fn refuses_what_the_gateway_api_refuses() {
-        for text in ["", "5", "1.5s", "-1s", "1d", "123456s", "1h1m1s1ms1s", " 1s", "1s ", "s", "1 s"] {
+        for text in [
+            "",
+            "5",
+            "1.5s",
+            "-1s",
+            "1d",
+            "123456s",
+            "1h1m1s1ms1s",
+            " 1s",
+            "1s ",
+            "s",
+            "1 s",
+        ] {
             assert!(text.parse::<Duration>().is_err(), "{text:?} was accepted");
         }
     }

@@ -218,8 +218,16 @@ impl ProxyOverrides {
     /// These fields, with those that `side` sets put over them.
     pub fn overridden_by(&self, side: Option<&Self>) -> Self {
         let Some(side) = side else { return self.clone() };
-        let Self { resources, node_selector, tolerations, affinity, image_pull_secrets, priority_class_name, pod_labels, pod_annotations } =
-            side.clone();
+        let Self {
+            resources,
+            node_selector,
+            tolerations,
+            affinity,
+            image_pull_secrets,
+            priority_class_name,
+            pod_labels,
+            pod_annotations,
+        } = side.clone();
         Self {
             resources: resources.or_else(|| self.resources.clone()),
             node_selector: node_selector.or_else(|| self.node_selector.clone()),
@@ -432,6 +440,9 @@ fn default_connections_per_second() -> i32 {
 
 impl Default for DrainSpec {
     fn default() -> Self {
-        Self { grace_period: default_grace_period(), connections_per_second: default_connections_per_second() }
+        Self {
+            grace_period: default_grace_period(),
+            connections_per_second: default_connections_per_second(),
+        }
     }
 }

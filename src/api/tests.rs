@@ -37,7 +37,10 @@ fn refused_with(path: &str, value: Value, message: &str) {
     }
     at[key] = value;
     let refusals = refusals(&manifest);
-    assert!(refusals.iter().any(|refusal| refusal.contains(message)), "{path}: {refusals:?}");
+    assert!(
+        refusals.iter().any(|refusal| refusal.contains(message)),
+        "{path}: {refusals:?}"
+    );
     assert_eq!(refusals.len(), 1, "{path} breaks more than one rule: {refusals:?}");
 }
 
@@ -56,8 +59,14 @@ fn accepts_the_shortest_manifest_and_fills_in_the_defaults() {
 fn the_defaults_in_the_crd_are_those_of_the_types() {
     let crd = serde_json::to_value(ProxyPair::crd()).unwrap();
     let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
-    assert_eq!(spec["healthCheck"]["default"], serde_json::to_value(HealthCheckSpec::default()).unwrap());
-    assert_eq!(spec["failback"]["default"], serde_json::to_value(FailbackSpec::default()).unwrap());
+    assert_eq!(
+        spec["healthCheck"]["default"],
+        serde_json::to_value(HealthCheckSpec::default()).unwrap()
+    );
+    assert_eq!(
+        spec["failback"]["default"],
+        serde_json::to_value(FailbackSpec::default()).unwrap()
+    );
     assert_eq!(spec["service"]["properties"]["port"]["default"], json!(4400));
 }
 
@@ -82,14 +91,22 @@ fn every_field_is_documented() {
 
 #[test]
 fn refuses_a_name_that_cannot_be_a_service() {
-    for name in ["1proxy", "proxy.v", "a-name-that-is-much-too-long-to-leave-room-for-the-children"] {
+    for name in [
+        "1proxy",
+        "proxy.v",
+        "a-name-that-is-much-too-long-to-leave-room-for-the-children",
+    ] {
         refused_with("/metadata/name", json!(name), "metadata.name becomes a Service");
     }
 }
 
 #[test]
 fn refuses_server_names_that_omnibus_does_not_allow() {
-    for path in ["/spec/serverName", "/spec/primary/serverName", "/spec/backup/serverName"] {
+    for path in [
+        "/spec/serverName",
+        "/spec/primary/serverName",
+        "/spec/backup/serverName",
+    ] {
         for name in ["proxy_v", "1PROXY", "PROXY-V", "A_NAME_OF_MORE_THAN_29_LETTERS"] {
             refused_with(path, json!(name), "write a server name as OMNIbus allows it");
         }
@@ -102,7 +119,11 @@ fn refuses_server_names_that_omnibus_does_not_allow() {
 #[test]
 fn refuses_a_host_that_is_no_host() {
     for host in ["aggp.example.com:4100", "http://aggp", "[::1]", "agg p", "-aggp"] {
-        refused_with("/spec/primary/objectServer/host", json!(host), "write a host name or an IP address");
+        refused_with(
+            "/spec/primary/objectServer/host",
+            json!(host),
+            "write a host name or an IP address",
+        );
     }
     for host in ["aggp", "192.0.2.1", "2001:db8::1", "agg_p.example.com"] {
         let mut manifest = valid();
@@ -113,7 +134,11 @@ fn refuses_a_host_that_is_no_host() {
 
 #[test]
 fn refuses_one_objectserver_on_both_sides() {
-    refused_with("/spec/backup/objectServer/name", json!("AGG_P"), "name the same ObjectServer");
+    refused_with(
+        "/spec/backup/objectServer/name",
+        json!("AGG_P"),
+        "name the same ObjectServer",
+    );
     refused_with(
         "/spec/backup/objectServer",
         json!({"name": "AGG_B", "host": "aggp.example.com", "port": 4100}),
@@ -124,25 +149,69 @@ fn refuses_one_objectserver_on_both_sides() {
 #[test]
 fn refuses_names_that_stand_for_two_servers() {
     refused_with("/spec/backup/serverName", json!("PROXY_P"), "are the same");
-    refused_with("/spec/serverName", json!("PROXY_B"), "must differ from both proxies' names");
-    refused_with("/spec/serverName", json!("AGG_P"), "an ObjectServer and a proxy have the same name");
+    refused_with(
+        "/spec/serverName",
+        json!("PROXY_B"),
+        "must differ from both proxies' names",
+    );
+    refused_with(
+        "/spec/serverName",
+        json!("AGG_P"),
+        "an ObjectServer and a proxy have the same name",
+    );
 }
 
 #[test]
 fn refuses_timings_that_contradict_each_other() {
-    refused_with("/spec/healthCheck", json!({"interval": "50ms"}), "interval must lie between");
-    refused_with("/spec/healthCheck", json!({"interval": "61s", "unresponsiveAfter": "5m"}), "interval must lie between");
-    refused_with("/spec/healthCheck", json!({"unreachableAfter": "16s"}), "unreachableAfter must not exceed");
-    refused_with("/spec/healthCheck", json!({"interval": "10s"}), "at least twice the interval");
-    refused_with("/spec/healthCheck", json!({"interval": "500ms", "unresponsiveAfter": "1s"}), "at least 2s");
-    refused_with("/spec/failback", json!({"drain": {"gracePeriod": "500ms"}}), "drain.gracePeriod must lie between");
-    refused_with("/spec/failback", json!({"drain": {"gracePeriod": "11m"}}), "drain.gracePeriod must lie between");
+    refused_with(
+        "/spec/healthCheck",
+        json!({"interval": "50ms"}),
+        "interval must lie between",
+    );
+    refused_with(
+        "/spec/healthCheck",
+        json!({"interval": "61s", "unresponsiveAfter": "5m"}),
+        "interval must lie between",
+    );
+    refused_with(
+        "/spec/healthCheck",
+        json!({"unreachableAfter": "16s"}),
+        "unreachableAfter must not exceed",
+    );
+    refused_with(
+        "/spec/healthCheck",
+        json!({"interval": "10s"}),
+        "at least twice the interval",
+    );
+    refused_with(
+        "/spec/healthCheck",
+        json!({"interval": "500ms", "unresponsiveAfter": "1s"}),
+        "at least 2s",
+    );
+    refused_with(
+        "/spec/failback",
+        json!({"drain": {"gracePeriod": "500ms"}}),
+        "drain.gracePeriod must lie between",
+    );
+    refused_with(
+        "/spec/failback",
+        json!({"drain": {"gracePeriod": "11m"}}),
+        "drain.gracePeriod must lie between",
+    );
 }
 
 #[test]
 fn refuses_service_fields_that_do_not_fit_its_type() {
-    refused_with("/spec/service", json!({"loadBalancerClass": "example.com/lb"}), "loadBalancerClass goes with type LoadBalancer");
-    refused_with("/spec/service", json!({"nodePort": 30440}), "nodePort goes with type NodePort or LoadBalancer");
+    refused_with(
+        "/spec/service",
+        json!({"loadBalancerClass": "example.com/lb"}),
+        "loadBalancerClass goes with type LoadBalancer",
+    );
+    refused_with(
+        "/spec/service",
+        json!({"nodePort": 30440}),
+        "nodePort goes with type NodePort or LoadBalancer",
+    );
 }
 
 #[test]
@@ -151,7 +220,11 @@ fn refuses_labels_and_annotations_that_are_the_operators() {
         for label in ["proxypair.dev/side", "app.kubernetes.io/managed-by"] {
             refused_with(path, json!({"podLabels": {label: "x"}}), "are the operator's");
         }
-        refused_with(path, json!({"podAnnotations": {"proxypair.dev/template": "x"}}), "are the operator's");
+        refused_with(
+            path,
+            json!({"podAnnotations": {"proxypair.dev/template": "x"}}),
+            "are the operator's",
+        );
     }
 }
 
@@ -159,5 +232,8 @@ fn refuses_labels_and_annotations_that_are_the_operators() {
 fn the_committed_crd_is_the_one_the_types_make() {
     let committed = include_str!("../../crds/proxypairs.yaml");
     let made = serde_saphyr::to_string(&ProxyPair::crd()).unwrap();
-    assert!(committed == made, "crds/proxypairs.yaml is out of date: run `make crds`");
+    assert!(
+        committed == made,
+        "crds/proxypairs.yaml is out of date: run `make crds`"
+    );
 }

@@ -70,7 +70,10 @@ where
     let api: Api<K> = Api::namespaced(client.clone(), &pair.namespace);
     let found = within_deadline(api.get_opt(name)).await?;
     match found {
-        Some(object) if !is_ours(pair, &object) => Err(ApplyError::NotOurs { kind: K::kind(&()).into_owned(), name: name.to_owned() }),
+        Some(object) if !is_ours(pair, &object) => Err(ApplyError::NotOurs {
+            kind: K::kind(&()).into_owned(),
+            name: name.to_owned(),
+        }),
         found => Ok(found),
     }
 }
@@ -86,5 +89,10 @@ where
 }
 
 fn is_ours<K: Resource>(pair: &Pair, object: &K) -> bool {
-    object.meta().owner_references.iter().flatten().any(|owner| owner.uid == pair.uid)
+    object
+        .meta()
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|owner| owner.uid == pair.uid)
 }

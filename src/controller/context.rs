@@ -93,7 +93,11 @@ impl Context {
         settings: Settings,
         metrics: Metrics,
         standing: watch::Receiver<Standing>,
-    ) -> (Arc<Self>, impl Stream<Item = ObjectRef<GuardedPair>> + Send + 'static, BoxFuture<'static, ()>) {
+    ) -> (
+        Arc<Self>,
+        impl Stream<Item = ObjectRef<GuardedPair>> + Send + 'static,
+        BoxFuture<'static, ()>,
+    ) {
         let (nudge, mut nudged) = mpsc::unbounded_channel();
         let changes = Changes::default();
         let namespace = settings.namespace.as_deref();
@@ -104,9 +108,19 @@ impl Context {
         let (secrets, secrets_task) = watches::children(&client, namespace, &nudge);
         let (accounts, accounts_task) = watches::children(&client, namespace, &nudge);
         let (budgets, budgets_task) = watches::children(&client, namespace, &nudge);
-        let tasks: [BoxFuture<'static, ()>; 7] =
-            [pods_task, slices_task, deployments_task, services_task, secrets_task, accounts_task, budgets_task];
-        let reporter = Reporter { controller: "proxypair.dev/operator".to_owned(), instance: Some(settings.identity.clone()) };
+        let tasks: [BoxFuture<'static, ()>; 7] = [
+            pods_task,
+            slices_task,
+            deployments_task,
+            services_task,
+            secrets_task,
+            accounts_task,
+            budgets_task,
+        ];
+        let reporter = Reporter {
+            controller: "proxypair.dev/operator".to_owned(),
+            instance: Some(settings.identity.clone()),
+        };
         let context = Self {
             recorder: Recorder::new(client.clone(), reporter),
             client,
@@ -114,7 +128,13 @@ impl Context {
             metrics,
             pods,
             slices,
-            children: Children { deployments, services, secrets, accounts, budgets },
+            children: Children {
+                deployments,
+                services,
+                secrets,
+                accounts,
+                budgets,
+            },
             changes,
             standing,
             pairs: OnceLock::new(),
@@ -143,7 +163,13 @@ impl Context {
 
     /// Waits until what stands in the caches is what stands in the API server: decisions on less would be decisions on nothing.
     pub async fn caches_are_ready(&self) {
-        let Children { deployments, services, secrets, accounts, budgets } = &self.children;
+        let Children {
+            deployments,
+            services,
+            secrets,
+            accounts,
+            budgets,
+        } = &self.children;
         let _ = futures::join!(
             self.pods.wait_until_ready(),
             self.slices.wait_until_ready(),
@@ -157,7 +183,10 @@ impl Context {
 
     /// The right to write, checked before each write.
     pub fn claim(&self) -> Result<Claim, ApplyError> {
-        self.standing.borrow().claim(Instant::now()).ok_or(ApplyError::NotLeading)
+        self.standing
+            .borrow()
+            .claim(Instant::now())
+            .ok_or(ApplyError::NotLeading)
     }
 
     /// Runs `act` on the stewards of all pairs.
@@ -170,6 +199,7 @@ impl Context {
         if self.with_stewards(|stewards| stewards.remove(pair)).is_some() {
             tracing::info!(%pair, "the ProxyPair is gone");
         }
-        self.metrics.forget(pair.namespace.as_deref().unwrap_or_default(), &pair.name);
+        self.metrics
+            .forget(pair.namespace.as_deref().unwrap_or_default(), &pair.name);
     }
 }

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 
 /// Key of the authority's certificates in both Secrets.
@@ -43,23 +44,55 @@ pub enum KeysError {
 
 /// The keys as they are to be at `now`: `current` if it is whole, fits `dns_name` and has more than a third of `lifetime` left; else new
 /// ones, from the same authority while that lives, so that peers with the older certificate go on being trusted.
-pub fn renewed(current: Option<(SecretData, SecretData)>, dns_name: &str, lifetime: Duration, now: Timestamp) -> Result<KeySet, KeysError> {
+pub fn renewed(
+    current: Option<(SecretData, SecretData)>,
+    dns_name: &str,
+    lifetime: Duration,
+    now: Timestamp,
+) -> Result<KeySet, KeysError> {
     let lifetime = SignedDuration::try_from(lifetime).unwrap_or(SignedDuration::from_hours(2160));
     if let Some((gate, operator)) = &current {
-        let due = [gate, operator].into_iter().filter_map(|data| renew_at(data, dns_name, lifetime)).min();
-        let whole = [gate, operator].iter().all(|data| renew_at(data, dns_name, lifetime).is_some()) && gate.get(CA_CRT) == operator.get(CA_CRT);
+        let due = [gate, operator]
+            .into_iter()
+            .filter_map(|data| renew_at(data, dns_name, lifetime))
+            .min();
+        let whole = [gate, operator]
+            .iter()
+            .all(|data| renew_at(data, dns_name, lifetime).is_some())
+            && gate.get(CA_CRT) == operator.get(CA_CRT);
         if let Some(due) = due.filter(|due| whole && *due > now) {
-            return Ok(KeySet { gate: gate.clone(), operator: operator.clone(), renew_at: due });
+            return Ok(KeySet {
+                gate: gate.clone(),
+                operator: operator.clone(),
+                renew_at: due,
+            });
         }
     }
-    let authority = match current.as_ref().and_then(|(_, operator)| Authority::kept(operator, now, lifetime)) {
+    let authority = match current
+        .as_ref()
+        .and_then(|(_, operator)| Authority::kept(operator, now, lifetime))
+    {
         Some(authority) => authority,
-        None => Authority::new(current.as_ref().and_then(|(_, operator)| operator.get(CA_CRT)), dns_name, now, lifetime)?,
+        None => Authority::new(
+            current.as_ref().and_then(|(_, operator)| operator.get(CA_CRT)),
+            dns_name,
+            now,
+            lifetime,
+        )?,
     };
     let gate = authority.issue(dns_name, ExtendedKeyUsagePurpose::ServerAuth, now, lifetime)?;
-    let mut operator = authority.issue(&format!("operator.{dns_name}"), ExtendedKeyUsagePurpose::ClientAuth, now, lifetime)?;
+    let mut operator = authority.issue(
+        &format!("operator.{dns_name}"),
+        ExtendedKeyUsagePurpose::ClientAuth,
+        now,
+        lifetime,
+    )?;
     operator.insert(CA_KEY.to_owned(), authority.key.serialize_pem());
-    Ok(KeySet { gate, operator, renew_at: now + lifetime * 2 / 3 })
+    Ok(KeySet {
+        gate,
+        operator,
+        renew_at: now + lifetime * 2 / 3,
+    })
 }
 
 struct Authority {
@@ -83,7 +116,12 @@ impl Authority {
         Some(Self { bundle, params, key })
     }
 
-    fn new(older: Option<&String>, dns_name: &str, now: Timestamp, lifetime: SignedDuration) -> Result<Self, KeysError> {
+    fn new(
+        older: Option<&String>,
+        dns_name: &str,
+        now: Timestamp,
+        lifetime: SignedDuration,
+    ) -> Result<Self, KeysError> {
         let key = KeyPair::generate()?;
         let params = authority_params(format!("{dns_name} {}", now.as_second()), now, lifetime);
         let mut bundle = params.self_signed(&key)?.pem();
@@ -93,7 +131,13 @@ impl Authority {
         Ok(Self { bundle, params, key })
     }
 
-    fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose, now: Timestamp, lifetime: SignedDuration) -> Result<SecretData, KeysError> {
+    fn issue(
+        &self,
+        name: &str,
+        usage: ExtendedKeyUsagePurpose,
+        now: Timestamp,
+        lifetime: SignedDuration,
+    ) -> Result<SecretData, KeysError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(vec![name.to_owned()])?;
         params.distinguished_name = DistinguishedName::new();
@@ -117,7 +161,11 @@ fn authority_params(name: String, now: Timestamp, lifetime: SignedDuration) -> C
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    set_validity(&mut params, now, lifetime * i32::try_from(AUTHORITY_LIFETIMES).unwrap_or(1));
+    set_validity(
+        &mut params,
+        now,
+        lifetime * i32::try_from(AUTHORITY_LIFETIMES).unwrap_or(1),
+    );
     params
 }
 
@@ -135,17 +183,30 @@ fn first_certificate(bundle: &str) -> Option<String> {
     Some(format!("{}\n", bundle[..end].trim()))
 }
 
-fn with_certificate<T>(pem: &str, read: impl FnOnce(&x509_parser::certificate::X509Certificate<'_>) -> Option<T>) -> Option<T> {
+fn with_certificate<T>(
+    pem: &str,
+    read: impl FnOnce(&x509_parser::certificate::X509Certificate<'_>) -> Option<T>,
+) -> Option<T> {
     let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
     read(&block.parse_x509().ok()?)
 }
 
 fn not_after(pem: &str) -> Option<Timestamp> {
-    with_certificate(pem, |certificate| Timestamp::from_second(certificate.validity().not_after.timestamp()).ok())
+    with_certificate(pem, |certificate| {
+        Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
+    })
 }
 
 fn common_name(pem: &str) -> Option<String> {
-    with_certificate(pem, |certificate| certificate.subject().iter_common_name().next()?.as_str().ok().map(str::to_owned))
+    with_certificate(pem, |certificate| {
+        certificate
+            .subject()
+            .iter_common_name()
+            .next()?
+            .as_str()
+            .ok()
+            .map(str::to_owned)
+    })
 }
 
 fn renew_at(data: &SecretData, dns_name: &str, lifetime: SignedDuration) -> Option<Timestamp> {

@@ -73,7 +73,10 @@ pub async fn reconcile(object: Arc<GuardedPair>, context: Arc<Context>) -> Resul
     match declare(&object, &context).await {
         Ok(action) => Ok(action),
         Err(error) => {
-            let problem = Problem { reason: error.reason(), message: error.to_string() };
+            let problem = Problem {
+                reason: error.reason(),
+                message: error.to_string(),
+            };
             report(&object, &context, problem).await;
             Err(error)
         }
@@ -84,7 +87,11 @@ pub async fn reconcile(object: Arc<GuardedPair>, context: Arc<Context>) -> Resul
 pub fn on_error(object: Arc<GuardedPair>, error: &ReconcileError, context: Arc<Context>) -> Action {
     let reason = error.reason();
     tracing::warn!(pair = %ObjectRef::from_obj(&*object), reason, %error, "failed to reconcile");
-    context.metrics.reconcile_errors.get_or_create(&ReasonLabels { reason }).inc();
+    context
+        .metrics
+        .reconcile_errors
+        .get_or_create(&ReasonLabels { reason })
+        .inc();
     match error {
         ReconcileError::Malformed(_) | ReconcileError::Invalid(_) => Action::await_change(),
         ReconcileError::Apply(ApplyError::NotOurs { .. }) => Action::requeue(Duration::from_secs(30)),
@@ -107,7 +114,13 @@ async fn declare(object: &Arc<ProxyPair>, context: &Arc<Context>) -> Result<Acti
     declare_deployments(&pair, context).await?;
 
     let config = probe::client_config(&keys.operator[CA_CRT], &keys.operator[TLS_CRT], &keys.operator[TLS_KEY])?;
-    let declared = Declared { pair: Arc::clone(&pair), object: Arc::clone(object), service: existing, keys: config, key_text: keys.operator[TLS_CRT].clone() };
+    let declared = Declared {
+        pair: Arc::clone(&pair),
+        object: Arc::clone(object),
+        service: existing,
+        keys: config,
+        key_text: keys.operator[TLS_CRT].clone(),
+    };
     let handed_over = context.with_stewards(|stewards| {
         stewards
             .entry(ObjectRef::new(&pair.name).within(&pair.namespace))
@@ -120,7 +133,11 @@ async fn declare(object: &Arc<ProxyPair>, context: &Arc<Context>) -> Result<Acti
             .declare(declared.clone())
     });
     handed_over.await?;
-    let renewal = keys.renew_at.duration_since(Timestamp::now()).max(jiff::SignedDuration::from_secs(1)).unsigned_abs();
+    let renewal = keys
+        .renew_at
+        .duration_since(Timestamp::now())
+        .max(jiff::SignedDuration::from_secs(1))
+        .unsigned_abs();
     Ok(Action::requeue(renewal.min(KEYS_LOOK)))
 }
 
@@ -145,48 +162,89 @@ async fn declare_keys(pair: &Pair, context: &Context) -> Result<KeySet, Reconcil
     let gate: Option<Secret> = find(client, pair, &pair.gate_tls_name()).await?;
     let operator: Option<Secret> = find(client, pair, &pair.operator_tls_name()).await?;
     let current = gate.as_ref().map(content).zip(operator.as_ref().map(content));
-    let keys = keys::renewed(current.clone(), &pair.gate_name.to_str(), context.settings.certificate_lifetime, Timestamp::now())?;
+    let keys = keys::renewed(
+        current.clone(),
+        &pair.gate_name.to_str(),
+        context.settings.certificate_lifetime,
+        Timestamp::now(),
+    )?;
     if current.as_ref() != Some(&(keys.gate.clone(), keys.operator.clone())) {
         context.claim()?;
         // The operator's first: it holds the authority, from which the gates' can be made again.
-        apply(client, pair, &children::tls_secret(pair, pair.operator_tls_name(), keys.operator.clone())).await?;
-        apply(client, pair, &children::tls_secret(pair, pair.gate_tls_name(), keys.gate.clone())).await?;
-        tracing::info!(pair = pair.name, namespace = pair.namespace, "made new keys for the gates");
+        apply(
+            client,
+            pair,
+            &children::tls_secret(pair, pair.operator_tls_name(), keys.operator.clone()),
+        )
+        .await?;
+        apply(
+            client,
+            pair,
+            &children::tls_secret(pair, pair.gate_tls_name(), keys.gate.clone()),
+        )
+        .await?;
+        tracing::info!(
+            pair = pair.name,
+            namespace = pair.namespace,
+            "made new keys for the gates"
+        );
     }
     Ok(keys)
 }
 
 fn content(secret: &Secret) -> SecretData {
-    secret.data.iter().flatten().map(|(key, value)| (key.clone(), String::from_utf8_lossy(&value.0).into_owned())).collect::<BTreeMap<_, _>>()
+    secret
+        .data
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.clone(), String::from_utf8_lossy(&value.0).into_owned()))
+        .collect::<BTreeMap<_, _>>()
 }
 
 /// A changed pod template goes to the idle side first, and to the serving side only when the idle one is up with it.
 async fn declare_deployments(pair: &Pair, context: &Context) -> Result<(), ReconcileError> {
     let known = context.with_stewards(|stewards| {
-        stewards.get(&ObjectRef::new(&pair.name).within(&pair.namespace)).and_then(|steward| steward.known())
+        stewards
+            .get(&ObjectRef::new(&pair.name).within(&pair.namespace))
+            .and_then(|steward| steward.known())
     });
     let serving = known.as_ref().map_or(Side::Primary, |known| known.serving);
     let idle = serving.other();
     let image = &context.settings.image;
-    let wanted = [children::deployment(pair, idle, image), children::deployment(pair, serving, image)];
+    let wanted = [
+        children::deployment(pair, idle, image),
+        children::deployment(pair, serving, image),
+    ];
     let found: [Option<Deployment>; 2] = [
         find(&context.client, pair, &pair.side_name(idle)).await?,
         find(&context.client, pair, &pair.side_name(serving)).await?,
     ];
-    let current = |at: usize| found[at].as_ref().is_none_or(|found| children::template_of(&found.metadata) == children::template_of(&wanted[at].metadata));
+    let current = |at: usize| {
+        found[at]
+            .as_ref()
+            .is_none_or(|found| children::template_of(&found.metadata) == children::template_of(&wanted[at].metadata))
+    };
     let idle_was_current = found[0].is_some() && current(0);
     context.claim()?;
     apply(&context.client, pair, &wanted[0]).await?;
-    let idle_is_up = known.as_ref().is_some_and(|known| known.health(idle) == Health::Up && known.settled);
+    let idle_is_up = known
+        .as_ref()
+        .is_some_and(|known| known.health(idle) == Health::Up && known.settled);
     let idle_runs_it = context.pods.state().iter().any(|pod| {
-        known.as_ref().is_some_and(|known| known.pod(idle) == pod.metadata.uid.as_deref())
+        known
+            .as_ref()
+            .is_some_and(|known| known.pod(idle) == pod.metadata.uid.as_deref())
             && children::template_of(&pod.metadata) == children::template_of(&wanted[0].metadata)
     });
     if current(1) || (idle_was_current && idle_is_up && idle_runs_it) {
         context.claim()?;
         apply(&context.client, pair, &wanted[1]).await?;
     } else {
-        tracing::debug!(pair = pair.name, side = serving.label(), "the serving side keeps its pod until the other one is up with the new one");
+        tracing::debug!(
+            pair = pair.name,
+            side = serving.label(),
+            "the serving side keeps its pod until the other one is up with the new one"
+        );
     }
     Ok(())
 }

@@ -78,7 +78,9 @@ pub struct Known {
 impl Known {
     /// Health of a side.
     pub fn health(&self, side: Side) -> Health {
-        self.finding.as_ref().map_or(Health::Unknown, |finding| finding.sides[index(side)].health.health)
+        self.finding
+            .as_ref()
+            .map_or(Health::Unknown, |finding| finding.sides[index(side)].health.health)
     }
 
     /// `metadata.uid` of the pod under watch.
@@ -93,7 +95,12 @@ impl Steward {
         let (wishes, wished) = mpsc::unbounded_channel();
         let (known_in, known) = watch::channel(None);
         let actor = actor::Actor::new(Arc::clone(context), declared, known_in);
-        Self { uid: declared.pair.uid.clone(), wishes, known, task: tokio::spawn(actor.run(wished)) }
+        Self {
+            uid: declared.pair.uid.clone(),
+            wishes,
+            known,
+            task: tokio::spawn(actor.run(wished)),
+        }
     }
 
     /// Whether this is about the object with that `metadata.uid`.
@@ -139,8 +146,19 @@ pub async fn refuse(context: &Context, object: &ProxyPair, problem: &Problem) ->
         return Ok(());
     }
     context.claim()?;
-    let api: Api<ProxyPair> = Api::namespaced(context.client.clone(), object.metadata.namespace.as_deref().unwrap_or_default());
-    let object = ProxyPair { status: Some(status), ..object.clone() };
-    within_deadline(api.replace_status(object.metadata.name.as_deref().unwrap_or_default(), &kube::api::PostParams::default(), &object)).await?;
+    let api: Api<ProxyPair> = Api::namespaced(
+        context.client.clone(),
+        object.metadata.namespace.as_deref().unwrap_or_default(),
+    );
+    let object = ProxyPair {
+        status: Some(status),
+        ..object.clone()
+    };
+    within_deadline(api.replace_status(
+        object.metadata.name.as_deref().unwrap_or_default(),
+        &kube::api::PostParams::default(),
+        &object,
+    ))
+    .await?;
     Ok(())
 }

@@ -60,13 +60,26 @@ fn owner<K: Resource>(object: &K) -> Option<ObjectRef<GuardedPair>> {
 }
 
 /// Caches the metadata of one kind of child, and asks for a reconciliation when one changes or goes.
-pub fn children<K>(client: &Client, namespace: Option<&str>, nudge: &Nudge) -> (Store<PartialObjectMeta<K>>, BoxFuture<'static, ()>)
+pub fn children<K>(
+    client: &Client,
+    namespace: Option<&str>,
+    nudge: &Nudge,
+) -> (Store<PartialObjectMeta<K>>, BoxFuture<'static, ()>)
 where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
 {
     let (store, writer) = reflector::store();
     let nudge = nudge.clone();
-    let stream = watcher(api::<PartialObjectMeta<K>>(client, namespace), ours()).default_backoff().reflect(writer).touched_objects();
+    let stream = watcher(api::<PartialObjectMeta<K>>(client, namespace), ours())
+        .default_backoff()
+        .reflect(writer)
+        .touched_objects();
     let task = stream.for_each(move |object| {
         if let Some(pair) = object.ok().as_ref().and_then(owner) {
             let _ = nudge.send(pair);
@@ -77,10 +90,18 @@ where
 }
 
 /// Caches the proxy pods. A change is told to the stewards at once, without waiting for a reconciliation.
-pub fn pods(client: &Client, namespace: Option<&str>, nudge: &Nudge, changes: &Changes) -> (Store<Pod>, BoxFuture<'static, ()>) {
+pub fn pods(
+    client: &Client,
+    namespace: Option<&str>,
+    nudge: &Nudge,
+    changes: &Changes,
+) -> (Store<Pod>, BoxFuture<'static, ()>) {
     let (store, writer) = reflector::store();
     let (nudge, changes) = (nudge.clone(), changes.clone());
-    let stream = watcher(api::<Pod>(client, namespace), ours()).default_backoff().reflect(writer).touched_objects();
+    let stream = watcher(api::<Pod>(client, namespace), ours())
+        .default_backoff()
+        .reflect(writer)
+        .touched_objects();
     let task = stream.for_each(move |pod| {
         changes.tell();
         if let Some(pair) = pod.ok().as_ref().and_then(owner) {
@@ -92,11 +113,17 @@ pub fn pods(client: &Client, namespace: Option<&str>, nudge: &Nudge, changes: &C
 }
 
 /// Caches the EndpointSlices of the Services that the operator made.
-pub fn slices(client: &Client, namespace: Option<&str>, changes: &Changes) -> (Store<EndpointSlice>, BoxFuture<'static, ()>) {
+pub fn slices(
+    client: &Client,
+    namespace: Option<&str>,
+    changes: &Changes,
+) -> (Store<EndpointSlice>, BoxFuture<'static, ()>) {
     let (store, writer) = reflector::store();
     let changes = changes.clone();
     let config = watcher::Config::default().labels(LABEL_PAIR);
-    let stream = watcher(api::<EndpointSlice>(client, namespace), config).default_backoff().reflect(writer);
+    let stream = watcher(api::<EndpointSlice>(client, namespace), config)
+        .default_backoff()
+        .reflect(writer);
     let task = stream.for_each(move |event| {
         if matches!(event, Ok(Event::Apply(_) | Event::Delete(_) | Event::InitDone)) {
             changes.tell();

@@ -21,10 +21,14 @@ use crate::api::{LABEL_MANAGED_BY, LABEL_PAIR, LABEL_PART_OF, LABEL_SIDE, MANAGE
 
 /// Labels that tell the children of this pair from all other objects.
 pub fn labels(pair: &Pair) -> BTreeMap<String, String> {
-    [(LABEL_MANAGED_BY, MANAGED_BY), (LABEL_PART_OF, "netcool"), (LABEL_PAIR, &pair.name)]
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect()
+    [
+        (LABEL_MANAGED_BY, MANAGED_BY),
+        (LABEL_PART_OF, "netcool"),
+        (LABEL_PAIR, &pair.name),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect()
 }
 
 /// [`labels`] and the side.

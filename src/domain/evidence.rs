@@ -109,7 +109,13 @@ pub struct Evidence {
 impl Evidence {
     /// Nothing was seen yet.
     pub fn none() -> Self {
-        Self { pod: Pod::Unknown, control: Link::Untried, report: None, path: Link::Untried, direct: Link::Untried }
+        Self {
+            pod: Pod::Unknown,
+            control: Link::Untried,
+            report: None,
+            path: Link::Untried,
+            direct: Link::Untried,
+        }
     }
 }
 
@@ -167,33 +173,60 @@ pub enum Reading {
     },
 }
 
+/// How much later than the gate the operator may see the same ObjectServer die.
+const OTHER_EYE: Duration = Duration::from_millis(50);
+
 /// Says what the evidence of one side means, looking from the outside in: pod, gate, path, ObjectServer.
 ///
 /// The direct connection never brings a side down by itself: while the path through the gate is proved, events arrive. It tells *the
 /// ObjectServer is dead* from *the way to it is broken*.
 pub fn classify(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
-    let proved = |cause, since: Instant, message: String| Reading::Bad { cause, message, down_at: since + timing.unreachable_after };
+    let proved = |cause, since: Instant, message: String| Reading::Bad {
+        cause,
+        message,
+        down_at: since + timing.unreachable_after,
+    };
     let silent = |cause, since: Instant, what: &str| {
         let silence = now.saturating_duration_since(since);
         if silence < timing.doubtful_after() {
-            return Reading::Doubtful { until: Some(since + timing.doubtful_after()) };
+            return Reading::Doubtful {
+                until: Some(since + timing.doubtful_after()),
+            };
         }
-        Reading::Bad { cause, message: format!("no answer from {what}"), down_at: since + timing.unresponsive_after }
+        Reading::Bad {
+            cause,
+            message: format!("no answer from {what}"),
+            down_at: since + timing.unresponsive_after,
+        }
     };
 
     match evidence.pod {
         Pod::Unknown => return Reading::Unknown,
         Pod::Missing { since } => return proved(Cause::ProxyMissing, since, "there is no proxy pod".to_owned()),
-        Pod::Starting { since } => return proved(Cause::ProxyMissing, since, "the proxy pod has not started".to_owned()),
+        Pod::Starting { since } => {
+            return proved(Cause::ProxyMissing, since, "the proxy pod has not started".to_owned());
+        }
         Pod::Leaving => {
-            return Reading::Bad { cause: Cause::ProxyLeaving, message: "the proxy pod is being deleted".to_owned(), down_at: now };
+            return Reading::Bad {
+                cause: Cause::ProxyLeaving,
+                message: "the proxy pod is being deleted".to_owned(),
+                down_at: now,
+            };
         }
         Pod::Running => {}
     }
 
     match &evidence.control {
-        Link::Failed { since, tls: true, message } => return proved(Cause::TlsRejected, *since, message.clone()),
-        Link::Failed { since, tls: false, message } => return proved(Cause::ProxyUnreachable, *since, message.clone()),
+        Link::Failed {
+            since,
+            tls: true,
+            message,
+        } => return proved(Cause::TlsRejected, *since, message.clone()),
+        Link::Failed {
+            since,
+            tls: false,
+            message,
+        } => return proved(Cause::ProxyUnreachable, *since, message.clone()),
         Link::Silent { since } => match silent(Cause::ProxyUnresponsive, *since, "the gate") {
             Reading::Doubtful { .. } if evidence.report.is_some() => {}
             reading => return reading,
@@ -201,19 +234,42 @@ pub fn classify(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
         Link::Untried => return Reading::Unknown,
         Link::Answering => {}
     }
-    let Some(report) = &evidence.report else { return Reading::Unknown };
+    let Some(report) = &evidence.report else {
+        return Reading::Unknown;
+    };
     if report.leaving {
-        return Reading::Bad { cause: Cause::ProxyLeaving, message: "the gate has been told to end".to_owned(), down_at: now };
+        return Reading::Bad {
+            cause: Cause::ProxyLeaving,
+            message: "the gate has been told to end".to_owned(),
+            down_at: now,
+        };
     }
     match &report.upstream {
         Upstream::Reachable => {}
         Upstream::Unreachable { since, message } => {
-            let cause = if evidence.direct == Link::Answering { Cause::PathBroken } else { Cause::ObjectServerUnreachable };
-            return proved(cause, *since, message.clone());
+            if evidence.direct != Link::Answering {
+                return proved(Cause::ObjectServerUnreachable, *since, message.clone());
+            }
+            // A dying ObjectServer closes one connection after the other: the direct one may be the last.
+            let confirmed_at = *since + OTHER_EYE;
+            if now < confirmed_at {
+                return Reading::Doubtful {
+                    until: Some(confirmed_at),
+                };
+            }
+            return proved(Cause::PathBroken, *since, message.clone());
         }
         Upstream::Unresponsive { message } => {
-            let cause = if evidence.direct == Link::Answering { Cause::PathBroken } else { Cause::ObjectServerUnresponsive };
-            return Reading::Bad { cause, message: message.clone(), down_at: now };
+            let cause = if evidence.direct == Link::Answering {
+                Cause::PathBroken
+            } else {
+                Cause::ObjectServerUnresponsive
+            };
+            return Reading::Bad {
+                cause,
+                message: message.clone(),
+                down_at: now,
+            };
         }
     }
 
@@ -222,15 +278,26 @@ pub fn classify(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
         Link::Answering => Reading::Good,
         Link::Silent { since } => silent(Cause::PathBroken, *since, "the ObjectServer through the gate"),
         Link::Failed { since, .. } if report.at <= *since => Reading::Doubtful { until: None },
-        Link::Failed { since, tls: true, message } => proved(Cause::TlsRejected, *since, message.clone()),
-        Link::Failed { since, tls: false, message } => proved(Cause::PathBroken, *since, message.clone()),
+        Link::Failed {
+            since,
+            tls: true,
+            message,
+        } => proved(Cause::TlsRejected, *since, message.clone()),
+        Link::Failed {
+            since,
+            tls: false,
+            message,
+        } => proved(Cause::PathBroken, *since, message.clone()),
     }
 }
 
 impl Evidence {
     /// The oldest silence on any connection of this side, for the next look.
     pub fn oldest_silence(&self) -> Option<Instant> {
-        [&self.control, &self.path, &self.direct].into_iter().filter_map(Link::silent_since).min()
+        [&self.control, &self.path, &self.direct]
+            .into_iter()
+            .filter_map(Link::silent_since)
+            .min()
     }
 }
 
@@ -249,7 +316,12 @@ mod tests {
         Evidence {
             pod: Pod::Running,
             control: Link::Answering,
-            report: Some(GateReport { at, upstream: Upstream::Reachable, leaving: false, sessions: 3 }),
+            report: Some(GateReport {
+                at,
+                upstream: Upstream::Reachable,
+                leaving: false,
+                sessions: 3,
+            }),
             path: Link::Answering,
             direct: Link::Answering,
         }
@@ -263,19 +335,45 @@ mod tests {
     }
 
     fn failed(since: Instant) -> Link {
-        Link::Failed { since, tls: false, message: "connection refused".to_owned() }
+        Link::Failed {
+            since,
+            tls: false,
+            message: "connection refused".to_owned(),
+        }
     }
 
     #[test]
     fn a_side_is_good_only_when_every_eye_but_the_direct_one_has_seen_it() {
         let now = Instant::now();
         assert_eq!(classify(&good(now), &TIMING, now), Reading::Good);
-        assert_eq!(classify(&Evidence { direct: failed(now), ..good(now) }, &TIMING, now), Reading::Good);
+        assert_eq!(
+            classify(
+                &Evidence {
+                    direct: failed(now),
+                    ..good(now)
+                },
+                &TIMING,
+                now
+            ),
+            Reading::Good
+        );
         for missing in [
-            Evidence { pod: Pod::Unknown, ..good(now) },
-            Evidence { control: Link::Untried, ..good(now) },
-            Evidence { report: None, ..good(now) },
-            Evidence { path: Link::Untried, ..good(now) },
+            Evidence {
+                pod: Pod::Unknown,
+                ..good(now)
+            },
+            Evidence {
+                control: Link::Untried,
+                ..good(now)
+            },
+            Evidence {
+                report: None,
+                ..good(now)
+            },
+            Evidence {
+                path: Link::Untried,
+                ..good(now)
+            },
         ] {
             assert_eq!(classify(&missing, &TIMING, now), Reading::Unknown, "{missing:?}");
         }
@@ -286,47 +384,91 @@ mod tests {
         let now = Instant::now();
         let report = GateReport {
             at: now,
-            upstream: Upstream::Unreachable { since: now, message: "refused".to_owned() },
+            upstream: Upstream::Unreachable {
+                since: now,
+                message: "refused".to_owned(),
+            },
             leaving: false,
             sessions: 0,
         };
-        let lost = Evidence { report: Some(report), ..good(now) };
+        let lost = Evidence {
+            report: Some(report),
+            ..good(now)
+        };
         let down_at = now + TIMING.unreachable_after;
-        assert_eq!(cause(&classify(&lost, &TIMING, now)), Some((Cause::PathBroken, down_at)));
-        let dead = Evidence { direct: failed(now), ..lost };
-        assert_eq!(cause(&classify(&dead, &TIMING, now)), Some((Cause::ObjectServerUnreachable, down_at)));
+        assert!(matches!(classify(&lost, &TIMING, now), Reading::Doubtful { .. }));
+        assert_eq!(
+            cause(&classify(&lost, &TIMING, now + OTHER_EYE)),
+            Some((Cause::PathBroken, down_at))
+        );
+        let dead = Evidence {
+            direct: failed(now),
+            ..lost
+        };
+        assert_eq!(
+            cause(&classify(&dead, &TIMING, now)),
+            Some((Cause::ObjectServerUnreachable, down_at))
+        );
     }
 
     #[test]
     fn silence_is_doubt_first_and_a_failure_only_after_its_own_deadline() {
         let start = Instant::now();
-        let frozen = Evidence { control: Link::Silent { since: start }, report: None, ..good(start) };
+        let frozen = Evidence {
+            control: Link::Silent { since: start },
+            report: None,
+            ..good(start)
+        };
         let at = |seconds| classify(&frozen, &TIMING, start + Duration::from_secs(seconds));
         assert!(matches!(at(1), Reading::Doubtful { .. }));
-        assert_eq!(cause(&at(3)), Some((Cause::ProxyUnresponsive, start + TIMING.unresponsive_after)));
+        assert_eq!(
+            cause(&at(3)),
+            Some((Cause::ProxyUnresponsive, start + TIMING.unresponsive_after))
+        );
     }
 
     #[test]
     fn an_answer_that_is_on_its_way_does_not_make_a_side_doubtful() {
         let start = Instant::now();
-        let asked = Evidence { control: Link::Silent { since: start }, ..good(start) };
-        assert_eq!(classify(&asked, &TIMING, start + Duration::from_millis(500)), Reading::Good);
+        let asked = Evidence {
+            control: Link::Silent { since: start },
+            ..good(start)
+        };
+        assert_eq!(
+            classify(&asked, &TIMING, start + Duration::from_millis(500)),
+            Reading::Good
+        );
     }
 
     #[test]
     fn a_leaving_pod_is_left_at_once() {
         let now = Instant::now();
-        let leaving = Evidence { pod: Pod::Leaving, ..good(now) };
-        assert_eq!(cause(&classify(&leaving, &TIMING, now)), Some((Cause::ProxyLeaving, now)));
+        let leaving = Evidence {
+            pod: Pod::Leaving,
+            ..good(now)
+        };
+        assert_eq!(
+            cause(&classify(&leaving, &TIMING, now)),
+            Some((Cause::ProxyLeaving, now))
+        );
     }
 
     #[test]
     fn a_lost_path_waits_for_the_gates_own_word() {
         let now = Instant::now();
         let later = now + Duration::from_millis(1);
-        let lost = Evidence { path: failed(later), ..good(now) };
+        let lost = Evidence {
+            path: failed(later),
+            ..good(now)
+        };
         assert_eq!(classify(&lost, &TIMING, later), Reading::Doubtful { until: None });
-        let confirmed = Evidence { path: failed(now), ..good(later) };
-        assert_eq!(cause(&classify(&confirmed, &TIMING, later)), Some((Cause::PathBroken, now + TIMING.unreachable_after)));
+        let confirmed = Evidence {
+            path: failed(now),
+            ..good(later)
+        };
+        assert_eq!(
+            cause(&classify(&confirmed, &TIMING, later)),
+            Some((Cause::PathBroken, now + TIMING.unreachable_after))
+        );
     }
 }

@@ -18,7 +18,11 @@ pub struct Routing {
 
 impl Routing {
     /// A pair that has never served: it begins with the primary.
-    pub const NEW: Self = Self { serving: Side::Primary, target: Side::Primary, since: None };
+    pub const NEW: Self = Self {
+        serving: Side::Primary,
+        target: Side::Primary,
+        since: None,
+    };
 }
 
 /// `spec.failback`, and how long a new pair may take to start.
@@ -37,7 +41,12 @@ pub struct Policy {
 impl Policy {
     /// The policy that `spec` declares.
     pub fn new(spec: &FailbackSpec, first_start: Duration) -> Self {
-        Self { failback: spec.mode, stable_for: spec.stable_for.get(), minimum_on_backup: spec.minimum_on_backup.get(), first_start }
+        Self {
+            failback: spec.mode,
+            stable_for: spec.stable_for.get(),
+            minimum_on_backup: spec.minimum_on_backup.get(),
+            first_start,
+        }
     }
 }
 
@@ -88,7 +97,10 @@ pub enum Decision {
 /// Only a side that [`SideHealth::may_serve`] ever receives the traffic.
 pub fn decide(routing: &Routing, primary: &SideHealth, backup: &SideHealth, policy: &Policy, now: Instant) -> Decision {
     let of = |side| if side == Side::Primary { primary } else { backup };
-    let stay = |look_again| Decision::Stay { waiting: Vec::new(), look_again };
+    let stay = |look_again| Decision::Stay {
+        waiting: Vec::new(),
+        look_again,
+    };
 
     if routing.target != routing.serving {
         return match (of(routing.target).may_serve(), of(routing.serving).may_serve()) {
@@ -100,19 +112,34 @@ pub fn decide(routing: &Routing, primary: &SideHealth, backup: &SideHealth, poli
 
     let (serving, idle) = (of(routing.serving), of(routing.serving.other()));
     if serving.health == Health::Down {
-        let leave_at = if routing.since.is_none() { serving.since + policy.first_start } else { serving.since };
+        let leave_at = if routing.since.is_none() {
+            serving.since + policy.first_start
+        } else {
+            serving.since
+        };
         if !idle.may_serve() || now < leave_at {
             return stay((now < leave_at).then_some(leave_at));
         }
-        let kind = if serving.cause == Some(Cause::ProxyLeaving) { SwitchKind::Move } else { SwitchKind::Failover };
-        return Decision::Begin { to: routing.serving.other(), kind, cause: serving.cause };
+        let kind = if serving.cause == Some(Cause::ProxyLeaving) {
+            SwitchKind::Move
+        } else {
+            SwitchKind::Failover
+        };
+        return Decision::Begin {
+            to: routing.serving.other(),
+            kind,
+            cause: serving.cause,
+        };
     }
 
     if routing.serving == Side::Primary {
         return stay(None);
     }
     if policy.failback == FailbackMode::Never {
-        return Decision::Stay { waiting: vec![Waiting::ModeNever], look_again: None };
+        return Decision::Stay {
+            waiting: vec![Waiting::ModeNever],
+            look_again: None,
+        };
     }
     let mut waiting = Vec::new();
     let mut look_again = None;
@@ -133,7 +160,11 @@ pub fn decide(routing: &Routing, primary: &SideHealth, backup: &SideHealth, poli
         look_again = None;
     }
     if waiting.is_empty() {
-        Decision::Begin { to: Side::Primary, kind: SwitchKind::Failback, cause: None }
+        Decision::Begin {
+            to: Side::Primary,
+            kind: SwitchKind::Failback,
+            cause: None,
+        }
     } else {
         Decision::Stay { waiting, look_again }
     }
@@ -164,7 +195,15 @@ mod tests {
     }
 
     fn down(since: Instant, cause: Cause) -> SideHealth {
-        up(since).step(&Reading::Bad { cause, message: String::new(), down_at: since }, &TIMING, since)
+        up(since).step(
+            &Reading::Bad {
+                cause,
+                message: String::new(),
+                down_at: since,
+            },
+            &TIMING,
+            since,
+        )
     }
 
     fn doubtful(since: Instant) -> SideHealth {
@@ -172,7 +211,11 @@ mod tests {
     }
 
     fn serving(side: Side, since: Instant) -> Routing {
-        Routing { serving: side, target: side, since: Some(since) }
+        Routing {
+            serving: side,
+            target: side,
+            since: Some(since),
+        }
     }
 
     const DEAD: Cause = Cause::ObjectServerUnreachable;
@@ -181,30 +224,75 @@ mod tests {
     fn stays_while_both_sides_are_up() {
         let now = Instant::now();
         let decision = decide(&serving(Side::Primary, now), &up(now), &up(now), &POLICY, now);
-        assert_eq!(decision, Decision::Stay { waiting: vec![], look_again: None });
+        assert_eq!(
+            decision,
+            Decision::Stay {
+                waiting: vec![],
+                look_again: None
+            }
+        );
     }
 
     #[test]
     fn fails_over_when_the_serving_side_is_down_and_the_other_is_up() {
         let now = Instant::now();
         let decision = decide(&serving(Side::Primary, now), &down(now, DEAD), &up(now), &POLICY, now);
-        assert_eq!(decision, Decision::Begin { to: Side::Backup, kind: SwitchKind::Failover, cause: Some(DEAD) });
+        assert_eq!(
+            decision,
+            Decision::Begin {
+                to: Side::Backup,
+                kind: SwitchKind::Failover,
+                cause: Some(DEAD)
+            }
+        );
         let decision = decide(&serving(Side::Backup, now), &up(now), &down(now, DEAD), &POLICY, now);
-        assert_eq!(decision, Decision::Begin { to: Side::Primary, kind: SwitchKind::Failover, cause: Some(DEAD) });
+        assert_eq!(
+            decision,
+            Decision::Begin {
+                to: Side::Primary,
+                kind: SwitchKind::Failover,
+                cause: Some(DEAD)
+            }
+        );
     }
 
     #[test]
     fn a_leaving_pod_is_a_move_and_not_a_failure() {
         let now = Instant::now();
-        let decision = decide(&serving(Side::Primary, now), &down(now, Cause::ProxyLeaving), &up(now), &POLICY, now);
-        assert_eq!(decision, Decision::Begin { to: Side::Backup, kind: SwitchKind::Move, cause: Some(Cause::ProxyLeaving) });
+        let decision = decide(
+            &serving(Side::Primary, now),
+            &down(now, Cause::ProxyLeaving),
+            &up(now),
+            &POLICY,
+            now,
+        );
+        assert_eq!(
+            decision,
+            Decision::Begin {
+                to: Side::Backup,
+                kind: SwitchKind::Move,
+                cause: Some(Cause::ProxyLeaving)
+            }
+        );
     }
 
     #[test]
     fn stays_when_both_are_down_and_moves_to_whichever_comes_up_first() {
         let now = Instant::now();
-        let both = decide(&serving(Side::Primary, now), &down(now, DEAD), &down(now, DEAD), &POLICY, now);
-        assert_eq!(both, Decision::Stay { waiting: vec![], look_again: None });
+        let both = decide(
+            &serving(Side::Primary, now),
+            &down(now, DEAD),
+            &down(now, DEAD),
+            &POLICY,
+            now,
+        );
+        assert_eq!(
+            both,
+            Decision::Stay {
+                waiting: vec![],
+                look_again: None
+            }
+        );
         let backup_first = decide(&serving(Side::Primary, now), &down(now, DEAD), &up(now), &POLICY, now);
         assert!(matches!(backup_first, Decision::Begin { to: Side::Backup, .. }));
     }
@@ -222,31 +310,87 @@ mod tests {
     fn restores_the_primary_when_it_has_been_up_for_stable_for() {
         let start = Instant::now();
         let backup = serving(Side::Backup, start);
-        let early = decide(&backup, &up(start), &up(start), &POLICY, start + Duration::from_secs(59));
+        let early = decide(
+            &backup,
+            &up(start),
+            &up(start),
+            &POLICY,
+            start + Duration::from_secs(59),
+        );
         let at = start + Duration::from_secs(60);
-        assert_eq!(early, Decision::Stay { waiting: vec![Waiting::PrimaryStable], look_again: Some(at) });
+        assert_eq!(
+            early,
+            Decision::Stay {
+                waiting: vec![Waiting::PrimaryStable],
+                look_again: Some(at)
+            }
+        );
         let due = decide(&backup, &up(start), &up(start), &POLICY, at);
-        assert_eq!(due, Decision::Begin { to: Side::Primary, kind: SwitchKind::Failback, cause: None });
+        assert_eq!(
+            due,
+            Decision::Begin {
+                to: Side::Primary,
+                kind: SwitchKind::Failback,
+                cause: None
+            }
+        );
     }
 
     #[test]
     fn waits_for_the_longer_of_stable_for_and_minimum_on_backup() {
         let start = Instant::now();
-        let policy = Policy { minimum_on_backup: Duration::from_secs(100), ..POLICY };
-        let decision = decide(&serving(Side::Backup, start), &up(start), &up(start), &policy, start + Duration::from_secs(10));
+        let policy = Policy {
+            minimum_on_backup: Duration::from_secs(100),
+            ..POLICY
+        };
+        let decision = decide(
+            &serving(Side::Backup, start),
+            &up(start),
+            &up(start),
+            &policy,
+            start + Duration::from_secs(10),
+        );
         let look_again = Some(start + Duration::from_secs(100));
-        assert_eq!(decision, Decision::Stay { waiting: vec![Waiting::PrimaryStable, Waiting::MinimumOnBackup], look_again });
+        assert_eq!(
+            decision,
+            Decision::Stay {
+                waiting: vec![Waiting::PrimaryStable, Waiting::MinimumOnBackup],
+                look_again
+            }
+        );
     }
 
     #[test]
     fn mode_never_keeps_the_backup_but_still_leaves_it_when_it_fails() {
         let start = Instant::now();
-        let policy = Policy { failback: FailbackMode::Never, ..POLICY };
+        let policy = Policy {
+            failback: FailbackMode::Never,
+            ..POLICY
+        };
         let late = start + Duration::from_secs(3600);
         let decision = decide(&serving(Side::Backup, start), &up(start), &up(start), &policy, late);
-        assert_eq!(decision, Decision::Stay { waiting: vec![Waiting::ModeNever], look_again: None });
-        let decision = decide(&serving(Side::Backup, start), &up(start), &down(start, DEAD), &policy, late);
-        assert!(matches!(decision, Decision::Begin { to: Side::Primary, kind: SwitchKind::Failover, .. }));
+        assert_eq!(
+            decision,
+            Decision::Stay {
+                waiting: vec![Waiting::ModeNever],
+                look_again: None
+            }
+        );
+        let decision = decide(
+            &serving(Side::Backup, start),
+            &up(start),
+            &down(start, DEAD),
+            &policy,
+            late,
+        );
+        assert!(matches!(
+            decision,
+            Decision::Begin {
+                to: Side::Primary,
+                kind: SwitchKind::Failover,
+                ..
+            }
+        ));
     }
 
     #[test]
@@ -254,19 +398,41 @@ mod tests {
         let start = Instant::now();
         let missing = down(start, Cause::ProxyMissing);
         let at = start + POLICY.first_start;
-        assert_eq!(decide(&Routing::NEW, &missing, &up(start), &POLICY, start), Decision::Stay { waiting: vec![], look_again: Some(at) });
-        assert!(matches!(decide(&Routing::NEW, &missing, &up(start), &POLICY, at), Decision::Begin { to: Side::Backup, .. }));
+        assert_eq!(
+            decide(&Routing::NEW, &missing, &up(start), &POLICY, start),
+            Decision::Stay {
+                waiting: vec![],
+                look_again: Some(at)
+            }
+        );
+        assert!(matches!(
+            decide(&Routing::NEW, &missing, &up(start), &POLICY, at),
+            Decision::Begin { to: Side::Backup, .. }
+        ));
     }
 
     #[test]
     fn a_successor_finishes_a_switch_whose_target_is_up_and_withdraws_one_whose_target_died() {
         let now = Instant::now();
-        let under_way = Routing { serving: Side::Primary, target: Side::Backup, since: Some(now) };
-        assert_eq!(decide(&under_way, &down(now, DEAD), &up(now), &POLICY, now), Decision::Finish);
+        let under_way = Routing {
+            serving: Side::Primary,
+            target: Side::Backup,
+            since: Some(now),
+        };
+        assert_eq!(
+            decide(&under_way, &down(now, DEAD), &up(now), &POLICY, now),
+            Decision::Finish
+        );
         assert_eq!(decide(&under_way, &up(now), &up(now), &POLICY, now), Decision::Finish);
-        assert_eq!(decide(&under_way, &up(now), &down(now, DEAD), &POLICY, now), Decision::Withdraw);
+        assert_eq!(
+            decide(&under_way, &up(now), &down(now, DEAD), &POLICY, now),
+            Decision::Withdraw
+        );
         let nothing_seen = SideHealth::unknown(now);
-        assert!(matches!(decide(&under_way, &nothing_seen, &nothing_seen, &POLICY, now), Decision::Stay { .. }));
+        assert!(matches!(
+            decide(&under_way, &nothing_seen, &nothing_seen, &POLICY, now),
+            Decision::Stay { .. }
+        ));
     }
 
     fn any_side_health(start: Instant) -> impl Strategy<Value = SideHealth> {

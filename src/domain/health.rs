@@ -33,7 +33,14 @@ enum Run {
 impl SideHealth {
     /// Nothing is known at `now`.
     pub fn unknown(now: Instant) -> Self {
-        Self { health: Health::Unknown, cause: None, message: None, since: now, look_again: None, run: Run::Unknown { since: now } }
+        Self {
+            health: Health::Unknown,
+            cause: None,
+            message: None,
+            since: now,
+            look_again: None,
+            run: Run::Unknown { since: now },
+        }
     }
 
     /// Up, and proved so by the newest reading: only such a side may receive the traffic.
@@ -55,30 +62,70 @@ impl SideHealth {
                 let run = Run::Good { since };
                 let up_at = since + timing.healthy_after;
                 if self.health == Health::Down && now < up_at {
-                    return Self { run, look_again: Some(up_at), ..self };
+                    return Self {
+                        run,
+                        look_again: Some(up_at),
+                        ..self
+                    };
                 }
                 let since = if self.health == Health::Up { self.since } else { now };
-                Self { health: Health::Up, cause: None, message: None, since, look_again: None, run }
+                Self {
+                    health: Health::Up,
+                    cause: None,
+                    message: None,
+                    since,
+                    look_again: None,
+                    run,
+                }
             }
-            Reading::Doubtful { until } => Self { run: Run::Other, look_again: *until, ..self },
-            Reading::Bad { message, down_at, .. } if self.health != Health::Down && now < *down_at => {
-                Self { message: Some(message.clone()), run: Run::Other, look_again: Some(*down_at), ..self }
-            }
+            Reading::Doubtful { until } => Self {
+                run: Run::Other,
+                look_again: *until,
+                ..self
+            },
+            Reading::Bad { message, down_at, .. } if self.health != Health::Down && now < *down_at => Self {
+                message: Some(message.clone()),
+                run: Run::Other,
+                look_again: Some(*down_at),
+                ..self
+            },
             Reading::Bad { cause, message, .. } => {
                 let since = if self.health == Health::Down { self.since } else { now };
-                Self { health: Health::Down, cause: Some(*cause), message: Some(message.clone()), since, look_again: None, run: Run::Other }
+                Self {
+                    health: Health::Down,
+                    cause: Some(*cause),
+                    message: Some(message.clone()),
+                    since,
+                    look_again: None,
+                    run: Run::Other,
+                }
             }
             Reading::Unknown => {
-                let since = if let Run::Unknown { since } = self.run { since } else { now };
+                let since = if let Run::Unknown { since } = self.run {
+                    since
+                } else {
+                    now
+                };
                 let run = Run::Unknown { since };
                 let unknown_at = since + timing.unresponsive_after;
                 if self.health == Health::Unknown {
-                    return Self { run, look_again: None, ..self };
+                    return Self {
+                        run,
+                        look_again: None,
+                        ..self
+                    };
                 }
                 if now < unknown_at {
-                    return Self { run, look_again: Some(unknown_at), ..self };
+                    return Self {
+                        run,
+                        look_again: Some(unknown_at),
+                        ..self
+                    };
                 }
-                Self { run, ..Self::unknown(now) }
+                Self {
+                    run,
+                    ..Self::unknown(now)
+                }
             }
         }
     }
@@ -98,7 +145,11 @@ mod tests {
     };
 
     fn bad(down_at: Instant) -> Reading {
-        Reading::Bad { cause: Cause::ObjectServerUnreachable, message: "refused".to_owned(), down_at }
+        Reading::Bad {
+            cause: Cause::ObjectServerUnreachable,
+            message: "refused".to_owned(),
+            down_at,
+        }
     }
 
     struct Clock {
@@ -109,7 +160,10 @@ mod tests {
     impl Clock {
         fn new() -> Self {
             let start = Instant::now();
-            Self { start, side: SideHealth::unknown(start) }
+            Self {
+                start,
+                side: SideHealth::unknown(start),
+            }
         }
 
         fn at(&self, seconds: u64) -> Instant {

@@ -42,7 +42,9 @@ pub enum InvalidPair {
     #[error("primary and backup have the same ObjectServer {0}: bind each proxy to its own, such as AGG_P and AGG_B")]
     SameObjectServer(String),
     /// omni.dat holds each name once.
-    #[error("the server name {0} stands for two servers: name the virtual pair, both proxies and both ObjectServers differently")]
+    #[error(
+        "the server name {0} stands for two servers: name the virtual pair, both proxies and both ObjectServers differently"
+    )]
     SameServerName(String),
     /// The names of pair and namespace do not make a DNS name.
     #[error("{0} is no DNS name: use lower-case letters, digits and dashes in metadata.name")]
@@ -65,12 +67,23 @@ impl Pair {
         if primary.name == backup.name || (&primary.host, primary.port) == (&backup.host, backup.port) {
             return Err(InvalidPair::SameObjectServer(backup.name.clone()));
         }
-        let mut names = [&spec.server_name, &spec.primary.server_name, &spec.backup.server_name, &primary.name, &backup.name];
+        let mut names = [
+            &spec.server_name,
+            &spec.primary.server_name,
+            &spec.backup.server_name,
+            &primary.name,
+            &backup.name,
+        ];
         names.sort();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(InvalidPair::SameServerName(twice[0].clone()));
         }
-        let port = |field, value: i32| u16::try_from(value).ok().filter(|port| *port > 0).ok_or(InvalidPair::Port { field, value });
+        let port = |field, value: i32| {
+            u16::try_from(value)
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or(InvalidPair::Port { field, value })
+        };
         port("spec.service.port", spec.service.port)?;
         let name = object.name_any();
         let namespace = object.namespace().ok_or(InvalidPair::Incomplete("namespace"))?;
@@ -81,7 +94,10 @@ impl Pair {
             owner: object.controller_owner_ref(&()).ok_or(InvalidPair::Incomplete("uid"))?,
             spec: spec.clone(),
             object_servers: [
-                Address::new(primary.host.clone(), port("spec.primary.objectServer.port", primary.port)?),
+                Address::new(
+                    primary.host.clone(),
+                    port("spec.primary.objectServer.port", primary.port)?,
+                ),
                 Address::new(backup.host.clone(), port("spec.backup.objectServer.port", backup.port)?),
             ],
             gate_name: ServerName::try_from(gate_name.clone()).map_err(|_| InvalidPair::Name(gate_name))?,

@@ -11,8 +11,8 @@ use super::{
     pair::Pair,
 };
 use crate::api::{
-    CONDITION_BACKUP_HEALTHY, CONDITION_PRIMARY_HEALTHY, CONDITION_PRIMARY_SERVING, CONDITION_PROTECTED, CONDITION_READY, FailbackStatus,
-    Health, ProxyPairStatus, Side, SideStatus, Switch, Switching,
+    CONDITION_BACKUP_HEALTHY, CONDITION_PRIMARY_HEALTHY, CONDITION_PRIMARY_SERVING, CONDITION_PROTECTED,
+    CONDITION_READY, FailbackStatus, Health, ProxyPairStatus, Side, SideStatus, Switch, Switching,
 };
 
 /// How many switches `status.history` keeps.
@@ -32,7 +32,10 @@ pub struct Now {
 impl Now {
     /// What the clocks say.
     pub fn read() -> Self {
-        Self { monotonic: Instant::now(), wall: Timestamp::now() }
+        Self {
+            monotonic: Instant::now(),
+            wall: Timestamp::now(),
+        }
     }
 
     /// The wall clock's reading of `moment`, past or future.
@@ -46,7 +49,11 @@ impl Now {
 
     /// The monotonic clock's reading of a moment in the past; now for one in the future.
     pub fn instant_of(&self, moment: Timestamp) -> Instant {
-        let age = self.wall.duration_since(moment).max(SignedDuration::ZERO).unsigned_abs();
+        let age = self
+            .wall
+            .duration_since(moment)
+            .max(SignedDuration::ZERO)
+            .unsigned_abs();
         self.monotonic.checked_sub(age).unwrap_or(self.monotonic)
     }
 }
@@ -90,7 +97,15 @@ pub struct Known<'a> {
 
 /// The status that says what is known, as little changed from `before` as is true.
 pub fn render(known: &Known<'_>, before: &ProxyPairStatus, now: Now) -> ProxyPairStatus {
-    let Known { pair, routing, switching, sides, decision, problem, finished } = known;
+    let Known {
+        pair,
+        routing,
+        switching,
+        sides,
+        decision,
+        problem,
+        finished,
+    } = known;
     let wall = |moment: Instant| Time(whole_seconds(now.wall_of(moment)));
     let same_moment = |old: Option<&Time>, new: Time| match old {
         Some(old) if old.0.duration_since(new.0).abs() < SAME_MOMENT => old.clone(),
@@ -102,27 +117,44 @@ pub fn render(known: &Known<'_>, before: &ProxyPairStatus, now: Now) -> ProxyPai
         SideStatus {
             health: known.health.health,
             cause: known.health.cause,
-            message: known.health.message.clone().filter(|_| known.health.health != Health::Up),
-            since: unchanged.and_then(|old| old.since.clone()).or_else(|| Some(wall(known.health.since))),
+            message: known
+                .health
+                .message
+                .clone()
+                .filter(|_| known.health.health != Health::Up),
+            since: unchanged
+                .and_then(|old| old.since.clone())
+                .or_else(|| Some(wall(known.health.since))),
             connections: count(known.sessions),
             object_server: pair.spec.side(side).object_server.name.clone(),
         }
     };
     let [primary, backup] = sides;
-    let serving = if routing.serving == Side::Primary { primary } else { backup };
-    let idle = if routing.serving == Side::Primary { backup } else { primary };
-    let failback = (routing.serving == Side::Backup || (routing.target == routing.serving && idle.sessions > 0)).then(|| {
-        let (waiting, look_again) = match decision {
-            Decision::Stay { waiting, look_again } if routing.serving == Side::Backup => (waiting.as_slice(), *look_again),
-            _ => (&[][..], None),
-        };
-        let old = before.failback.as_ref().and_then(|old| old.not_before.as_ref());
-        FailbackStatus {
-            waiting_for: waiting.iter().map(|what| in_words(what, pair)).collect(),
-            not_before: look_again.map(|moment| same_moment(old, wall(moment))),
-            connections_left: count(idle.sessions),
-        }
-    });
+    let serving = if routing.serving == Side::Primary {
+        primary
+    } else {
+        backup
+    };
+    let idle = if routing.serving == Side::Primary {
+        backup
+    } else {
+        primary
+    };
+    let failback =
+        (routing.serving == Side::Backup || (routing.target == routing.serving && idle.sessions > 0)).then(|| {
+            let (waiting, look_again) = match decision {
+                Decision::Stay { waiting, look_again } if routing.serving == Side::Backup => {
+                    (waiting.as_slice(), *look_again)
+                }
+                _ => (&[][..], None),
+            };
+            let old = before.failback.as_ref().and_then(|old| old.not_before.as_ref());
+            FailbackStatus {
+                waiting_for: waiting.iter().map(|what| in_words(what, pair)).collect(),
+                not_before: look_again.map(|moment| same_moment(old, wall(moment))),
+                connections_left: count(idle.sessions),
+            }
+        });
     let mut history = before.history.clone();
     if let Some(finished) = finished {
         history.insert(0, finished.clone());
@@ -133,9 +165,15 @@ pub fn render(known: &Known<'_>, before: &ProxyPairStatus, now: Now) -> ProxyPai
         target: Some(routing.target),
         switching: switching.cloned(),
         object_server: Some(pair.spec.side(routing.serving).object_server.name.clone()),
-        since: routing.since.map(|since| same_moment(before.since.as_ref(), wall(since))),
-        failing_since: (serving.health.health == Health::Down)
-            .then(|| before.failing_since.clone().unwrap_or_else(|| wall(serving.health.since))),
+        since: routing
+            .since
+            .map(|since| same_moment(before.since.as_ref(), wall(since))),
+        failing_since: (serving.health.health == Health::Down).then(|| {
+            before
+                .failing_since
+                .clone()
+                .unwrap_or_else(|| wall(serving.health.since))
+        }),
         observed_generation: Some(pair.generation),
         connections: count(primary.sessions.saturating_add(backup.sessions)),
         primary: Some(side_status(Side::Primary, primary)),
@@ -147,9 +185,26 @@ pub fn render(known: &Known<'_>, before: &ProxyPairStatus, now: Now) -> ProxyPai
 }
 
 /// The status of a ProxyPair that cannot be acted on: what was known stays, Ready says what is wrong.
-pub fn refused(problem: &Problem, generation: Option<i64>, before: &ProxyPairStatus, now: Timestamp) -> ProxyPairStatus {
-    let ready = condition(CONDITION_READY, Truth::False, problem.reason, &problem.message, generation, &before.conditions, now);
-    let others = before.conditions.iter().filter(|condition| condition.type_ != CONDITION_READY).cloned();
+pub fn refused(
+    problem: &Problem,
+    generation: Option<i64>,
+    before: &ProxyPairStatus,
+    now: Timestamp,
+) -> ProxyPairStatus {
+    let ready = condition(
+        CONDITION_READY,
+        Truth::False,
+        problem.reason,
+        &problem.message,
+        generation,
+        &before.conditions,
+        now,
+    );
+    let others = before
+        .conditions
+        .iter()
+        .filter(|condition| condition.type_ != CONDITION_READY)
+        .cloned();
     ProxyPairStatus {
         observed_generation: generation,
         conditions: std::iter::once(ready).chain(others).collect(),
@@ -165,34 +220,84 @@ fn conditions(
     before: &[Condition],
     now: Timestamp,
 ) -> Vec<Condition> {
-    let make = |type_, truth, reason: &str, message: &str| condition(type_, truth, reason, message, Some(pair.generation), before, now);
+    let make = |type_, truth, reason: &str, message: &str| {
+        condition(type_, truth, reason, message, Some(pair.generation), before, now)
+    };
     let healthy = |type_, known: &SideKnown<'_>| {
         let health = known.health;
-        let reason = health.cause.map_or(if health.health == Health::Up { "Up" } else { "NotSeen" }, |cause| cause.as_str());
+        let reason = health
+            .cause
+            .map_or(if health.health == Health::Up { "Up" } else { "NotSeen" }, |cause| {
+                cause.as_str()
+            });
         let message = health.message.as_deref().unwrap_or_default();
-        make(type_, Truth::of(health.health), reason, if health.health == Health::Up { "" } else { message })
+        make(
+            type_,
+            Truth::of(health.health),
+            reason,
+            if health.health == Health::Up { "" } else { message },
+        )
     };
-    let serving = if routing.serving == Side::Primary { primary } else { backup };
+    let serving = if routing.serving == Side::Primary {
+        primary
+    } else {
+        backup
+    };
     let ready = match problem {
         Some(problem) => make(CONDITION_READY, Truth::False, problem.reason, &problem.message),
-        None if routing.target != routing.serving => {
-            make(CONDITION_READY, Truth::False, "Switching", &format!("the Service is being moved to the {} side", routing.target.label()))
-        }
+        None if routing.target != routing.serving => make(
+            CONDITION_READY,
+            Truth::False,
+            "Switching",
+            &format!("the Service is being moved to the {} side", routing.target.label()),
+        ),
         None => match serving.health.health {
-            Health::Up => make(CONDITION_READY, Truth::True, "Serving", &format!("the {} side serves", routing.serving.label())),
+            Health::Up => make(
+                CONDITION_READY,
+                Truth::True,
+                "Serving",
+                &format!("the {} side serves", routing.serving.label()),
+            ),
             Health::Down => {
                 let cause = serving.health.cause.map_or("Down", |cause| cause.as_str());
-                make(CONDITION_READY, Truth::False, cause, serving.health.message.as_deref().unwrap_or_default())
+                make(
+                    CONDITION_READY,
+                    Truth::False,
+                    cause,
+                    serving.health.message.as_deref().unwrap_or_default(),
+                )
             }
-            Health::Unknown => make(CONDITION_READY, Truth::Unknown, "NotSeen", "the serving side has not been seen yet"),
+            Health::Unknown => make(
+                CONDITION_READY,
+                Truth::Unknown,
+                "NotSeen",
+                "the serving side has not been seen yet",
+            ),
         },
     };
     let both_up = primary.health.health == Health::Up && backup.health.health == Health::Up;
-    let protected = if both_up { (Truth::True, "BothUp") } else { (Truth::False, "OneSideOnly") };
-    let home = if routing.serving == Side::Primary { (Truth::True, "Primary") } else { (Truth::False, "Backup") };
+    let protected = if both_up {
+        (Truth::True, "BothUp")
+    } else {
+        (Truth::False, "OneSideOnly")
+    };
+    let home = if routing.serving == Side::Primary {
+        (Truth::True, "Primary")
+    } else {
+        (Truth::False, "Backup")
+    };
     vec![
         ready,
-        make(CONDITION_PROTECTED, protected.0, protected.1, if both_up { "" } else { "one more failure would stop the traffic" }),
+        make(
+            CONDITION_PROTECTED,
+            protected.0,
+            protected.1,
+            if both_up {
+                ""
+            } else {
+                "one more failure would stop the traffic"
+            },
+        ),
         make(CONDITION_PRIMARY_SERVING, home.0, home.1, ""),
         healthy(CONDITION_PRIMARY_HEALTHY, primary),
         healthy(CONDITION_BACKUP_HEALTHY, backup),
@@ -237,7 +342,8 @@ fn condition(
         reason: reason.to_owned(),
         message: message.to_owned(),
         observed_generation: generation,
-        last_transition_time: unchanged.map_or_else(|| Time(whole_seconds(now)), |old| old.last_transition_time.clone()),
+        last_transition_time: unchanged
+            .map_or_else(|| Time(whole_seconds(now)), |old| old.last_transition_time.clone()),
     }
 }
 
@@ -257,4 +363,178 @@ fn count(sessions: u32) -> i32 {
 
 fn whole_seconds(moment: Timestamp) -> Timestamp {
     Timestamp::from_second(moment.as_second()).unwrap_or(moment)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kube::api::ObjectMeta;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        api::{Cause, ProxyPair},
+        domain::evidence::{Reading, Timing},
+    };
+
+    const TIMING: Timing = Timing {
+        interval: Duration::from_secs(1),
+        unreachable_after: Duration::ZERO,
+        unresponsive_after: Duration::from_secs(15),
+        healthy_after: Duration::ZERO,
+    };
+
+    fn pair() -> Pair {
+        let spec = json!({
+            "serverName": "PROXY_V",
+            "primary": {"serverName": "PROXY_P", "objectServer": {"name": "AGG_P", "host": "aggp.example.com"}},
+            "backup": {"serverName": "PROXY_B", "objectServer": {"name": "AGG_B", "host": "aggb.example.com"}},
+        });
+        let metadata = ObjectMeta {
+            name: Some("proxy-v".to_owned()),
+            namespace: Some("netcool".to_owned()),
+            uid: Some("uid".to_owned()),
+            generation: Some(3),
+            ..ObjectMeta::default()
+        };
+        Pair::validate(&ProxyPair { metadata, spec: serde_json::from_value(spec).unwrap(), status: None }).unwrap()
+    }
+
+    struct Scene {
+        pair: Pair,
+        routing: Routing,
+        primary: SideHealth,
+        backup: SideHealth,
+        decision: Decision,
+        now: Now,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let now = Now::read();
+            let up = SideHealth::unknown(now.monotonic).step(&Reading::Good, &TIMING, now.monotonic);
+            Self {
+                pair: pair(),
+                routing: Routing { since: Some(now.monotonic), ..Routing::NEW },
+                primary: up.clone(),
+                backup: up,
+                decision: Decision::Stay { waiting: vec![], look_again: None },
+                now,
+            }
+        }
+
+        fn later(&self, millis: u64) -> Now {
+            let span = Duration::from_millis(millis);
+            Now { monotonic: self.now.monotonic + span, wall: self.now.wall + SignedDuration::try_from(span).unwrap() }
+        }
+
+        fn render(&self, before: &ProxyPairStatus, now: Now, problem: Option<&Problem>) -> ProxyPairStatus {
+            let known = Known {
+                pair: &self.pair,
+                routing: &self.routing,
+                switching: None,
+                sides: [SideKnown { health: &self.primary, sessions: 2 }, SideKnown { health: &self.backup, sessions: 0 }],
+                decision: &self.decision,
+                problem,
+                finished: None,
+            };
+            render(&known, before, now)
+        }
+    }
+
+    fn truth<'a>(status: &'a ProxyPairStatus, type_: &str) -> (&'a str, &'a str) {
+        let condition = status.conditions.iter().find(|condition| condition.type_ == type_).unwrap();
+        (&condition.status, &condition.reason)
+    }
+
+    #[test]
+    fn says_the_same_at_any_later_time_when_nothing_has_changed() {
+        let scene = Scene::new();
+        let first = scene.render(&ProxyPairStatus::default(), scene.now, None);
+        for millis in [1, 999, 1001, 60_000, 86_400_000] {
+            assert_eq!(scene.render(&first, scene.later(millis), None), first, "after {millis} ms");
+        }
+    }
+
+    #[test]
+    fn a_pair_of_two_up_sides_is_ready_and_protected() {
+        let scene = Scene::new();
+        let status = scene.render(&ProxyPairStatus::default(), scene.now, None);
+        assert_eq!(truth(&status, CONDITION_READY), ("True", "Serving"));
+        assert_eq!(truth(&status, CONDITION_PROTECTED), ("True", "BothUp"));
+        assert_eq!(truth(&status, CONDITION_PRIMARY_SERVING), ("True", "Primary"));
+        assert_eq!((status.connections, status.object_server.as_deref()), (2, Some("AGG_P")));
+        assert_eq!(status.failback, None);
+    }
+
+    #[test]
+    fn a_condition_keeps_its_transition_time_until_its_status_changes() {
+        let mut scene = Scene::new();
+        let before = scene.render(&ProxyPairStatus::default(), scene.now, None);
+        let bad = Reading::Bad { cause: Cause::ProxyUnreachable, message: "refused".to_owned(), down_at: scene.now.monotonic };
+        scene.backup = scene.backup.clone().step(&bad, &TIMING, scene.now.monotonic);
+        let after = scene.render(&before, scene.later(5_000), None);
+        assert_eq!(truth(&after, CONDITION_BACKUP_HEALTHY), ("False", "ProxyUnreachable"));
+        assert_eq!(truth(&after, CONDITION_PROTECTED), ("False", "OneSideOnly"));
+        let time = |status: &ProxyPairStatus, type_: &str| {
+            status.conditions.iter().find(|condition| condition.type_ == type_).unwrap().last_transition_time.clone()
+        };
+        assert_eq!(time(&after, CONDITION_READY), time(&before, CONDITION_READY));
+        assert_ne!(time(&after, CONDITION_PROTECTED), time(&before, CONDITION_PROTECTED));
+    }
+
+    #[test]
+    fn says_in_words_what_a_failback_waits_for_and_until_when() {
+        let mut scene = Scene::new();
+        scene.routing = Routing { serving: Side::Backup, target: Side::Backup, since: Some(scene.now.monotonic) };
+        let due = scene.now.monotonic + Duration::from_secs(60);
+        scene.decision = Decision::Stay { waiting: vec![Waiting::PrimaryStable], look_again: Some(due) };
+        let status = scene.render(&ProxyPairStatus::default(), scene.now, None);
+        let failback = status.failback.clone().unwrap();
+        assert_eq!(failback.waiting_for, ["the primary to be up for 1m without a break"]);
+        assert!(failback.not_before.is_some());
+        assert_eq!(failback.connections_left, 2);
+        assert_eq!(scene.render(&status, scene.later(700), None), status);
+    }
+
+    #[test]
+    fn a_problem_takes_ready_away_and_says_what_it_is() {
+        let scene = Scene::new();
+        let problem = Problem { reason: "NameTaken", message: "Service proxy-v exists".to_owned() };
+        let status = scene.render(&ProxyPairStatus::default(), scene.now, Some(&problem));
+        assert_eq!(truth(&status, CONDITION_READY), ("False", "NameTaken"));
+        let refused = refused(&problem, Some(4), &status, scene.now.wall);
+        assert_eq!(refused.conditions.len(), status.conditions.len());
+        assert_eq!(refused.observed_generation, Some(4));
+    }
+
+    #[test]
+    fn history_keeps_the_newest_ten() {
+        let scene = Scene::new();
+        let mut status = ProxyPairStatus::default();
+        for second in 0..12 {
+            let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(Timestamp::from_second(second).unwrap());
+            let finished = Switch {
+                kind: crate::api::SwitchKind::Failover,
+                to: Side::Backup,
+                cause: None,
+                started_at: at.clone(),
+                finished_at: at,
+                duration: crate::api::Duration::from_millis(1),
+            };
+            let known = Known {
+                pair: &scene.pair,
+                routing: &scene.routing,
+                switching: None,
+                sides: [SideKnown { health: &scene.primary, sessions: 0 }, SideKnown { health: &scene.backup, sessions: 0 }],
+                decision: &scene.decision,
+                problem: None,
+                finished: Some(finished),
+            };
+            status = render(&known, &status, scene.now);
+        }
+        let seconds: Vec<_> = status.history.iter().map(|switch| switch.started_at.0.as_second()).collect();
+        assert_eq!(seconds, [11, 10, 9, 8, 7, 6, 5, 4, 3, 2]);
+    }
 }

@@ -71,8 +71,15 @@ pub struct GateArgs {
 
 /// Reads a Gateway API duration (GEP-2257). Zero is refused: no limit of the gate means anything when it is over before it begins.
 fn duration(text: &str) -> Result<Duration, String> {
-    let duration = text.parse::<crate::api::Duration>().map_err(|error| error.to_string())?.get();
-    if duration.is_zero() { Err(format!("{text} is no time at all: write at least 1ms")) } else { Ok(duration) }
+    let duration = text
+        .parse::<crate::api::Duration>()
+        .map_err(|error| error.to_string())?
+        .get();
+    if duration.is_zero() {
+        Err(format!("{text} is no time at all: write at least 1ms"))
+    } else {
+        Ok(duration)
+    }
 }
 
 /// A duration that keepalive, which counts in whole seconds, can keep.

@@ -55,11 +55,22 @@ pub async fn watch_gate(
 ) {
     let mut trouble = Trouble::new(Eye::Control, &timing, out.clone());
     loop {
-        let Some(dialled) = trouble.attempt(connect(address, &name, &config, &timing)).await else { return };
+        let Some(dialled) = trouble.attempt(connect(address, &name, &config, &timing)).await else {
+            return;
+        };
         let ended = match dialled {
             Ok(stream) => {
                 let lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE));
-                let mut session = Session { lines, timing, trouble: &mut trouble, out: &out, asked: VecDeque::new(), nonce: 0, heard: false, silent: false };
+                let mut session = Session {
+                    lines,
+                    timing,
+                    trouble: &mut trouble,
+                    out: &out,
+                    asked: VecDeque::new(),
+                    nonce: 0,
+                    heard: false,
+                    silent: false,
+                };
                 match session.run(&mut steering).await {
                     Ended::NobodyListens => return,
                     Ended::Lost(since, reason) if session.heard => {
@@ -103,13 +114,24 @@ impl Session<'_> {
         match self.converse(steering).await {
             Ok(()) => Ended::NobodyListens,
             // A session that had been silent failed when the silence began.
-            Err(reason) => Ended::Lost(self.asked.front().filter(|_| self.silent).map_or_else(Instant::now, |(_, since)| *since), reason),
+            Err(reason) => Ended::Lost(
+                self.asked
+                    .front()
+                    .filter(|_| self.silent)
+                    .map_or_else(Instant::now, |(_, since)| *since),
+                reason,
+            ),
         }
     }
 
     /// `Ok` when nobody listens any more, else why the session ended.
     async fn converse(&mut self, steering: &mut watch::Receiver<Steering>) -> Result<(), String> {
-        let Steering { holder, term, order, ask: _ } = steering.borrow_and_update().clone();
+        let Steering {
+            holder,
+            term,
+            order,
+            ask: _,
+        } = steering.borrow_and_update().clone();
         let mut ordered = order.clone();
         self.send(&Request::Hello { holder, term }).await?;
         if let Some(order) = order {
@@ -172,7 +194,14 @@ impl Session<'_> {
                 self.asked.pop_front();
             }
         }
-        let said = self.out.send(Sighting::Report { at: Instant::now(), report }).await.is_ok();
+        let said = self
+            .out
+            .send(Sighting::Report {
+                at: Instant::now(),
+                report,
+            })
+            .await
+            .is_ok();
         if !self.heard || (self.silent && self.asked.is_empty()) {
             self.heard = true;
             self.silent = false;

@@ -18,8 +18,8 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Eye, Sighting};
 use crate::{
-    domain::evidence::{Link, Timing},
     dial::{Address, Dialer, prepare},
+    domain::evidence::{Link, Timing},
 };
 
 /// A connection counts only when it has stayed open so long: one that is accepted and closed again leads nowhere.
@@ -37,7 +37,10 @@ pub(super) struct Refused {
 
 impl Refused {
     pub(super) fn plain(message: impl ToString) -> Self {
-        Self { tls: false, message: message.to_string() }
+        Self {
+            tls: false,
+            message: message.to_string(),
+        }
     }
 }
 
@@ -56,7 +59,13 @@ pub async fn watch_objectserver(address: Address, timing: Timing, out: mpsc::Sen
 }
 
 /// Holds a connection to the ObjectServer through the check port of the gate at `address`.
-pub async fn watch_path(address: SocketAddr, name: ServerName<'static>, config: Arc<ClientConfig>, timing: Timing, out: mpsc::Sender<Sighting>) {
+pub async fn watch_path(
+    address: SocketAddr,
+    name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+    timing: Timing,
+    out: mpsc::Sender<Sighting>,
+) {
     let dial = || {
         let (name, config) = (name.clone(), Arc::clone(&config));
         async move { connect(address, &name, &config, &timing).await }
@@ -73,11 +82,17 @@ pub(super) async fn connect(
 ) -> Result<TlsStream<TcpStream>, Refused> {
     let refused = |error: io::Error| {
         let tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-        Refused { tls, message: format!("{address}: {error}") }
+        Refused {
+            tls,
+            message: format!("{address}: {error}"),
+        }
     };
     let stream = TcpStream::connect(address).await.map_err(refused)?;
     prepare(&stream, timing.unresponsive_after).map_err(refused)?;
-    TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream).await.map_err(refused)
+    TlsConnector::from(Arc::clone(config))
+        .connect(name.clone(), stream)
+        .await
+        .map_err(refused)
 }
 
 /// Makes a connection with `dial`, keeps a read pending on it, and begins again when it ends. Returns when nobody listens.
@@ -88,7 +103,9 @@ where
 {
     let mut trouble = Trouble::new(eye, timing, out);
     loop {
-        let Some(dialled) = trouble.attempt(dial()).await else { return };
+        let Some(dialled) = trouble.attempt(dial()).await else {
+            return;
+        };
         let ended = match dialled {
             Ok(stream) => settle_and_read(stream, &mut trouble).await,
             Err(refused) => Err(refused),
@@ -141,11 +158,19 @@ pub(super) struct Trouble {
 
 impl Trouble {
     pub(super) fn new(eye: Eye, timing: &Timing, out: mpsc::Sender<Sighting>) -> Self {
-        Self { eye, interval: timing.interval, since: None, out }
+        Self {
+            eye,
+            interval: timing.interval,
+            since: None,
+            out,
+        }
     }
 
     /// Runs one attempt, and says so when it is silent. `None` when nobody listens any more.
-    pub(super) async fn attempt<S>(&mut self, dial: impl Future<Output = Result<S, Refused>>) -> Option<Result<S, Refused>> {
+    pub(super) async fn attempt<S>(
+        &mut self,
+        dial: impl Future<Output = Result<S, Refused>>,
+    ) -> Option<Result<S, Refused>> {
         let started = Instant::now();
         let until = time::Instant::now() + ATTEMPT;
         tokio::pin!(dial);
@@ -157,7 +182,10 @@ impl Trouble {
         match time::timeout_at(until, dial).await {
             Ok(done) => Some(done),
             // Still silent, which has been said.
-            Err(_) => Some(Err(Refused { tls: false, message: String::new() })),
+            Err(_) => Some(Err(Refused {
+                tls: false,
+                message: String::new(),
+            })),
         }
     }
 
@@ -178,7 +206,12 @@ impl Trouble {
         if refused.message.is_empty() {
             return !self.out.is_closed();
         }
-        self.say(Link::Failed { since, tls: refused.tls, message: refused.message }).await
+        self.say(Link::Failed {
+            since,
+            tls: refused.tls,
+            message: refused.message,
+        })
+        .await
     }
 
     pub(super) async fn say(&self, link: Link) -> bool {

@@ -27,6 +27,8 @@ pub fn client_config(ca: &str, certificate: &str, key: &str) -> Result<Arc<Clien
     }
     let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
-    let config = ClientConfig::builder_with_protocol_versions(&[&TLS13]).with_root_certificates(roots).with_client_auth_cert(chain, key)?;
+    let config = ClientConfig::builder_with_protocol_versions(&[&TLS13])
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)?;
     Ok(Arc::new(config))
 }

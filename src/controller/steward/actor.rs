@@ -79,7 +79,13 @@ pub(super) struct Actor {
 
 impl Actor {
     pub(super) fn new(context: Arc<Context>, declared: &Declared, known: watch::Sender<Option<Known>>) -> Self {
-        let Declared { pair, object, service, keys, key_text } = declared.clone();
+        let Declared {
+            pair,
+            object,
+            service,
+            keys,
+            key_text,
+        } = declared.clone();
         let now = Now::read();
         let status = object.status.clone().unwrap_or_default();
         let serving = status.serving.unwrap_or(Side::Primary);
@@ -90,11 +96,18 @@ impl Actor {
         };
         let unknown = PodAddress::UNKNOWN;
         let pods = Side::BOTH.map(|side| pod_of(&context.pods, &pair, side, &unknown));
-        let assignment = Assignment { keys: Some(keys), epoch: 0, ..assignment(&pair, pods, routing) };
+        let assignment = Assignment {
+            keys: Some(keys),
+            epoch: 0,
+            ..assignment(&pair, pods, routing)
+        };
         let assignments = watch::Sender::new(assignment);
         let (findings_in, findings) = watch::channel(None);
         let term = context.claim().map_or(0, |claim| claim.term);
-        let identity = Identity { holder: context.settings.identity.clone(), term };
+        let identity = Identity {
+            holder: context.settings.identity.clone(),
+            term,
+        };
         let monitor = tokio::spawn(monitor(identity, assignments.subscribe(), findings_in)).abort_handle();
         Self {
             context,
@@ -161,7 +174,13 @@ impl Actor {
 
     /// Takes over what is declared now, and makes the virtual Service so.
     async fn declare(&mut self, declared: Declared) -> Result<(), ApplyError> {
-        let Declared { pair, object, service, keys, key_text } = declared;
+        let Declared {
+            pair,
+            object,
+            service,
+            keys,
+            key_text,
+        } = declared;
         self.problem = None;
         self.pair = pair;
         if newer(&object, &self.object) {
@@ -178,7 +197,8 @@ impl Actor {
                 ..assignment(&pair, current.pods.clone(), routing)
             };
             let changed = new_keys
-                || (&next.object_servers, next.timing, next.policy, &next.drain) != (&current.object_servers, current.timing, current.policy, &current.drain);
+                || (&next.object_servers, next.timing, next.policy, &next.drain)
+                    != (&current.object_servers, current.timing, current.policy, &current.drain);
             *current = next;
             changed
         });
@@ -196,20 +216,37 @@ impl Actor {
     /// Does what the newest finding asks for. Returns when to come back if nothing happens before.
     async fn act(&mut self) -> Result<Option<Instant>, ApplyError> {
         let finding = self.findings.borrow_and_update().clone();
-        let Some(finding) = finding.filter(|finding| finding.epoch == self.assignments.borrow().epoch) else { return Ok(None) };
+        let Some(finding) = finding.filter(|finding| finding.epoch == self.assignments.borrow().epoch) else {
+            return Ok(None);
+        };
         match finding.decision.clone() {
             Decision::Begin { to, kind, cause } => {
                 let decided = Instant::now();
-                self.switching = Some(Switching { kind, cause, started_at: MicroTime(now_in_micros()) });
+                self.switching = Some(Switching {
+                    kind,
+                    cause,
+                    started_at: MicroTime(now_in_micros()),
+                });
                 self.routing.target = to;
                 self.write_status(&finding).await?;
                 let now = Instant::now();
-                self.steps = Some(Steps { seen: finding.seen_at, decided, intended: now, patched: now, settled: now });
+                self.steps = Some(Steps {
+                    seen: finding.seen_at,
+                    decided,
+                    intended: now,
+                    patched: now,
+                    settled: now,
+                });
                 self.finish(&finding).await?;
             }
             Decision::Finish => self.finish(&finding).await?,
             Decision::Withdraw => {
-                tracing::info!(pair = self.pair.name, namespace = self.pair.namespace, to = self.routing.serving.label(), "withdrawing a switch");
+                tracing::info!(
+                    pair = self.pair.name,
+                    namespace = self.pair.namespace,
+                    to = self.routing.serving.label(),
+                    "withdrawing a switch"
+                );
                 self.point_at(self.routing.serving).await?;
                 self.routing.target = self.routing.serving;
                 self.switching = None;
@@ -237,11 +274,19 @@ impl Actor {
         if let Some(pod) = address(finding, to)
             && !settled(&self.context.slices, &mut changes, &self.pair, pod).await
         {
-            tracing::warn!(pair = self.pair.name, namespace = self.pair.namespace, "the EndpointSlices do not show the new side yet");
+            tracing::warn!(
+                pair = self.pair.name,
+                namespace = self.pair.namespace,
+                "the EndpointSlices do not show the new side yet"
+            );
         }
         let settled = Instant::now();
         let finished_at = MicroTime(now_in_micros());
-        let under_way = self.switching.take().unwrap_or(Switching { kind: SwitchKind::Failover, cause: None, started_at: finished_at.clone() });
+        let under_way = self.switching.take().unwrap_or(Switching {
+            kind: SwitchKind::Failover,
+            cause: None,
+            started_at: finished_at.clone(),
+        });
         let took = finished_at.0.duration_since(under_way.started_at.0).unsigned_abs();
         let switch = Switch {
             kind: under_way.kind,
@@ -252,7 +297,11 @@ impl Actor {
             duration: took.into(),
         };
         let before = self.routing;
-        self.routing = Routing { serving: to, target: to, since: Some(settled) };
+        self.routing = Routing {
+            serving: to,
+            target: to,
+            since: Some(settled),
+        };
         self.finished = Some(switch.clone());
         if let Err(error) = self.write_status(finding).await {
             self.routing = before;
@@ -261,19 +310,41 @@ impl Actor {
             return Err(error);
         }
         self.finished = None;
-        let steps = self.steps.take().unwrap_or(Steps { seen: finding.seen_at, decided: patched, intended: patched, patched, settled });
-        Steps { patched, settled, ..steps }.log(&self.pair, &switch);
+        let steps = self.steps.take().unwrap_or(Steps {
+            seen: finding.seen_at,
+            decided: patched,
+            intended: patched,
+            patched,
+            settled,
+        });
+        Steps {
+            patched,
+            settled,
+            ..steps
+        }
+        .log(&self.pair, &switch);
         self.routing_changed();
-        let labels = SwitchLabels { kind: switch.kind.as_str(), cause: switch.cause.map_or("None", |cause| cause.as_str()) };
+        let labels = SwitchLabels {
+            kind: switch.kind.as_str(),
+            cause: switch.cause.map_or("None", |cause| cause.as_str()),
+        };
         self.context.metrics.switches.get_or_create(&labels).inc();
-        self.context.metrics.switch_duration.get_or_create(&labels).observe(took.as_secs_f64());
+        self.context
+            .metrics
+            .switch_duration
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
         self.publish(event(&self.pair, &switch));
         Ok(())
     }
 
     /// Patches the Service, if it does not select that side already.
     async fn point_at(&mut self, side: Side) -> Result<(), ApplyError> {
-        if self.service.as_ref().is_some_and(|service| selects(service, &self.pair, side)) {
+        if self
+            .service
+            .as_ref()
+            .is_some_and(|service| selects(service, &self.pair, side))
+        {
             return Ok(());
         }
         self.context.claim()?;
@@ -289,7 +360,9 @@ impl Actor {
         let side = &finding.sides[index(idle)];
         let frozen = side.health.health == Health::Down && side.health.cause == Some(Cause::ProxyUnresponsive);
         let recently = self.evicted.get(&idle).is_some_and(|at| at.elapsed() < EVICT_EVERY);
-        let (Some(name), Some(uid)) = (&side.pod.name, &side.pod.uid) else { return Ok(()) };
+        let (Some(name), Some(uid)) = (&side.pod.name, &side.pod.uid) else {
+            return Ok(());
+        };
         if !frozen || recently || !finding.sides[index(self.routing.serving)].health.may_serve() {
             return Ok(());
         }
@@ -298,18 +371,28 @@ impl Actor {
         let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.pair.namespace);
         let params = DeleteParams {
             grace_period_seconds: Some(1),
-            preconditions: Some(Preconditions { uid: Some(uid.clone()), resource_version: None }),
+            preconditions: Some(Preconditions {
+                uid: Some(uid.clone()),
+                resource_version: None,
+            }),
             ..DeleteParams::default()
         };
         match within_deadline(api.delete(name, &params)).await {
             Err(ApplyError::Api(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {}
             outcome => drop(outcome?),
         }
-        tracing::warn!(pair = self.pair.name, namespace = self.pair.namespace, pod = name, "deleted the pod of a gate that is silent");
+        tracing::warn!(
+            pair = self.pair.name,
+            namespace = self.pair.namespace,
+            pod = name,
+            "deleted the pod of a gate that is silent"
+        );
         self.publish(Event {
             type_: EventType::Warning,
             reason: "ProxyReplaced".to_owned(),
-            note: Some(format!("deleted pod {name}: its gate is silent, and sessions on it would hang")),
+            note: Some(format!(
+                "deleted pod {name}: its gate is silent, and sessions on it would hang"
+            )),
             action: "DeletePod".to_owned(),
             secondary: None,
         });
@@ -324,7 +407,10 @@ impl Actor {
         if next == before {
             return Ok(None);
         }
-        let due = self.written_at.map(|at| at + COUNTS_EVERY).filter(|due| *due > Instant::now());
+        let due = self
+            .written_at
+            .map(|at| at + COUNTS_EVERY)
+            .filter(|due| *due > Instant::now());
         if let Some(due) = due.filter(|_| without_counts(&next) == without_counts(&before)) {
             return Ok(Some(due));
         }
@@ -341,7 +427,10 @@ impl Actor {
     fn rendered(&self, finding: &Finding, before: &ProxyPairStatus) -> ProxyPairStatus {
         let side = |side: Side| {
             let found = &finding.sides[index(side)];
-            SideKnown { health: &found.health, sessions: found.sessions }
+            SideKnown {
+                health: &found.health,
+                sessions: found.sessions,
+            }
         };
         let known = status::Known {
             pair: &self.pair,
@@ -358,7 +447,10 @@ impl Actor {
     async fn write(&mut self, status: ProxyPairStatus) -> Result<(), ApplyError> {
         self.context.claim()?;
         let api: Api<ProxyPair> = Api::namespaced(self.context.client.clone(), &self.pair.namespace);
-        let object = ProxyPair { status: Some(status), ..self.object.clone() };
+        let object = ProxyPair {
+            status: Some(status),
+            ..self.object.clone()
+        };
         self.object = within_deadline(api.replace_status(&self.pair.name, &PostParams::default(), &object)).await?;
         self.written_at = Some(Instant::now());
         Ok(())
@@ -402,10 +494,22 @@ impl Actor {
 
     fn count(&self, finding: &Finding) {
         for side in Side::BOTH {
-            let labels = SideLabels { namespace: self.pair.namespace.clone(), pair: self.pair.name.clone(), side: side.label() };
+            let labels = SideLabels {
+                namespace: self.pair.namespace.clone(),
+                pair: self.pair.name.clone(),
+                side: side.label(),
+            };
             let found = &finding.sides[index(side)];
-            self.context.metrics.side_up.get_or_create(&labels).set(i64::from(found.health.health == Health::Up));
-            self.context.metrics.sessions.get_or_create(&labels).set(i64::from(found.sessions));
+            self.context
+                .metrics
+                .side_up
+                .get_or_create(&labels)
+                .set(i64::from(found.health.health == Health::Up));
+            self.context
+                .metrics
+                .sessions
+                .get_or_create(&labels)
+                .set(i64::from(found.sessions));
         }
     }
 
@@ -463,7 +567,11 @@ fn without_counts(status: &ProxyPairStatus) -> ProxyPairStatus {
 
 /// Whether `a` is a later version of the same object. Versions of one object are numbers that grow.
 fn newer(a: &ProxyPair, b: &ProxyPair) -> bool {
-    let version = |object: &ProxyPair| object.resource_version().and_then(|version| version.parse::<u64>().ok());
+    let version = |object: &ProxyPair| {
+        object
+            .resource_version()
+            .and_then(|version| version.parse::<u64>().ok())
+    };
     version(a) >= version(b)
 }
 

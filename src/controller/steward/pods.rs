@@ -18,18 +18,39 @@ pub fn pod_of(pods: &Store<PodObject>, pair: &Pair, side: Side, before: &PodAddr
         pod.metadata.namespace.as_deref() == Some(&pair.namespace)
             && label(LABEL_PAIR) == Some(&pair.name)
             && label(LABEL_SIDE) == Some(side.label())
-            && !matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Failed" | "Succeeded"))
+            && !matches!(
+                pod.status.as_ref().and_then(|status| status.phase.as_deref()),
+                Some("Failed" | "Succeeded")
+            )
     };
     let best = pods.state_filter(ours).into_iter().max_by(|a, b| {
-        let key = |pod: &PodObject| (pod.metadata.deletion_timestamp.is_none(), pod.metadata.creation_timestamp.clone().map(|time| time.0));
+        let key = |pod: &PodObject| {
+            (
+                pod.metadata.deletion_timestamp.is_none(),
+                pod.metadata.creation_timestamp.clone().map(|time| time.0),
+            )
+        };
         key(a).cmp(&key(b))
     });
     let Some(pod) = best else {
-        let since = if let Pod::Missing { since } = before.state { since } else { Instant::now() };
-        return PodAddress { state: Pod::Missing { since }, uid: None, name: None, ip: None };
+        let since = if let Pod::Missing { since } = before.state {
+            since
+        } else {
+            Instant::now()
+        };
+        return PodAddress {
+            state: Pod::Missing { since },
+            uid: None,
+            name: None,
+            ip: None,
+        };
     };
     let uid = pod.uid();
-    let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).and_then(|ip| ip.parse().ok());
+    let ip = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.pod_ip.as_ref())
+        .and_then(|ip| ip.parse().ok());
     let state = if pod.metadata.deletion_timestamp.is_some() {
         Pod::Leaving
     } else if ip.is_none() {
@@ -41,5 +62,10 @@ pub fn pod_of(pods: &Store<PodObject>, pair: &Pair, side: Side, before: &PodAddr
     } else {
         Pod::Running
     };
-    PodAddress { state, uid, name: Some(pod.name_any()), ip }
+    PodAddress {
+        state,
+        uid,
+        name: Some(pod.name_any()),
+        ip,
+    }
 }

@@ -42,8 +42,16 @@ pub struct Steps {
 impl Steps {
     /// One line with the time each step took, in microseconds.
     pub fn log(&self, pair: &Pair, switch: &Switch) {
-        let Self { seen, decided, intended, patched, settled } = *self;
-        let micros = |from: Instant, to: Instant| u64::try_from(to.saturating_duration_since(from).as_micros()).unwrap_or(u64::MAX);
+        let Self {
+            seen,
+            decided,
+            intended,
+            patched,
+            settled,
+        } = *self;
+        let micros = |from: Instant, to: Instant| {
+            u64::try_from(to.saturating_duration_since(from).as_micros()).unwrap_or(u64::MAX)
+        };
         tracing::info!(
             pair = pair.name,
             namespace = pair.namespace,
@@ -61,7 +69,12 @@ impl Steps {
 }
 
 /// Waits until the EndpointSlices of the virtual Service show the pod of the new side and no other.
-pub async fn settled(slices: &Store<EndpointSlice>, changes: &mut watch::Receiver<u64>, pair: &Pair, pod: IpAddr) -> bool {
+pub async fn settled(
+    slices: &Store<EndpointSlice>,
+    changes: &mut watch::Receiver<u64>,
+    pair: &Pair,
+    pod: IpAddr,
+) -> bool {
     let wait = async {
         while !shows_only(slices, pair, pod) {
             if changes.changed().await.is_err() {
@@ -85,7 +98,12 @@ fn shows_only(slices: &Store<EndpointSlice>, pair: &Pair, pod: IpAddr) -> bool {
     let mut addresses = Vec::new();
     for slice in slices.state_filter(ours) {
         for endpoint in &slice.endpoints {
-            addresses.extend(endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()));
+            addresses.extend(
+                endpoint
+                    .addresses
+                    .iter()
+                    .filter_map(|address| address.parse::<IpAddr>().ok()),
+            );
         }
     }
     !addresses.is_empty() && addresses.iter().all(|address| *address == pod)
@@ -100,10 +118,20 @@ pub fn selects(service: &Service, pair: &Pair, side: Side) -> bool {
 pub fn event(pair: &Pair, switch: &Switch) -> Event {
     let from = switch.to.other();
     let server = |side: Side| &pair.spec.side(side).object_server.name;
-    let because = switch.cause.map(|cause| format!(": {}", cause.as_str())).unwrap_or_default();
+    let because = switch
+        .cause
+        .map(|cause| format!(": {}", cause.as_str()))
+        .unwrap_or_default();
     Event {
-        type_: if switch.kind == SwitchKind::Failover { EventType::Warning } else { EventType::Normal },
-        reason: switch.cause.map_or_else(|| switch.kind.as_str().to_owned(), |cause| format!("{}{}", switch.kind.as_str(), cause.as_str())),
+        type_: if switch.kind == SwitchKind::Failover {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        },
+        reason: switch.cause.map_or_else(
+            || switch.kind.as_str().to_owned(),
+            |cause| format!("{}{}", switch.kind.as_str(), cause.as_str()),
+        ),
         note: Some(format!(
             "{} from {} ({}) to {} ({}) in {}{because}",
             switch.kind.as_str(),
@@ -113,7 +141,14 @@ pub fn event(pair: &Pair, switch: &Switch) -> Event {
             server(switch.to),
             switch.duration,
         )),
-        action: format!("To{}", if switch.to == Side::Primary { "Primary" } else { "Backup" }),
+        action: format!(
+            "To{}",
+            if switch.to == Side::Primary {
+                "Primary"
+            } else {
+                "Backup"
+            }
+        ),
         secondary: None,
     }
 }

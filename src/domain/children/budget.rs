@@ -14,7 +14,10 @@ pub fn disruption_budget(pair: &Pair) -> PodDisruptionBudget {
         metadata: metadata(pair, pair.name.clone(), labels(pair)),
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),
-            selector: Some(LabelSelector { match_labels: Some(labels(pair)), ..LabelSelector::default() }),
+            selector: Some(LabelSelector {
+                match_labels: Some(labels(pair)),
+                ..LabelSelector::default()
+            }),
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
             ..PodDisruptionBudgetSpec::default()
         }),

@@ -7,9 +7,9 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy},
         core::v1::{
-            Affinity, Capabilities, Container, ContainerPort, HTTPGetAction, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec,
-            PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
-            WeightedPodAffinityTerm,
+            Affinity, Capabilities, Container, ContainerPort, HTTPGetAction, PodAffinityTerm, PodAntiAffinity,
+            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+            SecretVolumeSource, SecurityContext, Volume, VolumeMount, WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{
@@ -65,8 +65,14 @@ pub fn deployment(pair: &Pair, side: Side, image: &GateImage) -> Deployment {
         spec: Some(DeploymentSpec {
             replicas: Some(1),
             revision_history_limit: Some(2),
-            strategy: Some(DeploymentStrategy { type_: Some("Recreate".to_owned()), rolling_update: None }),
-            selector: LabelSelector { match_labels: Some(selector), ..LabelSelector::default() },
+            strategy: Some(DeploymentStrategy {
+                type_: Some("Recreate".to_owned()),
+                rolling_update: None,
+            }),
+            selector: LabelSelector {
+                match_labels: Some(selector),
+                ..LabelSelector::default()
+            },
             template,
             ..DeploymentSpec::default()
         }),
@@ -76,12 +82,19 @@ pub fn deployment(pair: &Pair, side: Side, image: &GateImage) -> Deployment {
 
 /// Which pod template an object carries.
 pub fn template_of(metadata: &ObjectMeta) -> Option<&str> {
-    metadata.annotations.as_ref()?.get(ANNOTATION_TEMPLATE).map(String::as_str)
+    metadata
+        .annotations
+        .as_ref()?
+        .get(ANNOTATION_TEMPLATE)
+        .map(String::as_str)
 }
 
 fn template_hash(template: &PodTemplateSpec) -> String {
     let bytes = serde_json::to_vec(template).unwrap_or_default();
-    digest::digest(&digest::SHA256, &bytes).as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    digest::digest(&digest::SHA256, &bytes).as_ref()[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn pod_template(pair: &Pair, side: Side, image: &GateImage) -> PodTemplateSpec {
@@ -90,7 +103,11 @@ fn pod_template(pair: &Pair, side: Side, image: &GateImage) -> PodTemplateSpec {
     let mut labels = settings.pod_labels.unwrap_or_default();
     labels.extend(side_labels(pair, side));
     PodTemplateSpec {
-        metadata: Some(ObjectMeta { labels: Some(labels), annotations: settings.pod_annotations, ..ObjectMeta::default() }),
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations: settings.pod_annotations,
+            ..ObjectMeta::default()
+        }),
         spec: Some(PodSpec {
             service_account_name: Some(pair.service_account_name()),
             automount_service_account_token: Some(false),
@@ -106,7 +123,10 @@ fn pod_template(pair: &Pair, side: Side, image: &GateImage) -> PodTemplateSpec {
                 run_as_user: Some(UID),
                 run_as_group: Some(UID),
                 fs_group: Some(UID),
-                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+                seccomp_profile: Some(SeccompProfile {
+                    type_: "RuntimeDefault".to_owned(),
+                    localhost_profile: None,
+                }),
                 ..PodSecurityContext::default()
             }),
             containers: vec![gate(pair, side, image, settings.resources, grace)],
@@ -124,7 +144,13 @@ fn pod_template(pair: &Pair, side: Side, image: &GateImage) -> PodTemplateSpec {
     }
 }
 
-fn gate(pair: &Pair, side: Side, image: &GateImage, resources: Option<ResourceRequirements>, grace: Duration) -> Container {
+fn gate(
+    pair: &Pair,
+    side: Side,
+    image: &GateImage,
+    resources: Option<ResourceRequirements>,
+    grace: Duration,
+) -> Container {
     let declared = pair.spec.side(side);
     let args = [
         "gate".to_owned(),
@@ -173,7 +199,10 @@ fn gate(pair: &Pair, side: Side, image: &GateImage, resources: Option<ResourceRe
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                add: None,
+            }),
             ..SecurityContext::default()
         }),
         volume_mounts: Some(vec![VolumeMount {
@@ -187,7 +216,13 @@ fn gate(pair: &Pair, side: Side, image: &GateImage, resources: Option<ResourceRe
 }
 
 fn default_resources() -> ResourceRequirements {
-    let quantities = |list: &[(&str, &str)]| Some(list.iter().map(|(k, v)| ((*k).to_owned(), Quantity((*v).to_owned()))).collect());
+    let quantities = |list: &[(&str, &str)]| {
+        Some(
+            list.iter()
+                .map(|(k, v)| ((*k).to_owned(), Quantity((*v).to_owned())))
+                .collect(),
+        )
+    };
     ResourceRequirements {
         requests: quantities(&[("cpu", "50m"), ("memory", "64Mi")]),
         limits: quantities(&[("memory", "512Mi")]),
@@ -202,7 +237,10 @@ fn apart(pair: &Pair) -> Affinity {
             preferred_during_scheduling_ignored_during_execution: Some(vec![WeightedPodAffinityTerm {
                 weight: 100,
                 pod_affinity_term: PodAffinityTerm {
-                    label_selector: Some(LabelSelector { match_labels: Some(labels(pair)), ..LabelSelector::default() }),
+                    label_selector: Some(LabelSelector {
+                        match_labels: Some(labels(pair)),
+                        ..LabelSelector::default()
+                    }),
                     topology_key: "kubernetes.io/hostname".to_owned(),
                     ..PodAffinityTerm::default()
                 },

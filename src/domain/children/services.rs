@@ -32,10 +32,16 @@ pub fn virtual_service(pair: &Pair, side: Side) -> Service {
         metadata,
         spec: Some(ServiceSpec {
             type_: Some(declared.type_.as_str().to_owned()),
-            load_balancer_class: declared.load_balancer_class.clone().filter(|_| declared.type_ == ServiceType::LoadBalancer),
+            load_balancer_class: declared
+                .load_balancer_class
+                .clone()
+                .filter(|_| declared.type_ == ServiceType::LoadBalancer),
             publish_not_ready_addresses: Some(true),
             selector: Some(virtual_selector(pair, side)),
-            ports: Some(vec![ServicePort { node_port: declared.node_port, ..port(declared.port) }]),
+            ports: Some(vec![ServicePort {
+                node_port: declared.node_port,
+                ..port(declared.port)
+            }]),
             ..ServiceSpec::default()
         }),
         ..Service::default()
