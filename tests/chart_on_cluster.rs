@@ -33,7 +33,15 @@ impl Namespaces {
         let pairs = format!("{release}-pairs");
         for name in [&release, &pairs] {
             run("kubectl", &["create", "namespace", name]);
-            run("kubectl", &["label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted"]);
+            run(
+                "kubectl",
+                &[
+                    "label",
+                    "namespace",
+                    name,
+                    "pod-security.kubernetes.io/enforce=restricted",
+                ],
+            );
         }
         Self { release, pairs }
     }
@@ -41,9 +49,24 @@ impl Namespaces {
     fn tell(&self) {
         for namespace in [&self.release, &self.pairs] {
             for args in [
-                &["get", "all,proxypairs.proxypair.dev,leases", "--namespace", namespace, "--output", "wide"][..],
+                &[
+                    "get",
+                    "all,proxypairs.proxypair.dev,leases",
+                    "--namespace",
+                    namespace,
+                    "--output",
+                    "wide",
+                ][..],
                 &["get", "events", "--namespace", namespace],
-                &["logs", "--namespace", namespace, "--selector", "app.kubernetes.io/name=proxypair", "--tail=40", "--prefix"],
+                &[
+                    "logs",
+                    "--namespace",
+                    namespace,
+                    "--selector",
+                    "app.kubernetes.io/name=proxypair",
+                    "--tail=40",
+                    "--prefix",
+                ],
             ] {
                 eprintln!("{}", String::from_utf8_lossy(&attempt("kubectl", args).stdout));
             }
@@ -57,12 +80,21 @@ impl Drop for Namespaces {
             self.tell();
         }
         for args in [
-            &["uninstall", "proxypair", "--namespace", &self.release, "--ignore-not-found"][..],
+            &[
+                "uninstall",
+                "proxypair",
+                "--namespace",
+                &self.release,
+                "--ignore-not-found",
+            ][..],
             &["uninstall", "other", "--namespace", &self.release, "--ignore-not-found"],
         ] {
             attempt("helm", args);
         }
-        attempt("kubectl", &["delete", "namespace", &self.pairs, &self.release, "--wait=false"]);
+        attempt(
+            "kubectl",
+            &["delete", "namespace", &self.pairs, &self.release, "--wait=false"],
+        );
     }
 }
 
@@ -97,8 +129,14 @@ fn got(args: &[&str]) -> Result<Value, String> {
 
 /// The ProxyPair that the notes offer to copy.
 fn manifest_in(notes: &str) -> String {
-    let lines = notes.lines().skip_while(|line| !line.trim_start().starts_with("apiVersion: proxypair.dev"));
-    lines.take_while(|line| !line.trim().is_empty()).fold(String::new(), |text, line| text + line.get(5..).unwrap_or_default() + "\n")
+    let lines = notes
+        .lines()
+        .skip_while(|line| !line.trim_start().starts_with("apiVersion: proxypair.dev"));
+    lines
+        .take_while(|line| !line.trim().is_empty())
+        .fold(String::new(), |text, line| {
+            text + line.get(5..).unwrap_or_default() + "\n"
+        })
 }
 
 fn apply(manifest: &str) {
@@ -115,7 +153,16 @@ impl Operator {
     fn helm(&self, verb: &str, more: &[&str]) -> String {
         let (chart, watch) = (chart(), format!("watchNamespace={}", self.namespaces.pairs));
         let [repository, tag] = image_values();
-        let mut args = vec![verb, "proxypair", &chart, "--namespace", &self.namespaces.release, "--wait", "--timeout", "90s"];
+        let mut args = vec![
+            verb,
+            "proxypair",
+            &chart,
+            "--namespace",
+            &self.namespaces.release,
+            "--wait",
+            "--timeout",
+            "90s",
+        ];
         for value in [&repository, &tag, &watch, "crds.install=false"] {
             args.extend(["--set", value]);
         }
@@ -125,30 +172,62 @@ impl Operator {
 
     fn can(&self, verb: &str, resource: &str, namespace: &str) -> bool {
         let account = format!("system:serviceaccount:{}:proxypair", self.namespaces.release);
-        let output = attempt("kubectl", &["auth", "can-i", verb, resource, "--namespace", namespace, "--as", &account]);
+        let output = attempt(
+            "kubectl",
+            &[
+                "auth",
+                "can-i",
+                verb,
+                resource,
+                "--namespace",
+                namespace,
+                "--as",
+                &account,
+            ],
+        );
         output.status.success()
     }
 
     fn pods(&self) -> Result<Vec<Value>, String> {
         let list = got(&["pods", "--namespace", &self.namespaces.release])?;
         let pods = list["items"].as_array().cloned().unwrap_or_default();
-        Ok(pods.into_iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect())
+        Ok(pods
+            .into_iter()
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+            .collect())
     }
 
     fn leader(&self) -> Result<String, String> {
         let lease = got(&["lease", "proxypair", "--namespace", &self.namespaces.release])?;
-        lease["spec"]["holderIdentity"].as_str().map(str::to_owned).ok_or_else(|| lease["spec"].to_string())
+        lease["spec"]["holderIdentity"]
+            .as_str()
+            .map(str::to_owned)
+            .ok_or_else(|| lease["spec"].to_string())
     }
 
     fn led_by_one_of_its_pods(&self) {
         eventually("one of the pods leads", || {
             let (leader, pods) = (self.leader()?, self.pods()?);
-            if pods.iter().any(|pod| pod["metadata"]["name"] == leader) { Ok(()) } else { Err(leader) }
+            if pods.iter().any(|pod| pod["metadata"]["name"] == leader) {
+                Ok(())
+            } else {
+                Err(leader)
+            }
         });
     }
 
     fn logs(&self) -> String {
-        run("kubectl", &["logs", "--namespace", &self.namespaces.release, "--selector", "app.kubernetes.io/name=proxypair", "--tail=-1"])
+        run(
+            "kubectl",
+            &[
+                "logs",
+                "--namespace",
+                &self.namespaces.release,
+                "--selector",
+                "app.kubernetes.io/name=proxypair",
+                "--tail=-1",
+            ],
+        )
     }
 }
 
@@ -158,18 +237,32 @@ fn an_operator_is_installed_upgraded_taken_away_and_installed_again() {
     if got(&["crd", "proxypairs.proxypair.dev"]).is_err() {
         // As Helm, so that it can take the definition over later.
         let file = in_repository("crds/proxypairs.yaml").display().to_string();
-        run("kubectl", &["apply", "--server-side", "--field-manager=helm", "--filename", &file]);
+        run(
+            "kubectl",
+            &["apply", "--server-side", "--field-manager=helm", "--filename", &file],
+        );
     }
-    let operator = Operator { namespaces: Namespaces::create("operator") };
+    let operator = Operator {
+        namespaces: Namespaces::create("operator"),
+    };
     let Namespaces { release, pairs } = &operator.namespaces;
 
     let notes = operator.helm("install", &[]);
     operator.led_by_one_of_its_pods();
-    let mut nodes: Vec<_> = operator.pods().unwrap().iter().map(|pod| pod["spec"]["nodeName"].to_string()).collect();
+    let mut nodes: Vec<_> = operator
+        .pods()
+        .unwrap()
+        .iter()
+        .map(|pod| pod["spec"]["nodeName"].to_string())
+        .collect();
     nodes.sort();
     nodes.dedup();
     let schedulable = got(&["nodes"]).unwrap()["items"].as_array().map_or(0, Vec::len);
-    assert_eq!(nodes.len(), schedulable.min(2), "leader and standby are on the same node: {nodes:?}");
+    assert_eq!(
+        nodes.len(),
+        schedulable.min(2),
+        "leader and standby are on the same node: {nodes:?}"
+    );
 
     apply(&manifest_in(&notes));
     for (kind, name) in [
@@ -181,11 +274,17 @@ fn an_operator_is_installed_upgraded_taken_away_and_installed_again() {
         ("serviceaccount", "proxy-v-proxy"),
         ("poddisruptionbudget", "proxy-v"),
     ] {
-        eventually(&format!("{kind} {name} is there"), || got(&[kind, name, "--namespace", pairs]));
+        eventually(&format!("{kind} {name} is there"), || {
+            got(&[kind, name, "--namespace", pairs])
+        });
     }
     eventually("the operator has written the status", || {
         let pair = got(&["proxypairs.proxypair.dev", "proxy-v", "--namespace", pairs])?;
-        if pair["status"]["conditions"].is_array() { Ok(()) } else { Err(pair["status"].to_string()) }
+        if pair["status"]["conditions"].is_array() {
+            Ok(())
+        } else {
+            Err(pair["status"].to_string())
+        }
     });
     let proxy = eventually("a proxy pod runs the operator's image", || {
         let deployment = got(&["deployment", "proxy-v-primary", "--namespace", pairs])?;
@@ -195,7 +294,10 @@ fn an_operator_is_installed_upgraded_taken_away_and_installed_again() {
 
     // The rights that the chart gives are those that the code uses.
     let logs = operator.logs();
-    assert!(!logs.to_lowercase().contains("forbidden"), "the operator was refused something: {logs}");
+    assert!(
+        !logs.to_lowercase().contains("forbidden"),
+        "the operator was refused something: {logs}"
+    );
     for (verb, resource, namespace, allowed) in [
         ("patch", "services", pairs, true),
         ("get", "secrets", pairs, true),
@@ -206,7 +308,11 @@ fn an_operator_is_installed_upgraded_taken_away_and_installed_again() {
         ("delete", "leases", release, false),
         ("update", "leases/somebody-elses", release, false),
     ] {
-        assert_eq!(operator.can(verb, resource, namespace), allowed, "{verb} {resource} in {namespace}");
+        assert_eq!(
+            operator.can(verb, resource, namespace),
+            allowed,
+            "{verb} {resource} in {namespace}"
+        );
     }
 
     let done = AtomicBool::new(false);
@@ -227,7 +333,11 @@ fn an_operator_is_installed_upgraded_taken_away_and_installed_again() {
     });
     assert!(fewest >= 2, "during the upgrade {fewest} operator pods were available");
     operator.led_by_one_of_its_pods();
-    assert!(operator.pods().unwrap().iter().all(|pod| pod["spec"]["containers"][0]["args"].to_string().contains("--log=info,proxypair=debug")));
+    assert!(operator.pods().unwrap().iter().all(|pod| {
+        pod["spec"]["containers"][0]["args"]
+            .to_string()
+            .contains("--log=info,proxypair=debug")
+    }));
 
     let before = got(&["service", "proxy-v", "--namespace", pairs]).unwrap();
     run("helm", &["uninstall", "proxypair", "--namespace", release, "--wait"]);
@@ -247,7 +357,9 @@ fn an_operator_is_installed_upgraded_taken_away_and_installed_again() {
 #[test]
 #[ignore = "needs the cluster"]
 fn whoever_may_edit_a_namespace_may_edit_its_proxypairs() {
-    let operator = Operator { namespaces: Namespaces::create("roles") };
+    let operator = Operator {
+        namespaces: Namespaces::create("roles"),
+    };
     let Namespaces { release, pairs } = &operator.namespaces;
     let [repository, tag] = image_values();
     let watch = format!("watchNamespace={pairs}");
@@ -259,10 +371,18 @@ fn whoever_may_edit_a_namespace_may_edit_its_proxypairs() {
     run("helm", &args);
     for (role, user) in [("view", "viewer"), ("edit", "editor"), ("admin", "owner")] {
         let (role, user) = (format!("--clusterrole={role}"), format!("--user={user}"));
-        run("kubectl", &["create", "rolebinding", &user[7..], &role, &user, "--namespace", pairs]);
+        run(
+            "kubectl",
+            &["create", "rolebinding", &user[7..], &role, &user, "--namespace", pairs],
+        );
     }
     let may = |user: &str, verb: &str, what: &str| {
-        attempt("kubectl", &["auth", "can-i", verb, what, "--namespace", pairs, "--as", user]).status.success()
+        attempt(
+            "kubectl",
+            &["auth", "can-i", verb, what, "--namespace", pairs, "--as", user],
+        )
+        .status
+        .success()
     };
     for (user, verb, what, allowed) in [
         ("viewer", "list", "proxypairs.proxypair.dev", true),
@@ -275,7 +395,13 @@ fn whoever_may_edit_a_namespace_may_edit_its_proxypairs() {
     ] {
         // The aggregation takes a moment, so what is to be refused is asked last by the order of the list.
         if allowed {
-            eventually(&format!("{user} may {verb} {what}"), || if may(user, verb, what) { Ok(()) } else { Err("no".to_owned()) });
+            eventually(&format!("{user} may {verb} {what}"), || {
+                if may(user, verb, what) {
+                    Ok(())
+                } else {
+                    Err("no".to_owned())
+                }
+            });
         } else {
             assert!(!may(user, verb, what), "{user} may {verb} {what}");
         }
@@ -295,18 +421,31 @@ impl ChartCopy {
         let _ = fs::remove_dir_all(&directory);
         for folder in ["templates", "files"] {
             fs::create_dir_all(directory.join(folder)).unwrap();
-            for file in fs::read_dir(in_repository("charts/proxypair").join(folder)).unwrap().map(Result::unwrap) {
+            for file in fs::read_dir(in_repository("charts/proxypair").join(folder))
+                .unwrap()
+                .map(Result::unwrap)
+            {
                 fs::copy(file.path(), directory.join(folder).join(file.file_name())).unwrap();
             }
         }
         for file in ["Chart.yaml", "values.yaml", "values.schema.json"] {
             fs::copy(in_repository("charts/proxypair").join(file), directory.join(file)).unwrap();
         }
-        let copy = Self { directory, group: group.to_owned() };
+        let copy = Self {
+            directory,
+            group: group.to_owned(),
+        };
         copy.edit_definition(|text| {
-            let words = [("proxypair.dev", group), ("proxypairs", "paircopies"), ("singular: proxypair", "singular: paircopy")];
+            let words = [
+                ("proxypair.dev", group),
+                ("proxypairs", "paircopies"),
+                ("singular: proxypair", "singular: paircopy"),
+            ];
             let names = [("- pp\n", "- pairc\n"), ("- netcool\n", "- copies\n")];
-            words.iter().chain(&names).fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+            words
+                .iter()
+                .chain(&names)
+                .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
         });
         copy
     }
@@ -325,7 +464,14 @@ impl ChartCopy {
 
     /// The operator's pods do not run: their image does not exist.
     fn args<'a>(&'a self, verb: &'a str, release: &'a str, namespace: &'a str, chart: &'a str) -> Vec<&'a str> {
-        let set = ["--set", "image.repository=proxypair.test/none", "--set", "image.pullPolicy=Never", "--set", "rbac.aggregate=false"];
+        let set = [
+            "--set",
+            "image.repository=proxypair.test/none",
+            "--set",
+            "image.pullPolicy=Never",
+            "--set",
+            "rbac.aggregate=false",
+        ];
         let mut args = vec![verb, release, chart, "--namespace", namespace];
         args.extend(set);
         args
@@ -334,7 +480,16 @@ impl ChartCopy {
 
 impl Drop for ChartCopy {
     fn drop(&mut self) {
-        attempt("kubectl", &["delete", "crd", &self.definition(), "--ignore-not-found", "--wait=false"]);
+        attempt(
+            "kubectl",
+            &[
+                "delete",
+                "crd",
+                &self.definition(),
+                "--ignore-not-found",
+                "--wait=false",
+            ],
+        );
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
@@ -356,7 +511,16 @@ fn the_definition_is_upgraded_with_the_chart_and_outlives_it() {
     let definition = copy.definition();
 
     let notes = helm("install", "proxypair", &[]);
-    run("kubectl", &["wait", "--for=condition=Established", "crd", &definition, "--timeout=30s"]);
+    run(
+        "kubectl",
+        &[
+            "wait",
+            "--for=condition=Established",
+            "crd",
+            &definition,
+            "--timeout=30s",
+        ],
+    );
     apply(&manifest_in(&notes).replace("proxypair.dev", &copy.group));
     let still_there = || got(&[&definition, "proxy-v", "--namespace", pairs]).unwrap()["metadata"]["uid"].to_string();
     let uid = still_there();
@@ -364,7 +528,10 @@ fn the_definition_is_upgraded_with_the_chart_and_outlives_it() {
     copy.edit_definition(|text| text.replace("The ObjectServer that receives the events.", "Where the events go."));
     helm("upgrade", "proxypair", &[]);
     let upgraded = got(&["crd", &definition]).unwrap().to_string();
-    assert!(upgraded.contains("Where the events go."), "the upgrade left the definition as it was");
+    assert!(
+        upgraded.contains("Where the events go."),
+        "the upgrade left the definition as it was"
+    );
 
     run("helm", &["uninstall", "proxypair", "--namespace", release]);
     assert_eq!(still_there(), uid);
@@ -372,7 +539,12 @@ fn the_definition_is_upgraded_with_the_chart_and_outlives_it() {
     // The same release again takes it up, and upgrades it again.
     copy.edit_definition(|text| text.replace("Where the events go.", "Who gets the events."));
     helm("install", "proxypair", &[]);
-    assert!(got(&["crd", &definition]).unwrap().to_string().contains("Who gets the events."));
+    assert!(
+        got(&["crd", &definition])
+            .unwrap()
+            .to_string()
+            .contains("Who gets the events.")
+    );
     helm("upgrade", "proxypair", &["--set", "crds.install=false"]);
     assert_eq!(still_there(), uid);
     run("helm", &["uninstall", "proxypair", "--namespace", release]);
@@ -382,8 +554,14 @@ fn the_definition_is_upgraded_with_the_chart_and_outlives_it() {
     let mut args = copy.args("install", "other", release, &chart);
     args.extend(["--set", &watch]);
     let said = run_refused("helm", &args);
-    assert!(said.contains("invalid ownership metadata") && said.contains("must equal \"other\""), "{said}");
-    attempt("helm", &["uninstall", "other", "--namespace", release, "--ignore-not-found"]);
+    assert!(
+        said.contains("invalid ownership metadata") && said.contains("must equal \"other\""),
+        "{said}"
+    );
+    attempt(
+        "helm",
+        &["uninstall", "other", "--namespace", release, "--ignore-not-found"],
+    );
     helm("install", "other", &["--set", "crds.install=false"]);
     run("helm", &["uninstall", "other", "--namespace", release]);
     helm("install", "other", &["--take-ownership"]);
@@ -400,19 +578,48 @@ fn the_api_server_accepts_whatever_the_chart_renders() {
     let watch = format!("watchNamespace={pairs}");
     for values in [
         vec![],
-        vec!["replicas=1", "podLabels.team=netcool", "priorityClassName=system-cluster-critical"],
+        vec![
+            "replicas=1",
+            "podLabels.team=netcool",
+            "priorityClassName=system-cluster-critical",
+        ],
         vec![&watch, "tolerations[0].operator=Exists", "nodeSelector.zone=a"],
-        vec!["imagePullSecrets[0].name=registry", "resources.limits.cpu=1", "serviceAccount.annotations.a=b", "podAnnotations.a=b"],
+        vec![
+            "imagePullSecrets[0].name=registry",
+            "resources.limits.cpu=1",
+            "serviceAccount.annotations.a=b",
+            "podAnnotations.a=b",
+        ],
     ] {
-        let mut args = vec!["template", "proxypair", &chart, "--namespace", release, "--set", support::helm::REPOSITORY];
+        let mut args = vec![
+            "template",
+            "proxypair",
+            &chart,
+            "--namespace",
+            release,
+            "--set",
+            support::helm::REPOSITORY,
+        ];
         args.extend(values.iter().flat_map(|value| ["--set", value]));
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("rendered-{}.yaml", std::process::id()));
         fs::write(&path, run("helm", &args)).unwrap();
         let file = path.display().to_string();
         let manager = "--field-manager=helm";
-        let args = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", manager, "--filename", &file];
+        let args = [
+            "apply",
+            "--server-side",
+            "--dry-run=server",
+            "--validate=strict",
+            "--force-conflicts",
+            manager,
+            "--filename",
+            &file,
+        ];
         let output = attempt("kubectl", &args);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.is_empty(), "with {values:?} the API server said: {said}");
+        assert!(
+            output.status.success() && said.is_empty(),
+            "with {values:?} the API server said: {said}"
+        );
     }
 }

@@ -33,7 +33,11 @@ pub fn run(program: &str, args: &[&str]) -> String {
 #[track_caller]
 pub fn run_refused(program: &str, args: &[&str]) -> String {
     let output = attempt(program, args);
-    assert!(!output.status.success(), "this should have been refused: {}", told(program, args, &output));
+    assert!(
+        !output.status.success(),
+        "this should have been refused: {}",
+        told(program, args, &output)
+    );
     String::from_utf8(output.stderr).unwrap()
 }
 
@@ -45,7 +49,9 @@ pub fn attempt(program: &str, args: &[&str]) -> Output {
     if let Some(kubeconfig) = kubeconfig() {
         command.env("KUBECONFIG", kubeconfig);
     }
-    command.output().unwrap_or_else(|error| panic!("{program} cannot be run: {error}"))
+    command
+        .output()
+        .unwrap_or_else(|error| panic!("{program} cannot be run: {error}"))
 }
 
 fn told(program: &str, args: &[&str], output: &Output) -> String {
@@ -66,9 +72,17 @@ fn kubeconfig() -> Option<&'static PathBuf> {
 }
 
 fn ask_cluster(what: &str) -> Result<PathBuf, String> {
-    let output = Command::new(in_repository("tests/cluster/cluster")).arg(what).output().unwrap();
-    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
-    if output.status.success() { Ok(stdout.into()) } else { Err(stderr) }
+    let output = Command::new(in_repository("tests/cluster/cluster"))
+        .arg(what)
+        .output()
+        .unwrap();
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
+    if output.status.success() {
+        Ok(stdout.into())
+    } else {
+        Err(stderr)
+    }
 }
 
 /// What `helm template` makes of the chart as release `pp` in namespace `netcool-system`, with these `--set` values.
@@ -100,7 +114,9 @@ impl Objects {
     #[track_caller]
     pub fn one<'a>(&'a self, kind: &'a str) -> &'a Value {
         let found: Vec<_> = self.all(kind).collect();
-        let [one] = found[..] else { panic!("{} objects of kind {kind}, not one", found.len()) };
+        let [one] = found[..] else {
+            panic!("{} objects of kind {kind}, not one", found.len())
+        };
         one
     }
 
@@ -108,6 +124,13 @@ impl Objects {
     #[track_caller]
     pub fn named<'a>(&'a self, kind: &'a str, name: &str) -> &'a Value {
         let found = self.all(kind).find(|object| object["metadata"]["name"] == name);
-        found.unwrap_or_else(|| panic!("no {kind} {name} among {:?}", self.all(kind).map(|object| &object["metadata"]["name"]).collect::<Vec<_>>()))
+        found.unwrap_or_else(|| {
+            panic!(
+                "no {kind} {name} among {:?}",
+                self.all(kind)
+                    .map(|object| &object["metadata"]["name"])
+                    .collect::<Vec<_>>()
+            )
+        })
     }
 }
