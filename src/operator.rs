@@ -65,7 +65,7 @@ fn lease_duration(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|error: crate::api::ParseDurationError| error.to_string())?;
     let millis = duration.get().as_millis();
-    if (2_000..=60_000).contains(&millis) && millis % 1000 == 0 {
+    if (2_000..=60_000).contains(&millis) && millis.is_multiple_of(1000) {
         Ok(duration)
     } else {
         Err(format!("{text} is not between 2s and 60s in whole seconds"))

@@ -1,12 +1,13 @@
 //! What reconciler and stewards share: client, caches, settings, and who looks after which pair.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures::{Stream, future::BoxFuture};
+use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -75,6 +76,20 @@ pub struct Context {
     standing: watch::Receiver<Standing>,
     pairs: OnceLock<Store<GuardedPair>>,
     stewards: Mutex<HashMap<ObjectRef<GuardedPair>, Steward>>,
+    applied: Mutex<HashMap<ObjectRef<GuardedPair>, Applied>>,
+}
+
+/// What the last reconciliation of a pair left behind. While nothing differs from it there is nothing to apply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// `metadata.uid` of the ProxyPair.
+    pub uid: String,
+    /// `metadata.generation` of the ProxyPair.
+    pub generation: i64,
+    /// When the keys are to be renewed.
+    pub renew_at: Timestamp,
+    /// `metadata.resourceVersion` of each child, by kind and name.
+    pub versions: BTreeMap<(String, String), String>,
 }
 
 /// What is cached of the children: enough to see that one was changed or deleted.
@@ -84,6 +99,34 @@ pub struct Children {
     pub secrets: Store<PartialObjectMeta<Secret>>,
     pub accounts: Store<PartialObjectMeta<ServiceAccount>>,
     pub budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
+}
+
+impl Children {
+    /// The cached `metadata.resourceVersion` of a child.
+    fn version(&self, kind: &str, namespace: &str, name: &str) -> Option<String> {
+        fn of<K>(store: &Store<PartialObjectMeta<K>>, kind: &str, namespace: &str, name: &str) -> Option<String>
+        where
+            K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + 'static,
+        {
+            if K::kind(&()) != kind {
+                return None;
+            }
+            let key = ObjectRef::new(name).within(namespace);
+            store.get(&key)?.metadata.resource_version.clone()
+        }
+        let Self {
+            deployments,
+            services,
+            secrets,
+            accounts,
+            budgets,
+        } = self;
+        of(deployments, kind, namespace, name)
+            .or_else(|| of(services, kind, namespace, name))
+            .or_else(|| of(secrets, kind, namespace, name))
+            .or_else(|| of(accounts, kind, namespace, name))
+            .or_else(|| of(budgets, kind, namespace, name))
+    }
 }
 
 impl Context {
@@ -139,6 +182,7 @@ impl Context {
             standing,
             pairs: OnceLock::new(),
             stewards: Mutex::default(),
+            applied: Mutex::default(),
         };
         let nudges = futures::stream::poll_fn(move |context| nudged.poll_recv(context));
         let tasks: BoxFuture<'static, ()> = Box::pin(async move {
@@ -194,8 +238,34 @@ impl Context {
         act(&mut self.stewards.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What the last reconciliation left behind, if everything still is as it left it.
+    pub fn still_applied(&self, key: &ObjectRef<GuardedPair>, uid: &str, generation: i64) -> Option<Applied> {
+        let applied = self.applied().get(key).cloned()?;
+        let namespace = key.namespace.as_deref().unwrap_or_default();
+        let same = applied.uid == uid
+            && applied.generation == generation
+            && applied.renew_at > Timestamp::now()
+            && applied.versions.iter().all(|((kind, name), version)| {
+                self.children.version(kind, namespace, name).as_deref() == Some(version)
+            });
+        same.then_some(applied)
+    }
+
+    /// Remembers what a reconciliation left behind; `None` when the next one has to look for itself.
+    pub fn remember(&self, key: ObjectRef<GuardedPair>, applied: Option<Applied>) {
+        match applied {
+            Some(applied) => self.applied().insert(key, applied),
+            None => self.applied().remove(&key),
+        };
+    }
+
+    fn applied(&self) -> MutexGuard<'_, HashMap<ObjectRef<GuardedPair>, Applied>> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends what was done for a pair that is gone.
     pub fn forget(&self, pair: &ObjectRef<GuardedPair>) {
+        self.remember(pair.clone(), None);
         if self.with_stewards(|stewards| stewards.remove(pair)).is_some() {
             tracing::info!(%pair, "the ProxyPair is gone");
         }

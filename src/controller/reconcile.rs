@@ -1,21 +1,24 @@
 //! Makes the children as the ProxyPair declares them: dereference, validate, build, apply, hand over to the steward.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{Secret, Service},
-    policy::v1::PodDisruptionBudget,
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::Deployment,
+        core::v1::{Secret, Service},
+    },
 };
 use kube::{
     Resource,
     runtime::{controller::Action, reflector::ObjectRef},
 };
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     apply::{ApplyError, apply, find},
-    context::{Context, GuardedPair},
+    context::{Applied, Context, GuardedPair},
     keys::{self, CA_CRT, KeySet, KeysError, SecretData, TLS_CRT, TLS_KEY},
     steward::{Declared, Steward, refuse},
 };
@@ -61,6 +64,8 @@ impl ReconcileError {
     }
 }
 
+/// How often a serving side that waits for its new pod is looked at.
+const ROLLING_LOOK: Duration = Duration::from_secs(1);
 /// Longest time until the keys are looked at again.
 const KEYS_LOOK: Duration = Duration::from_secs(24 * 3600);
 
@@ -103,150 +108,169 @@ pub fn on_error(object: Arc<GuardedPair>, error: &ReconcileError, context: Arc<C
 async fn declare(object: &Arc<ProxyPair>, context: &Arc<Context>) -> Result<Action, ReconcileError> {
     let pair = Arc::new(Pair::validate(object)?);
     context.claim()?;
-    let keys = declare_keys(&pair, context).await?;
-    let client = &context.client;
-    child(context, &pair, &children::service_account(&pair)).await?;
-    child::<PodDisruptionBudget>(context, &pair, &children::disruption_budget(&pair)).await?;
-    for side in Side::BOTH {
-        child::<Service>(context, &pair, &children::side_service(&pair, side)).await?;
+    let key = ObjectRef::new(&pair.name).within(&pair.namespace);
+    if let Some(applied) = context.still_applied(&key, &pair.uid, pair.generation) {
+        return Ok(look_again(applied.renew_at));
     }
-    let existing: Option<Service> = find(client, &pair, &pair.service_name()).await?;
-    declare_deployments(&pair, context).await?;
+    context.remember(key.clone(), None);
+    let mut versions = Versions::new();
+    let keys = declare_keys(&pair, context, &mut versions).await?;
+    declare_child(context, &pair, &children::service_account(&pair), &mut versions).await?;
+    declare_child(context, &pair, &children::disruption_budget(&pair), &mut versions).await?;
+    for side in Side::BOTH {
+        declare_child(context, &pair, &children::side_service(&pair, side), &mut versions).await?;
+    }
+    let service: Option<Service> = find(&context.client, &pair, &pair.service_name()).await?;
+    let complete = declare_deployments(object, &pair, context, &mut versions).await?;
 
     let config = probe::client_config(&keys.operator[CA_CRT], &keys.operator[TLS_CRT], &keys.operator[TLS_KEY])?;
     let declared = Declared {
         pair: Arc::clone(&pair),
         object: Arc::clone(object),
-        service: existing,
+        service,
         keys: config,
         key_text: keys.operator[TLS_CRT].clone(),
     };
     let handed_over = context.with_stewards(|stewards| {
-        stewards
-            .entry(ObjectRef::new(&pair.name).within(&pair.namespace))
-            .and_modify(|steward| {
-                if !steward.looks_after(&pair.uid) {
-                    *steward = Steward::start(context, &declared);
-                }
-            })
-            .or_insert_with(|| Steward::start(context, &declared))
-            .declare(declared.clone())
+        let steward = stewards
+            .entry(key.clone())
+            .or_insert_with(|| Steward::start(context, &declared));
+        if !steward.looks_after(&pair.uid) {
+            *steward = Steward::start(context, &declared);
+        }
+        steward.declare(declared.clone())
     });
-    handed_over.await?;
-    let renewal = keys
-        .renew_at
+    if let Some(service) = handed_over.await? {
+        note(&service, &mut versions);
+    }
+    if !complete {
+        return Ok(Action::requeue(ROLLING_LOOK));
+    }
+    let applied = Applied {
+        uid: pair.uid.clone(),
+        generation: pair.generation,
+        renew_at: keys.renew_at,
+        versions,
+    };
+    context.remember(key, Some(applied));
+    Ok(look_again(keys.renew_at))
+}
+
+fn look_again(renew_at: Timestamp) -> Action {
+    let renewal = renew_at
         .duration_since(Timestamp::now())
-        .max(jiff::SignedDuration::from_secs(1))
-        .unsigned_abs();
-    Ok(Action::requeue(renewal.min(KEYS_LOOK)))
+        .max(SignedDuration::from_secs(1));
+    Action::requeue(renewal.unsigned_abs().min(KEYS_LOOK))
+}
+
+/// `metadata.resourceVersion` of each child, by kind and name.
+type Versions = BTreeMap<(String, String), String>;
+
+fn note<K: Resource<DynamicType = ()>>(child: &K, versions: &mut Versions) {
+    let name = child.meta().name.clone().unwrap_or_default();
+    let version = child.meta().resource_version.clone().unwrap_or_default();
+    versions.insert((K::kind(&()).into_owned(), name), version);
 }
 
 /// Applies a child, after having made sure that nobody else's object is in its place.
-async fn child<K>(context: &Context, pair: &Pair, child: &K) -> Result<(), ApplyError>
+async fn declare_child<K>(context: &Context, pair: &Pair, child: &K, versions: &mut Versions) -> Result<(), ApplyError>
 where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + std::fmt::Debug
-        + serde::Serialize
-        + serde::de::DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
 {
     let name = child.meta().name.clone().unwrap_or_default();
     let _: Option<K> = find(&context.client, pair, &name).await?;
     context.claim()?;
-    apply(&context.client, pair, child).await?;
+    note(&apply(&context.client, pair, child).await?, versions);
     Ok(())
 }
 
-async fn declare_keys(pair: &Pair, context: &Context) -> Result<KeySet, ReconcileError> {
+async fn declare_keys(pair: &Pair, context: &Context, versions: &mut Versions) -> Result<KeySet, ReconcileError> {
     let client = &context.client;
-    let gate: Option<Secret> = find(client, pair, &pair.gate_tls_name()).await?;
-    let operator: Option<Secret> = find(client, pair, &pair.operator_tls_name()).await?;
-    let current = gate.as_ref().map(content).zip(operator.as_ref().map(content));
-    let keys = keys::renewed(
-        current.clone(),
-        &pair.gate_name.to_str(),
-        context.settings.certificate_lifetime,
-        Timestamp::now(),
-    )?;
-    if current.as_ref() != Some(&(keys.gate.clone(), keys.operator.clone())) {
-        context.claim()?;
-        // The operator's first: it holds the authority, from which the gates' can be made again.
-        apply(
-            client,
-            pair,
-            &children::tls_secret(pair, pair.operator_tls_name(), keys.operator.clone()),
-        )
-        .await?;
-        apply(
-            client,
-            pair,
-            &children::tls_secret(pair, pair.gate_tls_name(), keys.gate.clone()),
-        )
-        .await?;
-        tracing::info!(
-            pair = pair.name,
-            namespace = pair.namespace,
-            "made new keys for the gates"
-        );
+    let found: [Option<Secret>; 2] = [
+        find(client, pair, &pair.gate_tls_name()).await?,
+        find(client, pair, &pair.operator_tls_name()).await?,
+    ];
+    let [gate, operator] = found.each_ref().map(|secret| secret.as_ref().map(content));
+    let current = operator.map(|operator| (gate.unwrap_or_default(), operator));
+    let lifetime = context.settings.certificate_lifetime;
+    let keys = keys::renewed(current.clone(), &pair.gate_name.to_str(), lifetime, Timestamp::now())?;
+    if current.as_ref() == Some(&(keys.gate.clone(), keys.operator.clone())) {
+        for secret in found.iter().flatten() {
+            note(secret, versions);
+        }
+        return Ok(keys);
     }
+    context.claim()?;
+    // The operator's first: it holds the authority, from which the gates' can be made again.
+    for (name, data) in [
+        (pair.operator_tls_name(), &keys.operator),
+        (pair.gate_tls_name(), &keys.gate),
+    ] {
+        let secret = children::tls_secret(pair, name, data.clone());
+        note(&apply(client, pair, &secret).await?, versions);
+    }
+    tracing::info!(
+        pair = pair.name,
+        namespace = pair.namespace,
+        "made new keys for the gates"
+    );
     Ok(keys)
 }
 
 fn content(secret: &Secret) -> SecretData {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     secret
         .data
         .iter()
         .flatten()
-        .map(|(key, value)| (key.clone(), String::from_utf8_lossy(&value.0).into_owned()))
-        .collect::<BTreeMap<_, _>>()
+        .map(|(key, value)| (key.clone(), text(&value.0)))
+        .collect()
 }
 
-/// A changed pod template goes to the idle side first, and to the serving side only when the idle one is up with it.
-async fn declare_deployments(pair: &Pair, context: &Context) -> Result<(), ReconcileError> {
-    let known = context.with_stewards(|stewards| {
-        stewards
-            .get(&ObjectRef::new(&pair.name).within(&pair.namespace))
-            .and_then(|steward| steward.known())
-    });
-    let serving = known.as_ref().map_or(Side::Primary, |known| known.serving);
+/// A changed pod template goes to the idle side first, and to the serving side only when the idle one is up with it. Returns whether both
+/// sides have theirs.
+async fn declare_deployments(
+    object: &ProxyPair,
+    pair: &Pair,
+    context: &Context,
+    versions: &mut Versions,
+) -> Result<bool, ReconcileError> {
+    let key = ObjectRef::new(&pair.name).within(&pair.namespace);
+    let known = context.with_stewards(|stewards| stewards.get(&key).and_then(Steward::known));
+    let in_status = object.status.as_ref().and_then(|status| status.serving);
+    let serving = known
+        .as_ref()
+        .map(|known| known.serving)
+        .or(in_status)
+        .unwrap_or(Side::Primary);
     let idle = serving.other();
     let image = &context.settings.image;
-    let wanted = [
-        children::deployment(pair, idle, image),
-        children::deployment(pair, serving, image),
-    ];
-    let found: [Option<Deployment>; 2] = [
-        find(&context.client, pair, &pair.side_name(idle)).await?,
-        find(&context.client, pair, &pair.side_name(serving)).await?,
-    ];
-    let current = |at: usize| {
-        found[at]
-            .as_ref()
-            .is_none_or(|found| children::template_of(&found.metadata) == children::template_of(&wanted[at].metadata))
+
+    let wanted = children::deployment(pair, idle, image);
+    declare_child(context, pair, &wanted, versions).await?;
+    let runs_it = |uid: Option<&str>| {
+        let pods = context.pods.state();
+        let pod = uid.and_then(|uid| pods.iter().find(|pod| pod.metadata.uid.as_deref() == Some(uid)));
+        pod.is_some_and(|pod| children::template_of(&pod.metadata) == children::template_of(&wanted.metadata))
     };
-    let idle_was_current = found[0].is_some() && current(0);
-    context.claim()?;
-    apply(&context.client, pair, &wanted[0]).await?;
-    let idle_is_up = known
-        .as_ref()
-        .is_some_and(|known| known.health(idle) == Health::Up && known.settled);
-    let idle_runs_it = context.pods.state().iter().any(|pod| {
-        known
-            .as_ref()
-            .is_some_and(|known| known.pod(idle) == pod.metadata.uid.as_deref())
-            && children::template_of(&pod.metadata) == children::template_of(&wanted[0].metadata)
+    let idle_can_serve = known.is_some_and(|known| {
+        known.settled && known.serving == serving && known.health(idle) == Health::Up && runs_it(known.pod(idle))
     });
-    if current(1) || (idle_was_current && idle_is_up && idle_runs_it) {
-        context.claim()?;
-        apply(&context.client, pair, &wanted[1]).await?;
-    } else {
+
+    let wanted = children::deployment(pair, serving, image);
+    let found: Option<Deployment> = find(&context.client, pair, &pair.side_name(serving)).await?;
+    let changes =
+        found.is_some_and(|found| children::template_of(&found.metadata) != children::template_of(&wanted.metadata));
+    if changes && !idle_can_serve {
         tracing::debug!(
             pair = pair.name,
             side = serving.label(),
-            "the serving side keeps its pod until the other one is up with the new one"
+            "a changed pod waits until the other side is up"
         );
+        return Ok(false);
     }
-    Ok(())
+    declare_child(context, pair, &wanted, versions).await?;
+    Ok(true)
 }
 
 async fn report(object: &Arc<ProxyPair>, context: &Arc<Context>, problem: Problem) {

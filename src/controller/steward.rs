@@ -53,7 +53,7 @@ pub struct Declared {
 }
 
 enum Wish {
-    Declare(Box<Declared>, oneshot::Sender<Result<(), ApplyError>>),
+    Declare(Box<Declared>, oneshot::Sender<Result<Option<Service>, ApplyError>>),
     Tell(Problem),
 }
 
@@ -108,8 +108,11 @@ impl Steward {
         self.uid == uid && !self.task.is_finished()
     }
 
-    /// Hands over what is declared now; resolves when the virtual Service is as declared.
-    pub fn declare(&self, declared: Declared) -> impl Future<Output = Result<(), ApplyError>> + Send + use<> {
+    /// Hands over what is declared now; resolves when the virtual Service is as declared, with it.
+    pub fn declare(
+        &self,
+        declared: Declared,
+    ) -> impl Future<Output = Result<Option<Service>, ApplyError>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         let sent = self.wishes.send(Wish::Declare(Box::new(declared), reply)).is_ok();
         async move {

@@ -43,3 +43,118 @@ pub fn order(side: Side, routing: &Routing, this: &SideHealth, other: &SideHealt
         Admission::Drain
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::{
+        api::Cause,
+        domain::evidence::{Reading, Timing},
+    };
+
+    const TIMING: Timing = Timing {
+        interval: Duration::from_secs(1),
+        unreachable_after: Duration::ZERO,
+        unresponsive_after: Duration::from_secs(15),
+        healthy_after: Duration::ZERO,
+    };
+
+    fn up() -> SideHealth {
+        let now = Instant::now();
+        SideHealth::unknown(now).step(&Reading::Good, &TIMING, now)
+    }
+
+    fn down(cause: Cause) -> SideHealth {
+        let now = Instant::now();
+        up().step(
+            &Reading::Bad {
+                cause,
+                message: String::new(),
+                down_at: now,
+            },
+            &TIMING,
+            now,
+        )
+    }
+
+    fn routing(serving: Side, target: Side) -> Routing {
+        Routing {
+            serving,
+            target,
+            since: None,
+        }
+    }
+
+    const SETTLED: Side = Side::Primary;
+
+    fn of_backup(this: &SideHealth, other: &SideHealth, sessions: u32, last: Option<Admission>) -> Admission {
+        order(
+            Side::Backup,
+            &routing(SETTLED, SETTLED),
+            this,
+            other,
+            Occupancy { sessions, last },
+        )
+    }
+
+    #[test]
+    fn the_serving_side_admits_whatever_it_has() {
+        let order = order(
+            Side::Primary,
+            &routing(SETTLED, SETTLED),
+            &up(),
+            &up(),
+            Occupancy {
+                sessions: 9,
+                last: None,
+            },
+        );
+        assert_eq!(order, Admission::Admit);
+    }
+
+    #[test]
+    fn nothing_is_drained_before_the_switch_is_finished() {
+        let under_way = routing(Side::Primary, Side::Backup);
+        for side in Side::BOTH {
+            let order = order(
+                side,
+                &under_way,
+                &up(),
+                &up(),
+                Occupancy {
+                    sessions: 9,
+                    last: None,
+                },
+            );
+            assert_eq!(order, Admission::Admit, "{side:?}");
+        }
+    }
+
+    #[test]
+    fn a_side_that_was_left_is_drained_until_nobody_is_on_it_and_admits_again_then() {
+        assert_eq!(of_backup(&up(), &up(), 1, None), Admission::Drain);
+        assert_eq!(of_backup(&up(), &up(), 1, Some(Admission::Drain)), Admission::Drain);
+        assert_eq!(of_backup(&up(), &up(), 0, Some(Admission::Drain)), Admission::Admit);
+    }
+
+    #[test]
+    fn a_straggler_on_the_side_that_was_left_is_drained_again() {
+        assert_eq!(of_backup(&up(), &up(), 1, Some(Admission::Admit)), Admission::Drain);
+    }
+
+    #[test]
+    fn sessions_on_a_failed_side_are_dropped_and_on_a_leaving_one_drained() {
+        assert_eq!(of_backup(&down(Cause::PathBroken), &up(), 1, None), Admission::Drop);
+        assert_eq!(of_backup(&down(Cause::ProxyLeaving), &up(), 1, None), Admission::Drain);
+    }
+
+    #[test]
+    fn a_drain_that_would_leave_probes_nowhere_to_go_is_stopped() {
+        assert_eq!(
+            of_backup(&up(), &down(Cause::ObjectServerUnreachable), 5, Some(Admission::Drain)),
+            Admission::Admit
+        );
+    }
+}

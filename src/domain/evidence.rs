@@ -173,6 +173,9 @@ pub enum Reading {
     },
 }
 
+/// How much later than the gate the operator may see the same ObjectServer die.
+const OTHER_EYE: Duration = Duration::from_millis(50);
+
 /// Says what the evidence of one side means, looking from the outside in: pod, gate, path, ObjectServer.
 ///
 /// The direct connection never brings a side down by itself: while the path through the gate is proved, events arrive. It tells *the
@@ -244,12 +247,17 @@ pub fn classify(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
     match &report.upstream {
         Upstream::Reachable => {}
         Upstream::Unreachable { since, message } => {
-            let cause = if evidence.direct == Link::Answering {
-                Cause::PathBroken
-            } else {
-                Cause::ObjectServerUnreachable
-            };
-            return proved(cause, *since, message.clone());
+            if evidence.direct != Link::Answering {
+                return proved(Cause::ObjectServerUnreachable, *since, message.clone());
+            }
+            // A dying ObjectServer closes one connection after the other: the direct one may be the last.
+            let confirmed_at = *since + OTHER_EYE;
+            if now < confirmed_at {
+                return Reading::Doubtful {
+                    until: Some(confirmed_at),
+                };
+            }
+            return proved(Cause::PathBroken, *since, message.clone());
         }
         Upstream::Unresponsive { message } => {
             let cause = if evidence.direct == Link::Answering {
@@ -269,7 +277,9 @@ pub fn classify(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
         Link::Untried => Reading::Unknown,
         Link::Answering => Reading::Good,
         Link::Silent { since } => silent(Cause::PathBroken, *since, "the ObjectServer through the gate"),
-        Link::Failed { since, .. } if report.at <= *since => Reading::Doubtful { until: None },
+        Link::Failed { since, .. } if report.at <= *since || now < *since + OTHER_EYE => Reading::Doubtful {
+            until: Some(*since + OTHER_EYE).filter(|until| *until > now),
+        },
         Link::Failed {
             since,
             tls: true,
@@ -388,8 +398,9 @@ mod tests {
             ..good(now)
         };
         let down_at = now + TIMING.unreachable_after;
+        assert!(matches!(classify(&lost, &TIMING, now), Reading::Doubtful { .. }));
         assert_eq!(
-            cause(&classify(&lost, &TIMING, now)),
+            cause(&classify(&lost, &TIMING, now + OTHER_EYE)),
             Some((Cause::PathBroken, down_at))
         );
         let dead = Evidence {
@@ -452,13 +463,14 @@ mod tests {
             path: failed(later),
             ..good(now)
         };
-        assert_eq!(classify(&lost, &TIMING, later), Reading::Doubtful { until: None });
+        let until = Some(later + OTHER_EYE);
+        assert_eq!(classify(&lost, &TIMING, later), Reading::Doubtful { until });
         let confirmed = Evidence {
             path: failed(now),
             ..good(later)
         };
         assert_eq!(
-            cause(&classify(&confirmed, &TIMING, later)),
+            cause(&classify(&confirmed, &TIMING, now + OTHER_EYE)),
             Some((Cause::PathBroken, now + TIMING.unreachable_after))
         );
     }

@@ -46,7 +46,7 @@ pub fn run_refused(program: &str, args: &[&str]) -> String {
 pub fn attempt(program: &str, args: &[&str]) -> Output {
     let mut command = Command::new(tools().join(program));
     command.args(args);
-    if let Ok(kubeconfig) = std::env::var("PROXYPAIR_KUBECONFIG") {
+    if let Some(kubeconfig) = kubeconfig() {
         command.env("KUBECONFIG", kubeconfig);
     }
     command
@@ -62,18 +62,27 @@ fn told(program: &str, args: &[&str], output: &Output) -> String {
 /// The directory with kubectl and helm.
 fn tools() -> &'static Path {
     static TOOLS: OnceLock<PathBuf> = OnceLock::new();
-    TOOLS.get_or_init(|| {
-        let output = Command::new(in_repository("tests/cluster/cluster"))
-            .arg("tools")
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "no helm: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap().trim().into()
-    })
+    TOOLS.get_or_init(|| ask_cluster("tools").unwrap_or_else(|said| panic!("no helm: {said}")))
+}
+
+/// Of the test cluster or of the current context; rendering needs neither.
+fn kubeconfig() -> Option<&'static PathBuf> {
+    static KUBECONFIG: OnceLock<Option<PathBuf>> = OnceLock::new();
+    KUBECONFIG.get_or_init(|| ask_cluster("kubeconfig").ok()).as_ref()
+}
+
+fn ask_cluster(what: &str) -> Result<PathBuf, String> {
+    let output = Command::new(in_repository("tests/cluster/cluster"))
+        .arg(what)
+        .output()
+        .unwrap();
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
+    if output.status.success() {
+        Ok(stdout.into())
+    } else {
+        Err(stderr)
+    }
 }
 
 /// What `helm template` makes of the chart as release `pp` in namespace `netcool-system`, with these `--set` values.

@@ -88,12 +88,7 @@ impl Actor {
         } = declared.clone();
         let now = Now::read();
         let status = object.status.clone().unwrap_or_default();
-        let serving = status.serving.unwrap_or(Side::Primary);
-        let routing = Routing {
-            serving,
-            target: status.target.unwrap_or(serving),
-            since: status.since.as_ref().map(|since| now.instant_of(since.0)),
-        };
+        let routing = resumed(&status, now);
         let unknown = PodAddress::UNKNOWN;
         let pods = Side::BOTH.map(|side| pod_of(&context.pods, &pair, side, &unknown));
         let assignment = Assignment {
@@ -137,9 +132,7 @@ impl Actor {
                 Err(ApplyError::NotLeading) => return,
                 Err(error) => {
                     tracing::warn!(pair = self.pair.name, namespace = self.pair.namespace, %error, "a write failed and is tried again");
-                    if error.is_conflict() {
-                        self.read_again().await;
-                    }
+                    self.read_again().await;
                     Some(Instant::now() + RETRY)
                 }
             };
@@ -173,7 +166,7 @@ impl Actor {
     }
 
     /// Takes over what is declared now, and makes the virtual Service so.
-    async fn declare(&mut self, declared: Declared) -> Result<(), ApplyError> {
+    async fn declare(&mut self, declared: Declared) -> Result<Option<Service>, ApplyError> {
         let Declared {
             pair,
             object,
@@ -183,7 +176,7 @@ impl Actor {
         } = declared;
         self.problem = None;
         self.pair = pair;
-        if newer(&object, &self.object) {
+        if newer(&*object, &self.object) {
             self.object = (*object).clone();
         }
         let new_keys = self.key_text != key_text;
@@ -202,15 +195,18 @@ impl Actor {
             *current = next;
             changed
         });
-        self.service = service;
+        let outdated = |found: &Service| self.service.as_ref().is_some_and(|known| !newer(found, known));
+        if !service.as_ref().is_some_and(outdated) {
+            self.service = service;
+        }
         if self.routing.target != self.routing.serving && self.service.is_some() {
             // The switch that is under way renders the Service in its turn.
-            return Ok(());
+            return Ok(None);
         }
         self.context.claim()?;
         let wanted = children::virtual_service(&self.pair, self.routing.target);
         self.service = Some(apply(&self.context.client, &self.pair, &wanted).await?);
-        Ok(())
+        Ok(self.service.clone())
     }
 
     /// Does what the newest finding asks for. Returns when to come back if nothing happens before.
@@ -296,20 +292,15 @@ impl Actor {
             finished_at,
             duration: took.into(),
         };
-        let before = self.routing;
         self.routing = Routing {
             serving: to,
             target: to,
             since: Some(settled),
         };
         self.finished = Some(switch.clone());
-        if let Err(error) = self.write_status(finding).await {
-            self.routing = before;
-            self.switching = Some(under_way);
-            self.finished = None;
-            return Err(error);
-        }
+        let written = self.write_status(finding).await;
         self.finished = None;
+        written?;
         let steps = self.steps.take().unwrap_or(Steps {
             seen: finding.seen_at,
             decided: patched,
@@ -456,18 +447,24 @@ impl Actor {
         Ok(())
     }
 
-    /// After a conflict: what somebody else has written is the truth now.
+    /// After a write that failed, or whose outcome is not known: what the API server holds is the truth now.
     async fn read_again(&mut self) {
         let objects: Api<ProxyPair> = Api::namespaced(self.context.client.clone(), &self.pair.namespace);
         let services: Api<Service> = Api::namespaced(self.context.client.clone(), &self.pair.namespace);
         match within_deadline(objects.get(&self.pair.name)).await {
-            Ok(object) => self.object = object,
+            Ok(object) => {
+                let status = object.status.clone().unwrap_or_default();
+                self.routing = resumed(&status, Now::read());
+                self.switching = status.switching;
+                self.object = object;
+            }
             Err(error) => tracing::warn!(pair = self.pair.name, %error, "failed to read the ProxyPair"),
         }
         match within_deadline(services.get_opt(&self.pair.service_name())).await {
             Ok(service) => self.service = service,
             Err(error) => tracing::warn!(pair = self.pair.name, %error, "failed to read the Service"),
         }
+        self.routing_changed();
     }
 
     fn look_at_pods(&self) {
@@ -553,6 +550,16 @@ fn assignment(pair: &Pair, pods: [PodAddress; 2], routing: Routing) -> Assignmen
     }
 }
 
+/// Where the traffic goes, from status alone.
+fn resumed(status: &ProxyPairStatus, now: Now) -> Routing {
+    let serving = status.serving.unwrap_or(Routing::NEW.serving);
+    Routing {
+        serving,
+        target: status.target.unwrap_or(serving),
+        since: status.since.as_ref().map(|since| now.instant_of(since.0)),
+    }
+}
+
 fn without_counts(status: &ProxyPairStatus) -> ProxyPairStatus {
     let mut status = status.clone();
     status.connections = 0;
@@ -565,9 +572,9 @@ fn without_counts(status: &ProxyPairStatus) -> ProxyPairStatus {
     status
 }
 
-/// Whether `a` is a later version of the same object. Versions of one object are numbers that grow.
-fn newer(a: &ProxyPair, b: &ProxyPair) -> bool {
-    let version = |object: &ProxyPair| {
+/// Whether `a` is a later version of an object than `b`, or the same. Versions are numbers that grow.
+fn newer<K: Resource>(a: &K, b: &K) -> bool {
+    let version = |object: &K| {
         object
             .resource_version()
             .and_then(|version| version.parse::<u64>().ok())
