@@ -225,6 +225,7 @@ impl Actor {
                 });
                 self.routing.target = to;
                 self.write_status(&finding).await?;
+                self.intent_written();
                 let now = Instant::now();
                 self.steps = Some(Steps {
                     seen: finding.seen_at,
@@ -480,6 +481,11 @@ impl Actor {
             }
             changed
         });
+    }
+
+    /// From now on the target admits probes too: the first arrive as soon as the Service is patched, before the switch is finished.
+    fn intent_written(&self) {
+        self.assignments.send_modify(|assignment| assignment.routing = self.routing);
     }
 
     fn routing_changed(&self) {
