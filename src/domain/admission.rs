@@ -4,7 +4,7 @@
 //! serve and has sessions is emptied, whenever and however they came there. That is what *look again until nobody is left* means.
 
 use super::{failover::Routing, health::SideHealth};
-use crate::api::{Health, Side};
+use crate::api::{Cause, Health, Side};
 
 /// What a gate is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,13 +30,15 @@ pub struct Occupancy {
 ///
 /// A side that serves, or is about to, admits. A side that does not is emptied once the switch is finished: politely if it is up or
 /// leaving in order, at once if it has failed, since its sessions lead nowhere. It is never drained while the other side could not take
-/// the probes, and admits again when it is empty, so that probes that know both addresses still find it when no operator runs.
+/// the probes, and admits again when it is empty, so that probes that know both addresses still find it when no operator runs; but not if
+/// it is leaving: then it may go as soon as it is empty.
 pub fn order(side: Side, routing: &Routing, this: &SideHealth, other: &SideHealth, occupancy: Occupancy) -> Admission {
     let idle = routing.serving != side && routing.target != side;
-    if !idle || occupancy.sessions == 0 || !other.may_serve() {
+    let leaving = this.cause == Some(Cause::ProxyLeaving);
+    if !idle || !other.may_serve() || (occupancy.sessions == 0 && !leaving) {
         return Admission::Admit;
     }
-    let failed = this.health == Health::Down && this.cause != Some(crate::api::Cause::ProxyLeaving);
+    let failed = this.health == Health::Down && !leaving;
     if failed || occupancy.last == Some(Admission::Drop) {
         Admission::Drop
     } else {
@@ -49,10 +51,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::{
-        api::Cause,
-        domain::evidence::{Reading, Timing},
-    };
+    use crate::domain::evidence::{Reading, Timing};
 
     const TIMING: Timing = Timing {
         interval: Duration::from_secs(1),
@@ -130,6 +129,15 @@ mod tests {
             );
             assert_eq!(order, Admission::Admit, "{side:?}");
         }
+    }
+
+    #[test]
+    fn a_leaving_side_that_does_not_serve_is_let_go_even_when_it_is_empty() {
+        let leaving = down(Cause::ProxyLeaving);
+        assert_eq!(of_backup(&leaving, &up(), 3, None), Admission::Drain);
+        assert_eq!(of_backup(&leaving, &up(), 0, Some(Admission::Drain)), Admission::Drain);
+        assert_eq!(of_backup(&leaving, &up(), 0, None), Admission::Drain);
+        assert_eq!(of_backup(&leaving, &down(Cause::ProxyMissing), 0, None), Admission::Admit);
     }
 
     #[test]
