@@ -1,0 +1,103 @@
+//! The end-to-end tests, on a real Kubernetes. Each file is named after what breaks, and in each probes send all the while, beside an auditor.
+//!
+//! `make cluster image` first, or `CLUSTER=current IMAGE=… STAND_INS_IMAGE=…` for a cluster of one's own; then
+//! `cargo test --test e2e`, with a name to run one.
+
+#[path = "../support"]
+mod support {
+    pub mod auditor;
+    pub mod cluster;
+    pub mod evidence;
+    pub mod hold;
+    pub mod namespace;
+    pub mod operator;
+    pub mod pair;
+    pub mod stage;
+    pub mod stand_ins;
+    pub mod wait;
+}
+
+mod harness;
+
+mod api_server_cut;
+mod both_sides_down;
+mod children_edited;
+mod free_tds;
+mod malformed_pair;
+mod node_cut_off;
+mod objectserver_killed;
+mod operator_killed;
+mod pair_deleted;
+mod primary_returns;
+mod proxy_pod_deleted;
+mod proxy_process_frozen;
+mod refused_manifests;
+
+use harness::{Needs, run, test};
+
+fn main() -> std::process::ExitCode {
+    use Needs::{AnyCluster, OwnCluster, OwnClusterAlone};
+    run(vec![
+        test("node_cut_off", OwnClusterAlone, node_cut_off::fails_over),
+        test("objectserver_killed", AnyCluster, objectserver_killed::fails_over),
+        test(
+            "primary_returns_and_every_probe_comes_home",
+            AnyCluster,
+            primary_returns::every_probe_comes_home,
+        ),
+        test("proxy_pod_deleted_in_order", AnyCluster, proxy_pod_deleted::in_order),
+        test("proxy_pod_deleted_by_force", AnyCluster, proxy_pod_deleted::by_force),
+        test("proxy_process_killed", OwnCluster, proxy_pod_deleted::process_killed),
+        test("proxy_process_frozen", OwnCluster, proxy_process_frozen::fails_over),
+        test(
+            "both_sides_down_then_the_other_returns",
+            AnyCluster,
+            both_sides_down::the_other_returns,
+        ),
+        test(
+            "both_sides_down_then_the_serving_one_returns",
+            AnyCluster,
+            both_sides_down::the_serving_one_returns,
+        ),
+        test(
+            "operator_killed_before_the_intent",
+            AnyCluster,
+            operator_killed::before_the_intent,
+        ),
+        test(
+            "operator_killed_between_intent_and_patch",
+            AnyCluster,
+            operator_killed::between_intent_and_patch,
+        ),
+        test(
+            "operator_killed_between_patch_and_fact",
+            AnyCluster,
+            operator_killed::between_patch_and_fact,
+        ),
+        test(
+            "api_server_cut_from_the_operator",
+            OwnCluster,
+            api_server_cut::from_the_leader,
+        ),
+        test(
+            "unreadable_pair_beside_a_healthy_one",
+            AnyCluster,
+            malformed_pair::unreadable,
+        ),
+        test(
+            "useless_pairs_beside_a_healthy_one",
+            AnyCluster,
+            malformed_pair::name_taken_or_no_address,
+        ),
+        test("children_edited_by_hand", AnyCluster, children_edited::by_hand),
+        test("keys_deleted_by_hand", AnyCluster, children_edited::keys_deleted),
+        test(
+            "virtual_service_broken_by_hand",
+            AnyCluster,
+            children_edited::virtual_service_broken_by_hand,
+        ),
+        test("deleting_the_pair", AnyCluster, pair_deleted::everything_goes),
+        test("free_tds_through_the_gate", OwnCluster, free_tds::through_the_gate),
+        test("the_api_server_refuses", AnyCluster, refused_manifests::are_refused),
+    ])
+}

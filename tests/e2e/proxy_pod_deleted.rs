@@ -1,0 +1,77 @@
+//! The proxy pod that serves is taken away: in order, as an eviction or a node drain does it, or by force.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::Result;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{ResourceExt, api::DeleteParams};
+use proxypair::api::{Side, SwitchKind};
+
+use crate::support::{
+    pair::expect_history,
+    stage::{SOON, Scene},
+};
+
+/// Deleted in order, the Service moves first and then the gate drains: nothing is lost and nothing is sent twice, there and back.
+pub async fn in_order(scene: Arc<Scene>) -> Result<()> {
+    let stage = scene.set().await?;
+    let pod = stage.pair.pod(Side::Primary).await?.name_any();
+    stage.fleet.mark("move").await?;
+    scene
+        .namespace
+        .api::<Pod>()
+        .delete(&pod, &DeleteParams::default())
+        .await?;
+    stage.until_moved(Side::Backup, "move").await?;
+    stage.fleet.mark("failback").await?;
+    stage.until_moved(Side::Primary, "failback").await?;
+    let status = stage.pair.until_protected(SOON).await?;
+    expect_history(
+        &status,
+        &[(SwitchKind::Move, Side::Backup), (SwitchKind::Failback, Side::Primary)],
+    )?;
+    stage.finish().await?.expect_no_duplicates_since(&BTreeMap::new())
+}
+
+/// Its process killed, the probes go on with the backup, and come home when the container runs again.
+pub async fn process_killed(scene: Arc<Scene>) -> Result<()> {
+    let stage = scene.set().await?;
+    let pod = stage.pair.pod(Side::Primary).await?.name_any();
+    stage.fleet.mark("failover").await?;
+    scene
+        .namespace
+        .cluster
+        .signal(&scene.namespace.name, &pod, "KILL")
+        .await?;
+    stage.until_moved(Side::Backup, "failover").await?;
+    let before = stage.duplicates().await?;
+    stage.fleet.mark("failback").await?;
+    stage.until_moved(Side::Primary, "failback").await?;
+    let status = stage.pair.until_protected(SOON).await?;
+    expect_history(
+        &status,
+        &[
+            (SwitchKind::Failover, Side::Backup),
+            (SwitchKind::Failback, Side::Primary),
+        ],
+    )?;
+    stage.finish().await?.expect_no_duplicates_since(&before)
+}
+
+/// Deleted without a grace period, the same.
+pub async fn by_force(scene: Arc<Scene>) -> Result<()> {
+    let stage = scene.set().await?;
+    let pod = stage.pair.pod(Side::Primary).await?.name_any();
+    stage.fleet.mark("failover").await?;
+    scene
+        .namespace
+        .api::<Pod>()
+        .delete(&pod, &DeleteParams::default().grace_period(0))
+        .await?;
+    stage.until_moved(Side::Backup, "failover").await?;
+    let before = stage.duplicates().await?;
+    stage.fleet.mark("failback").await?;
+    stage.until_moved(Side::Primary, "failback").await?;
+    stage.pair.until_protected(SOON).await?;
+    stage.finish().await?.expect_no_duplicates_since(&before)
+}
