@@ -176,7 +176,11 @@ impl Actor {
 
     /// Whether a pod under watch is being deleted.
     fn is_left(&self) -> bool {
-        self.assignments.borrow().pods.iter().any(|pod| pod.state == PodState::Leaving)
+        self.assignments
+            .borrow()
+            .pods
+            .iter()
+            .any(|pod| pod.state == PodState::Leaving)
     }
 
     /// Takes over what is declared now, and makes the virtual Service so.
@@ -499,7 +503,8 @@ impl Actor {
 
     /// From now on the target admits probes too: the first arrive as soon as the Service is patched, before the switch is finished.
     fn intent_written(&self) {
-        self.assignments.send_modify(|assignment| assignment.routing = self.routing);
+        self.assignments
+            .send_modify(|assignment| assignment.routing = self.routing);
     }
 
     fn routing_changed(&self) {
