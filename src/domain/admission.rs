@@ -30,16 +30,20 @@ pub struct Occupancy {
 ///
 /// A side that serves, or is about to, admits. A side that does not is emptied once the switch is finished: politely if it is up or
 /// leaving in order, at once if it has failed, since its sessions lead nowhere. It is never drained while the other side could not take
-/// the probes, and admits again when it is empty, so that probes that know both addresses still find it when no operator runs; but not if
-/// it is leaving: then it may go as soon as it is empty.
+/// the probes, and admits again when it is empty, so that probes that know both addresses still find it when no operator runs. A gate that
+/// is leaving waits for the order to drain even when it is empty: only then it knows that it has been left.
 pub fn order(side: Side, routing: &Routing, this: &SideHealth, other: &SideHealth, occupancy: Occupancy) -> Admission {
     let idle = routing.serving != side && routing.target != side;
-    let leaving = this.cause == Some(Cause::ProxyLeaving);
-    if !idle || !other.may_serve() || (occupancy.sessions == 0 && !leaving) {
+    if !idle || !other.may_serve() {
         return Admission::Admit;
     }
-    let failed = this.health == Health::Down && !leaving;
-    if failed || occupancy.last == Some(Admission::Drop) {
+    if this.cause == Some(Cause::ProxyLeaving) {
+        return Admission::Drain;
+    }
+    if occupancy.sessions == 0 {
+        return Admission::Admit;
+    }
+    if this.health == Health::Down || occupancy.last == Some(Admission::Drop) {
         Admission::Drop
     } else {
         Admission::Drain
@@ -137,7 +141,10 @@ mod tests {
         assert_eq!(of_backup(&leaving, &up(), 3, None), Admission::Drain);
         assert_eq!(of_backup(&leaving, &up(), 0, Some(Admission::Drain)), Admission::Drain);
         assert_eq!(of_backup(&leaving, &up(), 0, None), Admission::Drain);
-        assert_eq!(of_backup(&leaving, &down(Cause::ProxyMissing), 0, None), Admission::Admit);
+        assert_eq!(
+            of_backup(&leaving, &down(Cause::ProxyMissing), 0, None),
+            Admission::Admit
+        );
     }
 
     #[test]
@@ -156,6 +163,11 @@ mod tests {
     fn sessions_on_a_failed_side_are_dropped_and_on_a_leaving_one_drained() {
         assert_eq!(of_backup(&down(Cause::PathBroken), &up(), 1, None), Admission::Drop);
         assert_eq!(of_backup(&down(Cause::ProxyLeaving), &up(), 1, None), Admission::Drain);
+    }
+
+    #[test]
+    fn an_empty_gate_that_is_leaving_is_let_go() {
+        assert_eq!(of_backup(&down(Cause::ProxyLeaving), &up(), 0, None), Admission::Drain);
     }
 
     #[test]

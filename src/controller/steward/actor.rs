@@ -88,7 +88,7 @@ impl Actor {
             keys,
             key_text,
         } = declared.clone();
-        let now = Now::read();
+        let now = read_clocks();
         let status = object.status.clone().unwrap_or_default();
         let routing = resumed(&status, now);
         let unknown = PodAddress::UNKNOWN;
@@ -176,7 +176,11 @@ impl Actor {
 
     /// Whether a pod under watch is being deleted.
     fn is_left(&self) -> bool {
-        self.assignments.borrow().pods.iter().any(|pod| pod.state == PodState::Leaving)
+        self.assignments
+            .borrow()
+            .pods
+            .iter()
+            .any(|pod| pod.state == PodState::Leaving)
     }
 
     /// Takes over what is declared now, and makes the virtual Service so.
@@ -447,7 +451,7 @@ impl Actor {
             problem: self.problem.as_ref(),
             finished: self.finished.clone(),
         };
-        status::render(&known, before, Now::read())
+        status::render(&known, before, read_clocks())
     }
 
     async fn write(&mut self, status: ProxyPairStatus) -> Result<(), ApplyError> {
@@ -469,7 +473,7 @@ impl Actor {
         match within_deadline(objects.get(&self.pair.name)).await {
             Ok(object) => {
                 let status = object.status.clone().unwrap_or_default();
-                self.routing = resumed(&status, Now::read());
+                self.routing = resumed(&status, read_clocks());
                 self.switching = status.switching;
                 self.object = object;
             }
@@ -499,7 +503,8 @@ impl Actor {
 
     /// From now on the target admits probes too: the first arrive as soon as the Service is patched, before the switch is finished.
     fn intent_written(&self) {
-        self.assignments.send_modify(|assignment| assignment.routing = self.routing);
+        self.assignments
+            .send_modify(|assignment| assignment.routing = self.routing);
     }
 
     fn routing_changed(&self) {
@@ -600,6 +605,13 @@ fn newer<K: Resource>(a: &K, b: &K) -> bool {
             .and_then(|version| version.parse::<u64>().ok())
     };
     version(a) >= version(b)
+}
+
+fn read_clocks() -> Now {
+    Now {
+        monotonic: Instant::now(),
+        wall: Timestamp::now(),
+    }
 }
 
 fn now_in_micros() -> Timestamp {
