@@ -165,7 +165,14 @@ mod tests {
         let at = |now| order(Side::Backup, &routing, &up(), &up(), occupancy, now);
         assert_eq!(at(now), Admission::Admit);
         assert_eq!(at(now + RULES_SETTLE), Admission::Drain);
-        let failed = order(Side::Backup, &routing, &down(Cause::ProxyUnreachable), &up(), occupancy, now);
+        let failed = order(
+            Side::Backup,
+            &routing,
+            &down(Cause::ProxyUnreachable),
+            &up(),
+            occupancy,
+            now,
+        );
         assert_eq!(failed, Admission::Drop);
     }
 
