@@ -47,16 +47,15 @@ async fn writes(client: &kube::Client) -> Result<BTreeMap<String, String>> {
         "resource=\"poddisruptionbudgets\"",
         "resource=\"serviceaccounts\"",
     ];
-    let counted = text.lines().filter(|line| {
-        line.starts_with("apiserver_request_total{")
-            && ["APPLY", "PATCH", "PUT", "POST", "DELETE"]
-                .iter()
-                .any(|verb| line.contains(&format!("verb=\"{verb}\"")))
-            && ours.iter().any(|resource| line.contains(resource))
-            // kube-controller-manager and kubelet write these by themselves.
-            && !line.contains("subresource=\"token\"")
-            && !(line.contains("subresource=\"status\"") && !line.contains("proxypairs"))
-    });
+    let verbs = ["APPLY", "PATCH", "PUT", "POST", "DELETE"].map(|verb| format!("verb=\"{verb}\""));
+    let has_any = |line: &str, words: &[&str]| words.iter().any(|word| line.contains(word));
+    let counted = text
+        .lines()
+        .filter(|line| line.starts_with("apiserver_request_total{") && has_any(line, &ours))
+        .filter(|line| verbs.iter().any(|verb| line.contains(verb)))
+        // kube-controller-manager and kubelet write these by themselves.
+        .filter(|line| !line.contains("subresource=\"token\""))
+        .filter(|line| !line.contains("subresource=\"status\"") || line.contains("proxypairs"));
     Ok(counted
         .filter_map(|line| line.rsplit_once(' '))
         .map(|(what, count)| (what.to_owned(), count.to_owned()))
