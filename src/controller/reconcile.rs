@@ -66,6 +66,8 @@ impl ReconcileError {
 
 /// How often a serving side that waits for its new pod is looked at.
 const ROLLING_LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked whether a name that somebody else has taken is free. Nothing tells of objects that are not this operator's.
+const NAME_LOOK: Duration = Duration::from_secs(10);
 /// Longest time until the keys are looked at again.
 const KEYS_LOOK: Duration = Duration::from_secs(24 * 3600);
 
@@ -99,7 +101,7 @@ pub fn on_error(object: Arc<GuardedPair>, error: &ReconcileError, context: Arc<C
         .inc();
     match error {
         ReconcileError::Malformed(_) | ReconcileError::Invalid(_) => Action::await_change(),
-        ReconcileError::Apply(ApplyError::NotOurs { .. }) => Action::requeue(Duration::from_secs(30)),
+        ReconcileError::Apply(ApplyError::NotOurs { .. }) => Action::requeue(NAME_LOOK),
         ReconcileError::Apply(error) if error.is_conflict() => Action::requeue(Duration::from_millis(50)),
         _ => Action::requeue(Duration::from_secs(2)),
     }

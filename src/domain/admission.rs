@@ -40,7 +40,8 @@ pub struct Occupancy {
 /// The order for the gate of `side`.
 ///
 /// A side that serves, or is about to, admits. A side that does not is emptied once the switch is finished: politely if it is up or
-/// leaving in order, and then not before [`drains_from`]; at once if it has failed, since its sessions lead nowhere. It is never drained
+/// leaving in order, and then not before [`drains_from`]; at once if it has failed, since its sessions lead nowhere. Sessions on a gate that is
+/// back after a failure are good ones, and are drained like any others. It is never drained
 /// while the other side could not take the probes, and admits again when it is empty, so that probes that know both addresses still find
 /// it when no operator runs. A gate that is leaving waits for the order to drain even when it is empty: only then it knows that it has
 /// been left.
@@ -57,7 +58,8 @@ pub fn order(
     if !idle || !other.may_serve() || (occupancy.sessions == 0 && !leaving) {
         return Admission::Admit;
     }
-    if (this.health == Health::Down && !leaving) || occupancy.last == Some(Admission::Drop) {
+    let failed = this.health == Health::Down && !leaving && !this.recovers();
+    if failed || occupancy.last == Some(Admission::Drop) {
         Admission::Drop
     } else if drains_from(routing).is_some_and(|from| now < from) {
         Admission::Admit
@@ -205,6 +207,20 @@ mod tests {
     fn sessions_on_a_failed_side_are_dropped_and_on_a_leaving_one_drained() {
         assert_eq!(of_backup(&down(Cause::PathBroken), &up(), 1, None), Admission::Drop);
         assert_eq!(of_backup(&down(Cause::ProxyLeaving), &up(), 1, None), Admission::Drain);
+    }
+
+    #[test]
+    fn sessions_on_a_gate_that_is_back_are_drained_and_not_dropped() {
+        let timing = Timing {
+            healthy_after: Duration::from_secs(5),
+            ..TIMING
+        };
+        let recovering = down(Cause::ProxyUnreachable).step(&Reading::Good, &timing, Instant::now());
+        assert_eq!(recovering.health, Health::Down);
+        assert_eq!(
+            of_backup(&recovering, &up(), 1, Some(Admission::Admit)),
+            Admission::Drain
+        );
     }
 
     #[test]
