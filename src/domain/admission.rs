@@ -39,12 +39,11 @@ pub struct Occupancy {
 
 /// The order for the gate of `side`.
 ///
-/// A side that serves, or is about to, admits. A side that does not is emptied once the switch is finished: politely if it is up or
-/// leaving in order, and then not before [`drains_from`]; at once if it has failed, since its sessions lead nowhere. Sessions on a gate that is
-/// back after a failure are good ones, and are drained like any others. It is never drained
-/// while the other side could not take the probes, and admits again when it is empty, so that probes that know both addresses still find
-/// it when no operator runs. A gate that is leaving waits for the order to drain even when it is empty: only then it knows that it has
-/// been left.
+/// A side that serves, or is about to, admits. A side that does not is emptied once the switch is finished: politely if it is up, back
+/// after a failure, or leaving in order, and then not before [`drains_from`]; at once if it has failed, since its sessions lead nowhere.
+/// It is never drained while the other side could not take the probes, and admits again when it is empty, so that probes that know both
+/// addresses still find it when no operator runs. A gate that is leaving waits for the order to drain even when it is empty: only then
+/// it knows that it has been left.
 pub fn order(
     side: Side,
     routing: &Routing,
