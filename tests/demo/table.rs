@@ -38,10 +38,13 @@ pub fn print(report: &Report, results: &Results) {
         println!("  {what:<28} {number:>10}  {remark}");
     };
     let outage = format!(
-        "the longest that any of {} probes was without an acknowledgement;",
+        "the longest time that any of {} probes was without an acknowledgement",
         results.probes
     );
-    let period = format!("one event every {} ms is due from each", 1000 / results.rate.max(1));
+    let period = format!(
+        "the same; {} ms of each are the pause between two events",
+        1000 / results.rate.max(1)
+    );
     let held: Vec<_> = results
         .by_server
         .iter()

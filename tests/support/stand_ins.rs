@@ -40,7 +40,8 @@ async fn ask<T: DeserializeOwned>(namespace: &Namespace, pod: &str, method: &str
         .with_context(|| format!("{pod}: {method} {path}"))
 }
 
-fn pod(name: &str, labels: Value, node: Option<&str>, container: Value) -> Value {
+/// A pod of the stand-ins' image, with a volume `data`.
+pub fn pod(name: &str, labels: Value, node: Option<&str>, container: Value) -> Value {
     let mut container = container;
     container["image"] = json!(image());
     container["imagePullPolicy"] = json!("IfNotPresent");
