@@ -1,17 +1,46 @@
 .DEFAULT_GOAL := help
-.PHONY: help cluster cluster-down image crds chart
+.PHONY: help demo test check fmt lint unit chart e2e image load crds cluster cluster-down packages bench-failover
+
+E2E ?=
+IMAGE ?= proxypair.test/proxypair:dev
+STAND_INS ?= proxypair.test/stand-ins:dev
+export IMAGE STAND_INS
 
 help: ## Print this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-cluster: ## Start the test cluster, or say that it runs (CLUSTER=current: check the current kubectl context)
-	@tests/cluster/cluster up
+demo: load ## Watch a failover and a failback on a cluster that this builds and starts
+	@cargo test --quiet --locked --test demo
 
-cluster-down: ## Take the test cluster down
-	@tests/cluster/cluster down
+test: check e2e ## Every check there is (CLUSTER=current IMAGE=… STAND_INS=… for a cluster of your own)
 
-image: ## Build the images (IMAGE=name:tag for the operator's), with docker, podman or buildah
+check: packages fmt lint unit ## The checks that need no cluster
+
+fmt:
+	@cargo fmt --check
+
+lint:
+	@cargo clippy --quiet --locked --all-targets -- -D warnings
+	@shellcheck --external-sources tests/cluster/cluster tests/cluster/image tests/cluster/lib/*.sh .ci/run
+
+unit: # everything that `cargo test` runs by itself: unit, property and protocol tests, the gate on loopback, the chart, the arrows
+	@cargo test --quiet --locked
+
+chart: ## Test the chart alone, without a cluster
+	@cargo test --quiet --locked --test chart
+
+e2e: load ## The end-to-end tests (E2E=name for those whose name has it)
+	@cargo test --quiet --locked --test chart_on_cluster -- --ignored $(E2E)
+	@cargo test --quiet --locked --test e2e -- $(E2E)
+
+bench-failover: load ## Measure outages and where the time goes (RUNS=20, RUNS_NODE=20)
+	@cargo test --quiet --locked --test bench_failover
+
+image: packages ## Build the images (IMAGE=name:tag for the operator's), with docker, podman or buildah
 	@tests/cluster/image
+
+load: cluster image
+	@[ "$(CLUSTER)" = current ] || for file in target/images/*.tar; do tests/cluster/cluster load-image $$file || exit; done
 
 crds: ## Write crds/proxypairs.yaml, and the chart's copy, from the Rust types
 	@mkdir -p target crds
@@ -19,5 +48,11 @@ crds: ## Write crds/proxypairs.yaml, and the chart's copy, from the Rust types
 	@cp target/proxypairs.yaml crds/proxypairs.yaml
 	@cp target/proxypairs.yaml charts/proxypair/files/proxypairs.yaml
 
-chart: ## Test the chart without a cluster
-	@cargo test --quiet --locked --test chart
+cluster: ## Start the test cluster, or say that it runs (CLUSTER=current: check the current kubectl context)
+	@tests/cluster/cluster up
+
+cluster-down: ## Take the test cluster down
+	@tests/cluster/cluster down
+
+packages:
+	@tests/cluster/cluster packages

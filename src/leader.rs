@@ -260,3 +260,6 @@ async fn write(
     };
     Ok((written, claim))
 }
+
+#[cfg(test)]
+mod tests;

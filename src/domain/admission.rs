@@ -4,7 +4,7 @@
 //! serve and has sessions is emptied, whenever and however they came there. That is what *look again until nobody is left* means.
 
 use super::{failover::Routing, health::SideHealth};
-use crate::api::{Health, Side};
+use crate::api::{Cause, Health, Side};
 
 /// What a gate is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,14 +30,20 @@ pub struct Occupancy {
 ///
 /// A side that serves, or is about to, admits. A side that does not is emptied once the switch is finished: politely if it is up or
 /// leaving in order, at once if it has failed, since its sessions lead nowhere. It is never drained while the other side could not take
-/// the probes, and admits again when it is empty, so that probes that know both addresses still find it when no operator runs.
+/// the probes, and admits again when it is empty, so that probes that know both addresses still find it when no operator runs. A gate that
+/// is leaving waits for the order to drain even when it is empty: only then it knows that it has been left.
 pub fn order(side: Side, routing: &Routing, this: &SideHealth, other: &SideHealth, occupancy: Occupancy) -> Admission {
     let idle = routing.serving != side && routing.target != side;
-    if !idle || occupancy.sessions == 0 || !other.may_serve() {
+    if !idle || !other.may_serve() {
         return Admission::Admit;
     }
-    let failed = this.health == Health::Down && this.cause != Some(crate::api::Cause::ProxyLeaving);
-    if failed || occupancy.last == Some(Admission::Drop) {
+    if this.cause == Some(Cause::ProxyLeaving) {
+        return Admission::Drain;
+    }
+    if occupancy.sessions == 0 {
+        return Admission::Admit;
+    }
+    if this.health == Health::Down || occupancy.last == Some(Admission::Drop) {
         Admission::Drop
     } else {
         Admission::Drain
@@ -49,10 +55,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::{
-        api::Cause,
-        domain::evidence::{Reading, Timing},
-    };
+    use crate::domain::evidence::{Reading, Timing};
 
     const TIMING: Timing = Timing {
         interval: Duration::from_secs(1),
@@ -133,6 +136,18 @@ mod tests {
     }
 
     #[test]
+    fn a_leaving_side_that_does_not_serve_is_let_go_even_when_it_is_empty() {
+        let leaving = down(Cause::ProxyLeaving);
+        assert_eq!(of_backup(&leaving, &up(), 3, None), Admission::Drain);
+        assert_eq!(of_backup(&leaving, &up(), 0, Some(Admission::Drain)), Admission::Drain);
+        assert_eq!(of_backup(&leaving, &up(), 0, None), Admission::Drain);
+        assert_eq!(
+            of_backup(&leaving, &down(Cause::ProxyMissing), 0, None),
+            Admission::Admit
+        );
+    }
+
+    #[test]
     fn a_side_that_was_left_is_drained_until_nobody_is_on_it_and_admits_again_then() {
         assert_eq!(of_backup(&up(), &up(), 1, None), Admission::Drain);
         assert_eq!(of_backup(&up(), &up(), 1, Some(Admission::Drain)), Admission::Drain);
@@ -148,6 +163,11 @@ mod tests {
     fn sessions_on_a_failed_side_are_dropped_and_on_a_leaving_one_drained() {
         assert_eq!(of_backup(&down(Cause::PathBroken), &up(), 1, None), Admission::Drop);
         assert_eq!(of_backup(&down(Cause::ProxyLeaving), &up(), 1, None), Admission::Drain);
+    }
+
+    #[test]
+    fn an_empty_gate_that_is_leaving_is_let_go() {
+        assert_eq!(of_backup(&down(Cause::ProxyLeaving), &up(), 0, None), Admission::Drain);
     }
 
     #[test]

@@ -30,14 +30,6 @@ pub struct Now {
 }
 
 impl Now {
-    /// What the clocks say.
-    pub fn read() -> Self {
-        Self {
-            monotonic: Instant::now(),
-            wall: Timestamp::now(),
-        }
-    }
-
     /// The wall clock's reading of `moment`, past or future.
     pub fn wall_of(&self, moment: Instant) -> Timestamp {
         let span = |duration| SignedDuration::try_from(duration).unwrap_or_default();
@@ -417,7 +409,10 @@ mod tests {
 
     impl Scene {
         fn new() -> Self {
-            let now = Now::read();
+            let now = Now {
+                monotonic: Instant::now(),
+                wall: Timestamp::UNIX_EPOCH,
+            };
             let up = SideHealth::unknown(now.monotonic).step(&Reading::Good, &TIMING, now.monotonic);
             Self {
                 pair: pair(),

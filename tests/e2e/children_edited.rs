@@ -1,6 +1,6 @@
 //! Somebody changes or deletes what the operator made.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::{
@@ -15,7 +15,7 @@ use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
 };
-use proxypair::api::LABEL_SIDE;
+use proxypair::api::{Cause, LABEL_SIDE, Side};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -23,6 +23,9 @@ use crate::support::{
     stage::{SOON, Scene},
     wait::eventually,
 };
+
+/// How long kubelet may take to bring a changed Secret to a pod, with its stock settings, and the pair to be well after that.
+const KUBELET: Duration = Duration::from_secs(150);
 
 /// What was changed or deleted comes back, and the traffic does not notice.
 pub async fn by_hand(scene: Arc<Scene>) -> Result<()> {
@@ -64,10 +67,30 @@ pub async fn by_hand(scene: Arc<Scene>) -> Result<()> {
     is_made_again::<Deployment>(&scene, "proxy-v-backup").await?;
     stage.pair.until_protected(SOON).await?;
     is_made_again::<Secret>(&scene, "proxy-v-gate-tls").await?;
-    is_made_again::<Secret>(&scene, "proxy-v-operator-tls").await?;
     let status = stage.pair.until_protected(SOON).await?;
     ensure!(status.history.is_empty(), "the traffic moved: {:?}", status.history);
     stage.fleet.until_acknowledged_by("AGG_P", 100, SOON).await?;
+    stage.finish().await.map(drop)
+}
+
+/// The Secret with the pair's authority is deleted: keys of a new one reach the gates as fast as kubelet brings them, and all is well again.
+/// Until then the operator cannot ask the gates, so the traffic may move; it loses nothing.
+pub async fn keys_deleted(scene: Arc<Scene>) -> Result<()> {
+    let stage = scene.set().await?;
+    stage.fleet.mark("keys").await?;
+    is_made_again::<Secret>(&scene, "proxy-v-operator-tls").await?;
+    let no_longer_heard = stage.pair.until("a gate cannot be asked", SOON, |status| {
+        Side::BOTH.into_iter().any(|side| {
+            status
+                .side(side)
+                .is_some_and(|side| side.cause == Some(Cause::TlsRejected))
+        })
+    });
+    no_longer_heard.await?;
+    stage.pair.until_protected(KUBELET).await?;
+    stage.fleet.until_all_on("AGG_P", SOON).await?;
+    let gap = stage.fleet.longest_gap("keys").await?;
+    scene.say(format_args!("keys: the longest gap was {} ms", gap.as_millis()));
     stage.finish().await.map(drop)
 }
 

@@ -17,52 +17,61 @@ use crate::support::{
     stage::{SOON, Scene, Stage},
 };
 
-/// `bsqldb` and `tsql` log in, insert and select through each gate, and are refused by one whose ObjectServer is dead.
+/// `bsqldb` and `tsql` log in, insert and select through the gate that serves, before and after a failover, and are refused by the one
+/// whose ObjectServer is dead.
 pub async fn through_the_gate(scene: Arc<Scene>) -> Result<()> {
     let stage = scene.set().await?;
-    for side in [Side::Primary, Side::Backup] {
-        let gate = gate(&stage, side).await?;
-        let name = &stage.server(side).name;
-        let insert =
-            format!("insert into alerts.status (Identifier, Summary) values ('freetds-{name}', 'it''s through')");
-        let select = format!(
-            "select Identifier, Tally, Summary, ServerName from alerts.status where Identifier = 'freetds-{name}'"
-        );
-        let input = format!("{insert}\ngo\n{select}\ngo\n");
-        let output = run(&scene, gate, "bsqldb", &["-q", "-h", "-t,"], &input).await?;
-        ensure!(output.status.success(), "bsqldb: {output:?}");
-        let rows = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        ensure!(
-            rows == format!("freetds-{name},1,it's through,{name}"),
-            "bsqldb read {rows:?}"
-        );
-        let held = stage
-            .server(side)
-            .select(&format!(
-                "select Tally from alerts.status where Identifier = 'freetds-{name}'"
-            ))
-            .await?;
-        ensure!(held.len() == 1, "{name} holds {held:?}");
-
-        let ask = "select Value from catalog.properties where PropName = 'ServerName'\ngo\nquit\n";
-        let output = run(&scene, gate, "tsql", &[], ask).await?;
-        let words = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(
-            output.status.success() && words.contains(name.as_str()),
-            "tsql: {output:?}"
-        );
-        scene.say(format_args!("bsqldb and tsql reached {name} through {gate}"));
-    }
-
-    let dead = gate(&stage, Side::Primary).await?;
+    let primary = gate(&stage, Side::Primary).await?;
+    send_and_read(&scene, &stage, Side::Primary).await?;
+    stage.fleet.mark("failover").await?;
     stage.agg_p.kill().await?;
-    stage.fleet.until_all_on("AGG_B", SOON).await?;
-    let output = run(&scene, dead, "bsqldb", &["-q"], "select 1\ngo\n").await?;
+    stage.until_moved(Side::Backup, "failover").await?;
+    send_and_read(&scene, &stage, Side::Backup).await?;
+    let output = run(&scene, primary, "bsqldb", &["-q"], "select 1\ngo\n").await?;
     ensure!(
         !output.status.success(),
         "the gate serves without an ObjectServer: {output:?}"
     );
     stage.finish().await.map(drop)
+}
+
+async fn send_and_read(scene: &Scene, stage: &Stage<'_>, side: Side) -> Result<()> {
+    let gate = gate(stage, side).await?;
+    let server = stage.server(side);
+    let name = &server.name;
+    let insert = format!("insert into alerts.status (Identifier, Summary) values ('freetds-{name}', 'it''s through')");
+    let select =
+        format!("select Identifier, Tally, Summary, ServerName from alerts.status where Identifier = 'freetds-{name}'");
+    let output = run(
+        scene,
+        gate,
+        "bsqldb",
+        &["-q", "-h", "-t,"],
+        &format!("{insert}\ngo\n{select}\ngo\n"),
+    )
+    .await?;
+    ensure!(output.status.success(), "bsqldb: {output:?}");
+    let rows = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    ensure!(
+        rows == format!("freetds-{name},1,it's through,{name}"),
+        "bsqldb read {rows:?}"
+    );
+    let held = server
+        .select(&format!(
+            "select Tally from alerts.status where Identifier = 'freetds-{name}'"
+        ))
+        .await?;
+    ensure!(held.len() == 1, "{name} holds {held:?}");
+
+    let ask = "select Value from catalog.properties where PropName = 'ServerName'\ngo\nquit\n";
+    let output = run(scene, gate, "tsql", &[], ask).await?;
+    let words = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success() && words.contains(name.as_str()),
+        "tsql: {output:?}"
+    );
+    scene.say(format_args!("bsqldb and tsql reached {name} through {gate}"));
+    Ok(())
 }
 
 async fn gate(stage: &Stage<'_>, side: Side) -> Result<SocketAddr> {

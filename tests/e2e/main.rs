@@ -90,6 +90,7 @@ fn main() -> std::process::ExitCode {
             malformed_pair::name_taken_or_no_address,
         ),
         test("children_edited_by_hand", AnyCluster, children_edited::by_hand),
+        test("keys_deleted_by_hand", AnyCluster, children_edited::keys_deleted),
         test(
             "virtual_service_broken_by_hand",
             AnyCluster,

@@ -68,7 +68,7 @@ pub async fn name_taken_or_no_address(scene: Arc<Scene>) -> Result<()> {
     let foreign = json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": "taken", "labels": {"whose": "somebody else's"}},
+        "metadata": {"name": "taken", "labels": {"whose": "somebody-else"}},
         "spec": {"selector": {"app": "other"}, "ports": [{"name": "http", "port": 80}]},
     });
     let before: Service = scene.namespace.apply(foreign).await?;

@@ -99,7 +99,7 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
         (
             "/spec/healthCheck",
             json!({"unresponsiveAfter": "1s"}),
-            "unresponsiveAfter must be at least twice the interval",
+            "unresponsiveAfter must be at least 2s and at least twice the interval",
         ),
         (
             "/spec/failback",

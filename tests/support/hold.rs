@@ -12,7 +12,7 @@ use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
-use proxypair::api::{LABEL_SIDE, ProxyPair};
+use proxypair::api::{LABEL_SIDE, ProxyPair, Side};
 use serde_json::json;
 
 use super::{namespace::Namespace, operator::Operator, pair::Pair, wait::eventually};
@@ -140,25 +140,36 @@ impl Hold {
 
     /// Tries the step in the operator's name without effect. An error while it is allowed.
     async fn try_step(&self, client: Client, pair: &Pair, step: Step) -> Result<()> {
-        let dry = PatchParams {
-            dry_run: true,
-            ..PatchParams::default()
-        };
+        // With the same calls as the operator's, which has no rights to others.
         let (name, namespace) = (&pair.name, &self.namespace.name);
-        let pairs = Api::<ProxyPair>::namespaced(client.clone(), namespace);
         let outcome = match step {
-            Step::Intent => pairs
-                .patch_status(name, &dry, &Patch::Merge(json!({"status": {"target": "Backup"}})))
-                .await
-                .map(drop),
-            Step::Fact => pairs
-                .patch_status(name, &dry, &Patch::Merge(json!({"status": {"serving": "Backup"}})))
-                .await
-                .map(drop),
             Step::Patch => {
+                let dry = PatchParams {
+                    dry_run: true,
+                    ..PatchParams::default()
+                };
                 let patch = Patch::Merge(json!({"spec": {"selector": {LABEL_SIDE: "backup"}}}));
                 Api::<Service>::namespaced(client, namespace)
                     .patch(name, &dry, &patch)
+                    .await
+                    .map(drop)
+            }
+            Step::Intent | Step::Fact => {
+                let mut object = pair.api().get(name).await?;
+                if let Some(status) = &mut object.status {
+                    let field = if step == Step::Intent {
+                        &mut status.target
+                    } else {
+                        &mut status.serving
+                    };
+                    *field = Some(Side::Backup);
+                }
+                let dry = PostParams {
+                    dry_run: true,
+                    ..PostParams::default()
+                };
+                Api::<ProxyPair>::namespaced(client, namespace)
+                    .replace_status(name, &dry, &object)
                     .await
                     .map(drop)
             }

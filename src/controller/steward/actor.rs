@@ -36,7 +36,7 @@ use crate::{
     },
     domain::{
         children,
-        evidence::Timing,
+        evidence::{Pod as PodState, Timing},
         failover::{Decision, Policy, Routing},
         pair::Pair,
         status::{self, Now, Problem, SideKnown},
@@ -49,6 +49,8 @@ use crate::{
 const RETRY: Duration = Duration::from_millis(100);
 /// A status that differs in numbers of sessions alone is written so often at the most.
 const COUNTS_EVERY: Duration = Duration::from_secs(2);
+/// While a pod leaves, its successor is looked for so often: nothing tells when the time it has for that is over.
+const LOOK_AFTER_LEAVING: Duration = Duration::from_secs(1);
 /// A side's pod is deleted so often at the most.
 const EVICT_EVERY: Duration = Duration::from_secs(60);
 /// How long the primary of a new pair may take to start before the backup serves in its place.
@@ -86,11 +88,11 @@ impl Actor {
             keys,
             key_text,
         } = declared.clone();
-        let now = Now::read();
+        let now = read_clocks();
         let status = object.status.clone().unwrap_or_default();
         let routing = resumed(&status, now);
         let unknown = PodAddress::UNKNOWN;
-        let pods = Side::BOTH.map(|side| pod_of(&context.pods, &pair, side, &unknown));
+        let pods = Side::BOTH.map(|side| pod_of(&context.pods, &pair, side, &unknown, Timestamp::now()));
         let assignment = Assignment {
             keys: Some(keys),
             epoch: 0,
@@ -137,6 +139,11 @@ impl Actor {
                 }
             };
             self.tell_known();
+            let soon = Instant::now() + LOOK_AFTER_LEAVING;
+            let again = match self.is_left() {
+                true => Some(again.unwrap_or(soon).min(soon)),
+                false => again,
+            };
             let alarm = async {
                 match again {
                     Some(at) => sleep(at.saturating_duration_since(Instant::now())).await,
@@ -160,9 +167,20 @@ impl Actor {
                     }
                     self.look_at_pods();
                 }
-                () = alarm => {}
+                () = alarm => if self.is_left() {
+                    self.look_at_pods();
+                },
             }
         }
+    }
+
+    /// Whether a pod under watch is being deleted.
+    fn is_left(&self) -> bool {
+        self.assignments
+            .borrow()
+            .pods
+            .iter()
+            .any(|pod| pod.state == PodState::Leaving)
     }
 
     /// Takes over what is declared now, and makes the virtual Service so.
@@ -225,6 +243,7 @@ impl Actor {
                 });
                 self.routing.target = to;
                 self.write_status(&finding).await?;
+                self.intent_written();
                 let now = Instant::now();
                 self.steps = Some(Steps {
                     seen: finding.seen_at,
@@ -432,7 +451,7 @@ impl Actor {
             problem: self.problem.as_ref(),
             finished: self.finished.clone(),
         };
-        status::render(&known, before, Now::read())
+        status::render(&known, before, read_clocks())
     }
 
     async fn write(&mut self, status: ProxyPairStatus) -> Result<(), ApplyError> {
@@ -454,7 +473,7 @@ impl Actor {
         match within_deadline(objects.get(&self.pair.name)).await {
             Ok(object) => {
                 let status = object.status.clone().unwrap_or_default();
-                self.routing = resumed(&status, Now::read());
+                self.routing = resumed(&status, read_clocks());
                 self.switching = status.switching;
                 self.object = object;
             }
@@ -472,7 +491,7 @@ impl Actor {
             let mut changed = false;
             for side in Side::BOTH {
                 let before = &assignment.pods[index(side)];
-                let pod = pod_of(&self.context.pods, &self.pair, side, before);
+                let pod = pod_of(&self.context.pods, &self.pair, side, before, Timestamp::now());
                 if pod != *before {
                     assignment.pods[index(side)] = pod;
                     changed = true;
@@ -480,6 +499,12 @@ impl Actor {
             }
             changed
         });
+    }
+
+    /// From now on the target admits probes too: the first arrive as soon as the Service is patched, before the switch is finished.
+    fn intent_written(&self) {
+        self.assignments
+            .send_modify(|assignment| assignment.routing = self.routing);
     }
 
     fn routing_changed(&self) {
@@ -580,6 +605,13 @@ fn newer<K: Resource>(a: &K, b: &K) -> bool {
             .and_then(|version| version.parse::<u64>().ok())
     };
     version(a) >= version(b)
+}
+
+fn read_clocks() -> Now {
+    Now {
+        monotonic: Instant::now(),
+        wall: Timestamp::now(),
+    }
 }
 
 fn now_in_micros() -> Timestamp {

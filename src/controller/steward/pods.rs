@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod as PodObject;
 use kube::{ResourceExt, runtime::reflector::Store};
 
@@ -11,8 +12,11 @@ use crate::{
     health::PodAddress,
 };
 
-/// The newest pod of `side` that is not being deleted, or else one that is. Pods that have ended do not count.
-pub fn pod_of(pods: &Store<PodObject>, pair: &Pair, side: Side, before: &PodAddress) -> PodAddress {
+/// The pod of `side` that is being deleted, for as long as it may take to leave; else the newest. Pods that have ended do not count.
+///
+/// A pod that leaves comes before the one that takes its place: it has the sessions, and somebody must tell its gate when to end them.
+/// Until it is gone the side is not restored, because a Service that selects the side would send probes to both.
+pub fn pod_of(pods: &Store<PodObject>, pair: &Pair, side: Side, before: &PodAddress, now: Timestamp) -> PodAddress {
     let ours = |pod: &PodObject| {
         let label = |key| pod.labels().get(key).map(String::as_str);
         pod.metadata.namespace.as_deref() == Some(&pair.namespace)
@@ -25,10 +29,14 @@ pub fn pod_of(pods: &Store<PodObject>, pair: &Pair, side: Side, before: &PodAddr
     };
     let best = pods.state_filter(ours).into_iter().max_by(|a, b| {
         let key = |pod: &PodObject| {
-            (
-                pod.metadata.deletion_timestamp.is_none(),
-                pod.metadata.creation_timestamp.clone().map(|time| time.0),
-            )
+            // The API server states when the grace period will be over. A pod whose node is lost stays beyond that.
+            let leaves = pod.metadata.deletion_timestamp.as_ref().map(|until| until.0 >= now);
+            let rank = match leaves {
+                Some(true) => 2,
+                None => 1,
+                Some(false) => 0,
+            };
+            (rank, pod.metadata.creation_timestamp.clone().map(|time| time.0))
         };
         key(a).cmp(&key(b))
     });

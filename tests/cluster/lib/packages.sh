@@ -10,10 +10,10 @@ readonly NEEDED=(
 )
 
 install_packages() {
-  require_root
   local missing
   mapfile -t missing < <(missing_packages)
   ((${#missing[@]} > 0)) || return 0
+  require_root
   command -v apt-get >/dev/null || fail "this machine lacks ${missing[*]} (Debian's package names) and has no apt-get: please install them"
   step "installing ${missing[*]}" apt_install "${missing[@]}"
 }
