@@ -184,6 +184,7 @@ fn evaluate(
                 &this.health,
                 &other.health,
                 this.occupancy(),
+                now,
             )
         };
         sides[this].steer(order, &assignment.drain);
@@ -192,6 +193,8 @@ fn evaluate(
         Decision::Stay { look_again, .. } => *look_again,
         _ => None,
     };
+    let drain = admission::drains_from(&assignment.routing).filter(|from| *from > now);
+    look_again = [look_again, drain].into_iter().flatten().min();
     for side in &*sides {
         let silence = side
             .evidence

@@ -207,10 +207,12 @@ async fn keep(api: &Api<Lease>, candidate: &Candidate, held: (Lease, Claim)) -> 
             .filter(|left| !left.is_zero())?;
         let spec = lease.spec.get_or_insert_default();
         spec.renew_time = Some(MicroTime(Timestamp::now()));
-        match write(api, candidate, &lease, left).await {
+        // One attempt may not use up the whole claim: a connection that has died in silence is replaced by the next.
+        match write(api, candidate, &lease, left.min(candidate.duration / 3)).await {
             Ok(held) => return Some(held),
             Err(error) => {
                 tracing::warn!(%error, "failed to renew the lease");
+                let left = claim.expires.saturating_duration_since(Instant::now());
                 let current = time::timeout(left, api.get(&candidate.lease)).await.ok()?;
                 match current {
                     Ok(current) => {

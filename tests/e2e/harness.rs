@@ -124,27 +124,27 @@ impl Suite {
         let scene = Arc::new(Scene::open(cluster, name).await?);
         let outcome = AssertUnwindSafe(run(Arc::clone(&scene))).catch_unwind().await;
         let outcome = outcome.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", words_of(&*panic))));
-        if let Err(error) = &outcome {
+        let words = outcome.as_ref().err().map(|error| format!("{error:#}\n"));
+        scene.say(if words.is_some() { "FAILED" } else { "passed" });
+        if words.is_some() || always_collect() {
             let timeline = scene
                 .timeline
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
                 .clone();
-            match evidence::collect(&scene.namespace, name, &format!("{error:#}\n"), timeline.as_deref()).await {
-                Ok(directory) => scene.say(format_args!(
-                    "FAILED; logs, objects and events are in {}",
-                    directory.display()
-                )),
-                Err(error) => scene.say(format_args!(
-                    "FAILED, and the evidence could not be collected: {error:#}"
-                )),
+            match evidence::collect(&scene.namespace, name, words.as_deref(), timeline.as_deref()).await {
+                Ok(directory) => scene.say(format_args!("logs, objects and events are in {}", directory.display())),
+                Err(error) => scene.say(format_args!("the evidence could not be collected: {error:#}")),
             }
-        } else {
-            scene.say("passed");
         }
         let cleaned = clean(&scene).await;
         outcome.and(cleaned.context("the test passed, but could not be cleaned up"))
     }
+}
+
+/// Whether to keep the evidence of tests that pass, too: to find out where the time goes.
+fn always_collect() -> bool {
+    std::env::var("E2E_EVIDENCE").as_deref() == Ok("always")
 }
 
 async fn clean(scene: &Scene) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The end-to-end tests, on a real Kubernetes. Each file is named after what breaks, and in each probes send all the while, beside an auditor.
 //!
-//! `make cluster image` first, or `CLUSTER=current IMAGE=… STAND_INS_IMAGE=…` for a cluster of one's own; then
+//! `make cluster image` first, or `CLUSTER=current IMAGE=… STAND_INS=…` for a cluster of one's own; then
 //! `cargo test --test e2e`, with a name to run one.
 
 #[path = "../support"]
@@ -39,6 +39,11 @@ fn main() -> std::process::ExitCode {
     use Needs::{AnyCluster, OwnCluster, OwnClusterAlone};
     run(vec![
         test("node_cut_off", OwnClusterAlone, node_cut_off::fails_over),
+        test(
+            "node_cut_off_with_the_leader",
+            OwnClusterAlone,
+            node_cut_off::fails_over_without_its_leader,
+        ),
         test("objectserver_killed", AnyCluster, objectserver_killed::fails_over),
         test(
             "primary_returns_and_every_probe_comes_home",

@@ -1,4 +1,4 @@
-//! What is kept of a test that failed: logs, objects and events, under `target/e2e/<test>/`.
+//! What is kept of a test that failed (of all with `E2E_EVIDENCE=always`): logs, objects and events, under `target/e2e/<test>/`.
 
 use std::{
     fs,
@@ -31,13 +31,20 @@ use super::{cluster::repository, namespace::Namespace};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Writes everything there is to know about a namespace; what cannot be had is said in its place. Returns where it is.
-pub async fn collect(namespace: &Namespace, test: &str, failure: &str, timeline: Option<&str>) -> Result<PathBuf> {
+pub async fn collect(
+    namespace: &Namespace,
+    test: &str,
+    failure: Option<&str>,
+    timeline: Option<&str>,
+) -> Result<PathBuf> {
     let directory = repository().join("target/e2e").join(test);
     if directory.exists() {
         fs::remove_dir_all(&directory)?;
     }
     fs::create_dir_all(&directory)?;
-    fs::write(directory.join("failure.txt"), failure)?;
+    if let Some(failure) = failure {
+        fs::write(directory.join("failure.txt"), failure)?;
+    }
     if let Some(timeline) = timeline {
         fs::write(directory.join("timeline.txt"), timeline)?;
     }

@@ -5,11 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{ResourceExt, api::DeleteParams};
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::{
     cluster::Cluster,
     namespace::{Namespace, is_ready},
+    stage::merge,
     wait::eventually,
 };
 
@@ -27,32 +29,30 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Installs it with two replicas, for its own namespace alone. `values` are further `--set` arguments of Helm.
-    pub async fn install(namespace: &Namespace, values: &[&str]) -> Result<Self> {
+    /// Installs it with two replicas, for its own namespace alone. `values` are put over the chart's.
+    pub async fn install(namespace: &Namespace, values: &Value) -> Result<Self> {
         let image = std::env::var("IMAGE").unwrap_or_else(|_| "proxypair.test/proxypair:dev".to_owned());
         let (repository, tag) = image.rsplit_once(':').context("IMAGE has no tag")?;
+        let mut all = json!({
+            "image": {"repository": repository, "tag": tag},
+            "watchNamespace": namespace.name,
+            "crds": {"install": false},
+            "rbac": {"aggregate": false},
+            "replicas": REPLICAS,
+            "log": "info,proxypair=debug",
+        });
+        merge(&mut all, values);
         let mut helm = namespace.cluster.tool("helm");
         helm.args([
             "install",
             RELEASE,
             "charts/proxypair",
+            "--skip-crds",
             "--namespace",
             &namespace.name,
-            "--skip-crds",
         ]);
-        for value in [
-            &format!("image.repository={repository}"),
-            &format!("image.tag={tag}"),
-            &format!("watchNamespace={}", namespace.name),
-            "crds.install=false",
-            "rbac.aggregate=false",
-            "replicas=2",
-            r"log=info\,proxypair=debug",
-        ]
-        .iter()
-        .chain(values)
-        {
-            helm.args(["--set", value]);
+        for (key, value) in all.as_object().into_iter().flatten() {
+            helm.arg("--set-json").arg(format!("{key}={value}"));
         }
         finish(helm).await.context("failed to install the chart")?;
         let operator = Self::in_namespace(namespace);

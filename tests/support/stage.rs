@@ -60,9 +60,8 @@ impl Scene {
     pub async fn set_with(&self, setting: &Setting) -> Result<Stage<'_>> {
         let namespace = &self.namespace;
         let [server_node, fleet_node] = setting.nodes.map_or([None, None], |node| [Some(node); 2]);
-        let values: Vec<&str> = setting.operator_values.iter().map(String::as_str).collect();
         let (operator, agg_p, agg_b) = tokio::try_join!(
-            Operator::install(namespace, &values),
+            Operator::install(namespace, &setting.operator),
             ObjectServer::start(namespace, "AGG_P", server_node),
             ObjectServer::start(namespace, "AGG_B", server_node),
         )?;
@@ -105,8 +104,8 @@ pub struct Setting {
     pub spec: Value,
     /// The node of the stand-ins.
     pub nodes: Option<&'static str>,
-    /// `--set` arguments for the chart.
-    pub operator_values: Vec<String>,
+    /// Values for the chart, put over those of all tests.
+    pub operator: Value,
     /// The probes.
     pub fleet: FleetOptions,
 }
@@ -224,7 +223,8 @@ impl Drop for Watched<'_> {
     }
 }
 
-fn merge(into: &mut Value, over: &Value) {
+/// Puts `over` over `into`, object by object.
+pub fn merge(into: &mut Value, over: &Value) {
     match (into, over) {
         (Value::Object(into), Value::Object(over)) => {
             for (key, value) in over {

@@ -21,7 +21,7 @@ const API_DEADLINE: Duration = Duration::from_secs(20);
 
 /// The image that holds the stand-ins; `make image` makes it.
 fn image() -> String {
-    std::env::var("STAND_INS_IMAGE").unwrap_or_else(|_| "proxypair.test/stand-ins:dev".to_owned())
+    std::env::var("STAND_INS").unwrap_or_else(|_| "proxypair.test/stand-ins:dev".to_owned())
 }
 
 /// Asks the API of a pod.
