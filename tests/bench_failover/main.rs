@@ -8,11 +8,13 @@
     reason = "the library of the end-to-end tests, of which this needs a part"
 )]
 mod support {
+    pub mod auditor;
     pub mod cluster;
     pub mod namespace;
     pub mod operator;
     pub mod outage;
     pub mod pair;
+    pub mod stage;
     pub mod stand_ins;
     pub mod wait;
 }
@@ -83,12 +85,14 @@ async fn processes(cluster: &Cluster, runs: usize) -> Result<Vec<Row>> {
             title: fault.title(),
             target,
             runs: made.away,
+            failed: made.failed,
         });
     }
     rows.push(Row {
         title: "failback",
         target: SWIFT,
         runs: home,
+        failed: Vec::new(),
     });
     stage.strike().await?;
     Ok(rows)
@@ -103,6 +107,7 @@ async fn nodes(cluster: &Cluster, runs: usize) -> Result<(Row, Option<Duration>)
         title: Fault::NodeCut.title(),
         target: Target::Max(5_000.0),
         runs: made.away,
+        failed: made.failed,
     };
     println!("  a lost node with stock Kubernetes, about a minute ...");
     let stock = match stock::lost_node(&stage).await {

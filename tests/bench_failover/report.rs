@@ -33,6 +33,8 @@ pub struct Row {
     pub target: Target,
     /// What was measured.
     pub runs: Vec<Run>,
+    /// Runs of which nothing was measured, and why.
+    pub failed: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -53,6 +55,7 @@ struct RowInFile<'a> {
     undisturbed_outage_ms: Option<Distribution>,
     median_steps_ms: [Option<f64>; 8],
     runs: &'a [Run],
+    failed: &'a [String],
 }
 
 impl Row {
@@ -167,6 +170,14 @@ pub fn print(rows: &[Row], stock: Option<Duration>, network_timeout: Duration) {
 
     println!("\nTo reach\n");
     for row in rows {
+        if !row.failed.is_empty() {
+            println!(
+                "  {:<22}{} runs FAILED, such as: {}",
+                row.title,
+                row.failed.len(),
+                row.failed[0]
+            );
+        }
         if let Some(verdict) = row.verdict() {
             println!("  {:<22}{verdict}", row.title);
         }
@@ -207,6 +218,7 @@ pub fn write(rows: &[Row], stock: Option<Duration>, load: [String; 2]) -> Result
                 undisturbed_outage_ms: row.undisturbed(),
                 median_steps_ms: row.median_steps(),
                 runs: &row.runs,
+                failed: &row.failed,
             })
             .collect(),
     };

@@ -19,13 +19,13 @@ use crate::{
     stage::Stage,
     steps::{Steps, Switched},
     support::{
-        cluster::Fault as Undo,
+        cluster::{self, Fault as Undo},
         outage::{Gap, Micros, Reading, now},
     },
 };
 
 /// How long anything that is waited for may take.
-const SOON: Duration = Duration::from_secs(90);
+const SOON: Duration = Duration::from_secs(40);
 
 /// What is done to the primary side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +82,8 @@ pub struct Runs {
     pub away: Vec<Run>,
     /// After it was mended.
     pub home: Vec<Run>,
+    /// Why there is nothing of the others.
+    pub failed: Vec<String>,
 }
 
 /// Makes so many runs. What was measured until one fails is kept.
@@ -105,7 +107,11 @@ pub async fn series(stage: &Stage, quiet: &Quiet, fault: Fault, runs: usize) -> 
             }
             Err(error) => {
                 println!("\n  {}: run {number} failed: {error:#}", fault.title());
-                break;
+                made.failed.push(format!("{error:#}"));
+                if let Err(error) = stage.until_home(SOON).await {
+                    println!("  the pair does not come home, so that is the end of it: {error:#}");
+                    break;
+                }
             }
         }
     }
@@ -173,7 +179,8 @@ async fn break_it(stage: &Stage, fault: Fault) -> Result<(Micros, Option<Undo>)>
         }
         Fault::ProxyKilled => {
             let pod = stage.pair.pod(Side::Primary).await?.name_any();
-            let pids = namespace.cluster.pids(&namespace.name, &pod).await?;
+            let pids = cluster::run(&["pod-pids", &namespace.name, &pod]).await?;
+            let pids: Vec<i32> = pids.lines().map(str::parse).collect::<Result<_, _>>()?;
             let at = now();
             for pid in pids {
                 kill(Pid::from_raw(pid), Signal::SIGKILL)?;

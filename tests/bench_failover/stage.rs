@@ -55,10 +55,9 @@ impl Stage {
         define(cluster).await?;
         let namespace = fresh_namespace(cluster, name).await?;
         let safe = nodes.then_some(SAFE);
-        let on_safe = format!(r"nodeSelector.kubernetes\.io/hostname={SAFE}");
-        let mut values = vec!["log=info"];
+        let mut values = json!({"log": "info"});
         if nodes {
-            values.push(&on_safe);
+            values["nodeSelector"] = json!({"kubernetes.io/hostname": SAFE});
         }
         let (operator, agg_p, agg_b) = tokio::try_join!(
             Operator::install(&namespace, &values),

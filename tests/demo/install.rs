@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Namespace as NamespaceObject;
 use kube::{Api, api::DeleteParams};
+use serde_json::json;
 
 use crate::support::{cluster::Cluster, namespace::Namespace, operator::Operator, wait::eventually};
 
@@ -16,17 +17,6 @@ pub const RELEASE: &str = "proxypair";
 pub const NAMESPACE: &str = "netcool";
 /// How long the operator may take to run.
 const START: Duration = Duration::from_secs(90);
-
-/// The images to use, once it is known that there are any.
-pub fn check_images() -> Result<()> {
-    for name in ["IMAGE", "STAND_INS_IMAGE"] {
-        ensure!(
-            Cluster::is_own() || std::env::var(name).is_ok(),
-            "CLUSTER=current needs IMAGE and STAND_INS_IMAGE: where the cluster can pull the two images that `make image` builds; {name} is not set"
-        );
-    }
-    Ok(())
-}
 
 /// Takes away what a former demo left, and makes the namespace anew.
 pub async fn fresh_namespace(cluster: &Cluster) -> Result<Namespace> {
@@ -59,22 +49,21 @@ pub async fn operator(namespace: &Namespace) -> Result<Operator> {
     let object = Api::<NamespaceObject>::all(namespace.cluster.client.clone())
         .get(&namespace.name)
         .await?;
-    let uid = object.metadata.uid.unwrap_or_default();
     let mut helm = namespace.cluster.tool("helm");
     helm.args(["upgrade", "--install", RELEASE, "charts/proxypair"]);
     helm.args(["--namespace", SYSTEM, "--create-namespace"]);
     helm.args(["--take-ownership", "--force-conflicts", "--wait"]);
-    for value in [
-        format!("image.repository={repository}"),
-        format!("image.tag={tag}"),
+    let values = json!({
+        "image": {"repository": repository, "tag": tag},
         // Other operators may run in the same cluster, each for a namespace of its own.
-        format!("watchNamespace={}", namespace.name),
-        "rbac.aggregate=false".to_owned(),
-        "replicas=2".to_owned(),
+        "watchNamespace": namespace.name,
+        "rbac": {"aggregate": false},
+        "replicas": 2,
         // New pods for a new namespace, as the old ones may run an image that was replaced under its name.
-        format!(r"podAnnotations.proxypair\.dev/demo={uid}"),
-    ] {
-        helm.args(["--set", &value]);
+        "podAnnotations": {"proxypair.dev/demo": object.metadata.uid},
+    });
+    for (key, value) in values.as_object().into_iter().flatten() {
+        helm.arg("--set-json").arg(format!("{key}={value}"));
     }
     let output = tokio::time::timeout(START, helm.output())
         .await

@@ -15,6 +15,7 @@ mod support {
     pub mod operator;
     pub mod outage;
     pub mod pair;
+    pub mod stage;
     pub mod stand_ins;
     pub mod wait;
 }
@@ -81,7 +82,6 @@ async fn run() -> Result<Vec<String>> {
     if file.exists() {
         fs::remove_file(&file)?;
     }
-    install::check_images()?;
     let cluster = Cluster::connect().await?;
     let live = Live::start();
     let outcome = play(&cluster, &live).await;

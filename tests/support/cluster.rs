@@ -82,14 +82,6 @@ impl Cluster {
         run(&["pod-signal", namespace, pod, signal]).await.map(drop)
     }
 
-    /// The processes of a pod's containers.
-    pub async fn pids(&self, namespace: &str, pod: &str) -> Result<Vec<i32>> {
-        let pids = run(&["pod-pids", namespace, pod]).await?;
-        pids.lines()
-            .map(|pid| pid.parse().with_context(|| format!("not a pid: {pid}")))
-            .collect()
-    }
-
     /// Cuts a node off, until the guard is dropped.
     pub async fn cut_node(&self, node: &str) -> Result<Fault> {
         Fault::make(&["node-cut", node], &["node-restore", node]).await
@@ -127,7 +119,8 @@ async fn ask(what: &str) -> Result<String> {
     Ok(run(&[what]).await?.trim().to_owned())
 }
 
-async fn run(arguments: &[&str]) -> Result<String> {
+/// Runs a command of `tests/cluster/cluster` and gives what it prints.
+pub async fn run(arguments: &[&str]) -> Result<String> {
     let output = Command::new(program())
         .args(arguments)
         .stdin(Stdio::null())
