@@ -101,6 +101,11 @@ impl Row {
 
     fn what_took_the_time(&self) -> Option<String> {
         let slowest = self.runs.iter().max_by(|a, b| a.outage_ms.total_cmp(&b.outage_ms))?;
+        if !slowest.steps.answers_a_fault() {
+            return Some(
+                "all of it passes between the end of a probe's session and its next acknowledgement".to_owned(),
+            );
+        }
         let (step, took) = slowest.steps.longest()?;
         let usual = self.median_steps()[step].unwrap_or_default();
         let disturbed = if slowest.undisturbed {

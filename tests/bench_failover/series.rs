@@ -20,7 +20,7 @@ use crate::{
     steps::{Steps, Switched},
     support::{
         cluster::{self, Fault as Undo},
-        outage::{Gap, Micros, Reading, now},
+        outage::{Micros, Reading, now},
     },
 };
 
@@ -145,7 +145,7 @@ async fn run(stage: &Stage, quiet: &Quiet, fault: Fault, number: usize) -> Resul
         undisturbed: calm && quiet.disturbances(at, worst.end_us) == 0,
     };
 
-    let calm = quiet.wait().await;
+    // Some mend themselves, and may come home soon.
     let mended_at = now();
     stage.fleet.mark(&name("home")).await?;
     mend(stage, fault, undo).await?;
@@ -159,13 +159,9 @@ async fn run(stage: &Stage, quiet: &Quiet, fault: Fault, number: usize) -> Resul
         outage_ms: worst.millis(),
         steps: Steps::of_operator(&switched),
         cause: None,
-        undisturbed: calm && undisturbed(quiet, worst),
+        undisturbed: quiet.disturbances(worst.begin_us, worst.end_us) == 0,
     };
     Ok((away, home))
-}
-
-fn undisturbed(quiet: &Quiet, gap: &Gap) -> bool {
-    quiet.disturbances(gap.begin_us, gap.end_us) == 0
 }
 
 /// Does it, and says when it was done and what undoes it.

@@ -65,6 +65,8 @@ impl Stage {
             ObjectServer::start(&namespace, "AGG_B", safe),
         )?;
         let mut manifest = pair::manifest("proxy-v", &agg_p, &agg_b);
+        // Time to look at the probes while they are away.
+        manifest["spec"]["failback"]["stableFor"] = json!("4s");
         if nodes {
             for (side, node) in [("primary", CUT), ("backup", OTHER)] {
                 manifest["spec"][side]["proxy"] = json!({"nodeSelector": {"kubernetes.io/hostname": node}});

@@ -104,6 +104,11 @@ impl Steps {
         ])
     }
 
+    /// Whether there was a fault, so that all of the outage is in these steps.
+    pub fn answers_a_fault(&self) -> bool {
+        self.0[0].is_some()
+    }
+
     /// The longest step, with its time.
     pub fn longest(&self) -> Option<(usize, f64)> {
         let known = self.0.iter().enumerate().filter_map(|(step, ms)| Some((step, (*ms)?)));
