@@ -119,7 +119,8 @@ async fn ask(what: &str) -> Result<String> {
     Ok(run(&[what]).await?.trim().to_owned())
 }
 
-async fn run(arguments: &[&str]) -> Result<String> {
+/// Runs a command of `tests/cluster/cluster` and gives what it prints.
+pub async fn run(arguments: &[&str]) -> Result<String> {
     let output = Command::new(program())
         .args(arguments)
         .stdin(Stdio::null())

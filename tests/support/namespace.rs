@@ -37,6 +37,11 @@ impl Namespace {
     pub async fn create(cluster: &Cluster, test: &str) -> Result<Self> {
         let word: String = test.replace('_', "-").chars().take(40).collect();
         let name = format!("e2e-{}-{}", word.trim_end_matches('-'), random_suffix());
+        Self::create_named(cluster, &name).await
+    }
+
+    /// Makes one of this name.
+    pub async fn create_named(cluster: &Cluster, name: &str) -> Result<Self> {
         let object = json!({
             "apiVersion": "v1",
             "kind": "Namespace",
@@ -50,7 +55,7 @@ impl Namespace {
             .await?;
         let namespace = Self {
             cluster: cluster.clone(),
-            name,
+            name: name.to_owned(),
         };
         let accounts = namespace.api::<ServiceAccount>();
         eventually(

@@ -55,11 +55,16 @@ impl Operator {
             helm.arg("--set-json").arg(format!("{key}={value}"));
         }
         finish(helm).await.context("failed to install the chart")?;
-        let operator = Self {
-            namespace: namespace.clone(),
-        };
+        let operator = Self::in_namespace(namespace);
         operator.until_complete(Duration::from_secs(60)).await?;
         Ok(operator)
+    }
+
+    /// The one that is installed in a namespace already.
+    pub fn in_namespace(namespace: &Namespace) -> Self {
+        Self {
+            namespace: namespace.clone(),
+        }
     }
 
     /// Removes what stands outside of its namespace too.

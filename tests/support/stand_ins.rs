@@ -40,7 +40,8 @@ async fn ask<T: DeserializeOwned>(namespace: &Namespace, pod: &str, method: &str
         .with_context(|| format!("{pod}: {method} {path}"))
 }
 
-fn pod(name: &str, labels: Value, node: Option<&str>, container: Value) -> Value {
+/// A pod of the stand-ins' image, with a volume `data`.
+pub fn pod(name: &str, labels: Value, node: Option<&str>, container: Value) -> Value {
     let mut container = container;
     container["image"] = json!(image());
     container["imagePullPolicy"] = json!("IfNotPresent");
@@ -175,7 +176,8 @@ impl ObjectServer {
         ask(&self.namespace, &self.pod, "GET", path).await
     }
 
-    async fn agent(&self, method: &str, path: &str) -> Result<Value> {
+    /// Asks its agent.
+    pub async fn agent(&self, method: &str, path: &str) -> Result<Value> {
         ask(&self.namespace, &self.pod, method, path).await
     }
 }
@@ -201,6 +203,8 @@ pub struct FleetOptions {
     pub network_timeout: Duration,
     /// How long connecting may take, and how long the login after it.
     pub connect_timeout: Duration,
+    /// Pause after a failed attempt to connect.
+    pub reconnect_delay: Duration,
     /// Where they run.
     pub node: Option<String>,
 }
@@ -212,6 +216,7 @@ impl Default for FleetOptions {
             rate: 20,
             network_timeout: Duration::ZERO,
             connect_timeout: Duration::from_secs(2),
+            reconnect_delay: Duration::from_millis(20),
             node: None,
         }
     }
@@ -265,6 +270,7 @@ impl Fleet {
             rate,
             network_timeout,
             connect_timeout,
+            reconnect_delay,
             node,
         } = options;
         let container = json!({
@@ -277,7 +283,7 @@ impl Fleet {
                 format!("--rate={rate}"),
                 format!("--network-timeout={}ms", network_timeout.as_millis()),
                 format!("--connect-timeout={}ms", connect_timeout.as_millis()),
-                "--reconnect-delay=20ms",
+                format!("--reconnect-delay={}ms", reconnect_delay.as_millis()),
                 format!("--listen=0.0.0.0:{API_PORT}"),
             ],
         });
@@ -294,12 +300,17 @@ impl Fleet {
 
     /// What has happened until now.
     pub async fn report(&self) -> Result<Report> {
-        ask(&self.namespace, &self.name, "GET", "report").await
+        self.request("GET", "report").await
+    }
+
+    /// Asks the probes' API.
+    pub async fn request<T: DeserializeOwned>(&self, method: &str, path: &str) -> Result<T> {
+        ask(&self.namespace, &self.name, method, path).await
     }
 
     /// Begins a window of the report.
     pub async fn mark(&self, window: &str) -> Result<()> {
-        ask::<Value>(&self.namespace, &self.name, "POST", &format!("mark?name={window}"))
+        self.request::<Value>("POST", &format!("mark?name={window}"))
             .await
             .map(drop)
     }

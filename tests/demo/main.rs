@@ -1,0 +1,315 @@
+//! `make demo`: a pair that fails over and comes home, before the eyes of whoever typed it.
+//!
+//! Two ObjectServers, a ProxyPair, and probes that send. AGG_P is killed and comes back. What the table in the end says is taken from the
+//! probes' reports and the ObjectServers' own tables, nothing from the operator.
+
+#[path = "../support"]
+#[allow(
+    dead_code,
+    reason = "the library of the end-to-end tests, of which this needs a part"
+)]
+mod support {
+    pub mod auditor;
+    pub mod cluster;
+    pub mod namespace;
+    pub mod operator;
+    pub mod outage;
+    pub mod pair;
+    pub mod stage;
+    pub mod stand_ins;
+    pub mod wait;
+}
+
+mod books;
+mod install;
+mod live;
+mod table;
+
+use std::{collections::BTreeSet, fs, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use proxypair::api::Side;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use books::{Held, Report};
+use install::NAMESPACE;
+use live::{Live, Who};
+use support::{
+    auditor::Auditor,
+    cluster::{Cluster, repository},
+    outage::{Reading, now},
+    pair::{self, Pair},
+    stand_ins::{Fleet, FleetOptions, ObjectServer},
+    wait::eventually,
+};
+use table::Results;
+
+/// How many probes send.
+const PROBES: u64 = 50;
+/// Events per second of each.
+const RATE: u64 = 20;
+/// How long one thing may take that is waited for; far more than it takes when it works.
+const SOON: Duration = Duration::from_secs(45);
+/// How long everything is left as it is, so that it can be watched.
+const WATCH: Duration = Duration::from_secs(4);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(broken) if broken.is_empty() => ExitCode::SUCCESS,
+        Ok(broken) => {
+            for promise in broken {
+                eprintln!("demo: not as promised: {promise}");
+            }
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("\ndemo: failed: {error:#}");
+            eprintln!(
+                "demo: namespaces {NAMESPACE} and {} are left as they are",
+                install::SYSTEM
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the demo, and gives the promises that were broken.
+async fn run() -> Result<Vec<String>> {
+    let began = Instant::now();
+    let file = repository().join("target/demo/report.json");
+    if file.exists() {
+        fs::remove_file(&file)?;
+    }
+    let cluster = Cluster::connect().await?;
+    let live = Live::start();
+    let outcome = play(&cluster, &live).await;
+    live.finish().await;
+    let (report, results, broken) = outcome?;
+
+    fs::create_dir_all(repository().join("target/demo"))?;
+    fs::write(&file, serde_json::to_string_pretty(&report)? + "\n")?;
+    table::print(&report, &results);
+    println!(
+        "  All of it is in target/demo/report.json. It took {} s.",
+        began.elapsed().as_secs()
+    );
+    table::say_how_to_look()?;
+    Ok(broken)
+}
+
+async fn play(cluster: &Cluster, live: &Live) -> Result<(Report, Results, Vec<String>)> {
+    let stage = Stage::set(cluster, live).await?;
+    let failover_ms = stage.fail_over(live).await?;
+    let duplicated = stage.duplicated().await?;
+    let failback_ms = stage.fail_back(live).await?;
+    stage.judge(live, [failover_ms, failback_ms], &duplicated).await
+}
+
+struct Stage {
+    agg_p: ObjectServer,
+    agg_b: ObjectServer,
+    pair: Pair,
+    fleet: Fleet,
+    auditor: Auditor,
+}
+
+impl Stage {
+    /// Operator, ObjectServers, pair and probes, from nothing.
+    async fn set(cluster: &Cluster, live: &Live) -> Result<Self> {
+        live.title("Setting the stage").await;
+        let namespace = install::fresh_namespace(cluster).await?;
+        live.say(Who::You, format!("namespace {NAMESPACE} is made"));
+        let operator = async {
+            let operator = install::operator(&namespace).await?;
+            let leader = operator.leader().await?.pod;
+            live.say(Who::Cluster, format!("the operator runs: two replicas, {leader} leads"));
+            anyhow::Ok(())
+        };
+        let server = async |name| {
+            let server = ObjectServer::start(&namespace, name, None).await?;
+            live.say(Who::Cluster, format!("ObjectServer {name} runs"));
+            anyhow::Ok(server)
+        };
+        let ((), agg_p, agg_b) = tokio::try_join!(operator, server("AGG_P"), server("AGG_B"))?;
+        let auditor = Auditor::start(&namespace, "proxy-v").await?;
+        let pair = Pair::apply(&namespace, manifest(&agg_p, &agg_b)).await?;
+        live.say(Who::You, "ProxyPair proxy-v is applied");
+        live.watch_routing(&namespace, &pair);
+        pair.until_protected(SOON).await?;
+        let options = FleetOptions {
+            probes: PROBES,
+            rate: RATE,
+            ..FleetOptions::default()
+        };
+        let fleet = Fleet::start(&namespace, "load", &format!("{}:{}", pair.name, pair::PORT), &options).await?;
+        fleet.until_all_on("AGG_P", SOON).await?;
+        live.say(
+            Who::Probes,
+            format!("{PROBES} on AGG_P, each sends {RATE} events a second"),
+        );
+        live.watch_probes(&fleet);
+        sleep(WATCH).await;
+        Ok(Self {
+            agg_p,
+            agg_b,
+            pair,
+            fleet,
+            auditor,
+        })
+    }
+
+    /// Kills AGG_P, and waits until every probe is on the backup. Gives the outage.
+    async fn fail_over(&self, live: &Live) -> Result<f64> {
+        live.title("The primary ObjectServer is lost").await;
+        self.fleet.mark("failover").await?;
+        let at = now();
+        self.agg_p.kill().await?;
+        live.say_zero(at, Who::You, "AGG_P is killed (SIGKILL)");
+        self.fleet
+            .until_all_on("AGG_B", SOON)
+            .await
+            .context("there was no failover")?;
+        self.pair.until_serving(Side::Backup, SOON).await?;
+        let outage = self.outage("failover").await?;
+        live.say(
+            Who::Probes,
+            format!("the longest time that any was without an acknowledgement: {outage:.0} ms"),
+        );
+        sleep(WATCH).await;
+        Ok(outage)
+    }
+
+    /// Brings AGG_P back, and waits until nobody is left on the backup. Gives the outage.
+    async fn fail_back(&self, live: &Live) -> Result<f64> {
+        live.title("The primary ObjectServer is back").await;
+        self.fleet.mark("failback").await?;
+        let at = now();
+        self.agg_p.restart().await?;
+        live.say_zero(at, Who::You, "AGG_P is started");
+        self.fleet
+            .until_all_on("AGG_P", SOON)
+            .await
+            .context("there was no failback")?;
+        self.pair.until_protected(SOON).await?;
+        let outage = self.outage("failback").await?;
+        live.say(
+            Who::Probes,
+            format!("the longest time that any was without an acknowledgement: {outage:.0} ms"),
+        );
+        sleep(WATCH / 2).await;
+        Ok(outage)
+    }
+
+    async fn outage(&self, window: &str) -> Result<f64> {
+        Ok(Reading::of(&self.fleet).await?.window(window)?.worst()?.millis())
+    }
+
+    async fn duplicated(&self) -> Result<BTreeSet<String>> {
+        let held = Held::by(&[&self.agg_p, &self.agg_b]).await?;
+        Ok(held.duplicated().into_iter().map(str::to_owned).collect())
+    }
+
+    /// Lets the probes rest until all that they sent is acknowledged, and closes the books; then they go on.
+    async fn judge(
+        self,
+        live: &Live,
+        outages: [f64; 2],
+        before_failback: &BTreeSet<String>,
+    ) -> Result<(Report, Results, Vec<String>)> {
+        live.title("Closing the books").await;
+        self.fleet.request::<Value>("POST", "pause").await?;
+        let reading = eventually(SOON, "all that was sent is acknowledged", async || {
+            let reading = Reading::of(&self.fleet).await?;
+            ensure!(reading.totals.kept == 0, "{} events are not", reading.totals.kept);
+            Ok(reading)
+        })
+        .await?;
+        live.say(
+            Who::Probes,
+            format!("rest; all {} events are acknowledged", reading.totals.acknowledged),
+        );
+        let held = Held::by(&[&self.agg_p, &self.agg_b]).await?;
+        let left = self.until_home().await?;
+        let lost = held.lost(&self.fleet, &reading);
+        let duplicated = held.duplicated();
+        let report = Report {
+            failover_outage_ms: outages[0],
+            failback_outage_ms: outages[1],
+            events_sent: reading.totals.sent,
+            events_lost: lost.len() as u64,
+            events_duplicated: duplicated.len() as u64,
+            sessions_left_on_backup: left,
+        };
+        let by_failback = duplicated
+            .iter()
+            .filter(|event| !before_failback.contains(**event))
+            .count();
+        let results = Results {
+            resent: reading.totals.resent,
+            by_server: held.by_server.clone(),
+            by_failback,
+            probes: PROBES,
+            rate: RATE,
+        };
+        let routing = self.auditor.finish_watching().await;
+        self.fleet.request::<Value>("POST", "resume").await?;
+        live.say(Who::Probes, "send again");
+
+        let mut broken = Vec::new();
+        let mut promise = |kept: bool, what: String| {
+            if !kept {
+                broken.push(what);
+            }
+        };
+        let sample: Vec<_> = lost.iter().take(5).collect();
+        promise(
+            lost.is_empty(),
+            format!("{} events are lost, such as {sample:?}", lost.len()),
+        );
+        promise(
+            reading.totals.sent == reading.totals.acknowledged,
+            format!(
+                "{} of {} events acknowledged",
+                reading.totals.acknowledged, reading.totals.sent
+            ),
+        );
+        promise(left == 0, format!("{left} sessions are left on the backup"));
+        promise(
+            by_failback == 0,
+            format!("the failback sent {by_failback} events twice"),
+        );
+        promise(
+            report.events_duplicated <= reading.totals.resent,
+            format!(
+                "{} events came more than once, though the probes sent only {} again",
+                report.events_duplicated, reading.totals.resent
+            ),
+        );
+        if let Err(error) = routing {
+            promise(false, format!("{error:#}"));
+        }
+        Ok((report, results, broken))
+    }
+
+    /// Waits until AGG_B has no session, and gives how many it has in the end.
+    async fn until_home(&self) -> Result<u64> {
+        let none_left = eventually(SOON, "nobody is left on the backup", async || {
+            let left = self.agg_b.sessions().await?;
+            ensure!(left == 0, "{left} sessions");
+            Ok(())
+        });
+        // The count is what is judged.
+        let _ = none_left.await;
+        self.agg_b.sessions().await
+    }
+}
+
+/// The pair: refusal is believed at once, the primary must have been well for 10 s before it serves again.
+fn manifest(agg_p: &ObjectServer, agg_b: &ObjectServer) -> Value {
+    let mut manifest = pair::manifest("proxy-v", agg_p, agg_b);
+    manifest["spec"]["healthCheck"] = json!({"unreachableAfter": "0s", "healthyAfter": "2s"});
+    manifest["spec"]["failback"] = json!({"stableFor": "10s"});
+    manifest
+}
