@@ -144,7 +144,10 @@ async fn settle_and_read<S: AsyncRead + Unpin>(mut stream: S, trouble: &mut Trou
             Ok(_) => {}
         }
     }
-    trouble.lost(Instant::now());
+    // Said at once: whoever weighs another eye's word need not wait for the second attempt.
+    let since = Instant::now();
+    trouble.lost(since);
+    trouble.say(Link::Silent { since }).await;
     Ok(())
 }
 
