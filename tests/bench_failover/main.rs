@@ -10,6 +10,7 @@
 mod support {
     pub mod auditor;
     pub mod cluster;
+    pub mod evidence;
     pub mod namespace;
     pub mod operator;
     pub mod outage;

@@ -20,6 +20,7 @@ use crate::{
     steps::{Steps, Switched},
     support::{
         cluster::{self, Fault as Undo},
+        evidence,
         outage::{Micros, Reading, now},
     },
 };
@@ -108,6 +109,13 @@ pub async fn series(stage: &Stage, quiet: &Quiet, fault: Fault, runs: usize) -> 
             Err(error) => {
                 println!("\n  {}: run {number} failed: {error:#}", fault.title());
                 made.failed.push(format!("{error:#}"));
+                let name = format!("bench-{}-{number}", fault.title().replace(' ', "-"));
+                match evidence::collect(&stage.namespace, &name, Some(&format!("{error:?}\n")), None).await {
+                    Ok(directory) => println!("  logs, objects and events are in {}", directory.display()),
+                    Err(error) => println!("  the evidence could not be collected: {error:#}"),
+                }
+                // What failed may have failed before the ObjectServer was started again.
+                let _ = stage.agg_p.restart().await;
                 if let Err(error) = stage.until_home(SOON).await {
                     println!("  the pair does not come home, so that is the end of it: {error:#}");
                     break;
