@@ -21,7 +21,7 @@ fmt:
 
 lint:
 	@cargo clippy --quiet --locked --all-targets -- -D warnings
-	@cargo clippy --quiet --locked --test e2e -- -D warnings # not among --all-targets, as plain `cargo test` leaves it alone
+	@cargo clippy --quiet --locked --test e2e --test demo --test bench_failover -- -D warnings # not among --all-targets: plain `cargo test` leaves them alone
 	@shellcheck --external-sources tests/cluster/cluster tests/cluster/image tests/cluster/lib/*.sh .ci/run
 
 unit: # everything that `cargo test` runs by itself: unit, property and protocol tests, the gate on loopback, the chart, the arrows

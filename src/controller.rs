@@ -7,6 +7,7 @@ mod apply;
 mod context;
 pub mod keys;
 mod reconcile;
+mod registry;
 mod steward;
 mod watches;
 
@@ -15,14 +16,14 @@ use std::{sync::Arc, time::Duration};
 use futures::StreamExt;
 use kube::{
     Api, Client,
-    core::DeserializeGuard,
     runtime::{Controller, reflector::ObjectRef, watcher},
 };
 use tokio::sync::watch;
 
 pub use context::{Context, Settings};
 
-use crate::{api::ProxyPair, leader::Standing, metrics::Metrics};
+use self::{registry::Registry, watches::GuardedPair};
+use crate::{leader::Standing, metrics::Metrics};
 
 /// Runs the controller until `stop` resolves. Needs leadership: every write checks the claim in `standing`.
 pub async fn run(
@@ -33,10 +34,10 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) {
     let (context, nudges, caches) = Context::new(client.clone(), settings, metrics, standing);
-    let api: Api<DeserializeGuard<ProxyPair>> = context.api();
+    let api: Api<GuardedPair> = context.api();
     let caches = tokio::spawn(caches);
     let controller = Controller::new(api, watcher::Config::default());
-    context.pairs_are_in(controller.store());
+    let registry = Arc::new(Registry::new(Arc::clone(&context)));
     let running = async {
         context.caches_are_ready().await;
         let mut outcomes = Box::pin(
@@ -47,14 +48,14 @@ pub async fn run(
                         .concurrency(16),
                 )
                 .reconcile_on(nudges)
-                .run(reconcile::reconcile, reconcile::on_error, Arc::clone(&context)),
+                .run(reconcile::reconcile, reconcile::on_error, Arc::clone(&registry)),
         );
         while let Some(outcome) = outcomes.next().await {
             match outcome {
                 Ok((object, _)) => tracing::debug!(pair = %object, "reconciled"),
                 Err(kube::runtime::controller::Error::ObjectNotFound(object)) => {
                     let namespace = object.namespace.unwrap_or_default();
-                    context.forget(&ObjectRef::new(&object.name).within(&namespace));
+                    registry.forget(&ObjectRef::new(&object.name).within(&namespace));
                 }
                 Err(error) => tracing::debug!(%error, "reconciliation failed"),
             }

@@ -45,7 +45,7 @@ fn sources(module: &str) -> Vec<PathBuf> {
             let path = entry.path();
             if path.is_dir() {
                 below(&path, found);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
                 found.push(path);
             }
         }

@@ -1,13 +1,11 @@
-//! What reconciler and stewards share: client, caches, settings, and who looks after which pair.
+//! What reconciler and stewards share: client, caches and settings.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::{Stream, future::BoxFuture};
-use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -19,7 +17,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource,
-    core::{DeserializeGuard, PartialObjectMeta},
+    core::PartialObjectMeta,
     runtime::{
         events::{Recorder, Reporter},
         reflector::{ObjectRef, Store},
@@ -29,11 +27,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     apply::ApplyError,
-    steward::Steward,
-    watches::{self, Changes},
+    watches::{self, Changes, GuardedPair},
 };
 use crate::{
-    api::ProxyPair,
     domain::children::GateImage,
     leader::{Claim, Standing},
     metrics::Metrics,
@@ -52,9 +48,6 @@ pub struct Settings {
     pub certificate_lifetime: Duration,
 }
 
-/// The guarded type keeps one malformed ProxyPair from stopping the watch for all.
-pub type GuardedPair = DeserializeGuard<ProxyPair>;
-
 /// What reconciler and stewards share.
 pub struct Context {
     /// Talks to the API server.
@@ -69,27 +62,11 @@ pub struct Context {
     pub pods: Store<Pod>,
     /// EndpointSlices of the Services that the operator made.
     pub slices: Store<EndpointSlice>,
-    /// Deployments of all sides, without their content.
+    /// The children, without their content.
     pub children: Children,
     /// Something has changed in `slices` or `pods`.
     pub changes: Changes,
     standing: watch::Receiver<Standing>,
-    pairs: OnceLock<Store<GuardedPair>>,
-    stewards: Mutex<HashMap<ObjectRef<GuardedPair>, Steward>>,
-    applied: Mutex<HashMap<ObjectRef<GuardedPair>, Applied>>,
-}
-
-/// What the last reconciliation of a pair left behind. While nothing differs from it there is nothing to apply.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Applied {
-    /// `metadata.uid` of the ProxyPair.
-    pub uid: String,
-    /// `metadata.generation` of the ProxyPair.
-    pub generation: i64,
-    /// When the keys are to be renewed.
-    pub renew_at: Timestamp,
-    /// `metadata.resourceVersion` of each child, by kind and name.
-    pub versions: BTreeMap<(String, String), String>,
 }
 
 /// What is cached of the children: enough to see that one was changed or deleted.
@@ -103,7 +80,7 @@ pub struct Children {
 
 impl Children {
     /// The cached `metadata.resourceVersion` of a child.
-    fn version(&self, kind: &str, namespace: &str, name: &str) -> Option<String> {
+    pub fn version(&self, kind: &str, namespace: &str, name: &str) -> Option<String> {
         fn of<K>(store: &Store<PartialObjectMeta<K>>, kind: &str, namespace: &str, name: &str) -> Option<String>
         where
             K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + 'static,
@@ -180,9 +157,6 @@ impl Context {
             },
             changes,
             standing,
-            pairs: OnceLock::new(),
-            stewards: Mutex::default(),
-            applied: Mutex::default(),
         };
         let nudges = futures::stream::poll_fn(move |context| nudged.poll_recv(context));
         let tasks: BoxFuture<'static, ()> = Box::pin(async move {
@@ -197,12 +171,6 @@ impl Context {
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {
         watches::api(&self.client, self.settings.namespace.as_deref())
-    }
-
-    /// Tells where the ProxyPairs are cached.
-    pub fn pairs_are_in(&self, store: Store<GuardedPair>) {
-        // A second call would name the same store.
-        let _ = self.pairs.set(store);
     }
 
     /// Waits until what stands in the caches is what stands in the API server: decisions on less would be decisions on nothing.
@@ -231,45 +199,5 @@ impl Context {
             .borrow()
             .claim(Instant::now())
             .ok_or(ApplyError::NotLeading)
-    }
-
-    /// Runs `act` on the stewards of all pairs.
-    pub fn with_stewards<T>(&self, act: impl FnOnce(&mut HashMap<ObjectRef<GuardedPair>, Steward>) -> T) -> T {
-        act(&mut self.stewards.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// What the last reconciliation left behind, if everything still is as it left it.
-    pub fn still_applied(&self, key: &ObjectRef<GuardedPair>, uid: &str, generation: i64) -> Option<Applied> {
-        let applied = self.applied().get(key).cloned()?;
-        let namespace = key.namespace.as_deref().unwrap_or_default();
-        let same = applied.uid == uid
-            && applied.generation == generation
-            && applied.renew_at > Timestamp::now()
-            && applied.versions.iter().all(|((kind, name), version)| {
-                self.children.version(kind, namespace, name).as_deref() == Some(version)
-            });
-        same.then_some(applied)
-    }
-
-    /// Remembers what a reconciliation left behind; `None` when the next one has to look for itself.
-    pub fn remember(&self, key: ObjectRef<GuardedPair>, applied: Option<Applied>) {
-        match applied {
-            Some(applied) => self.applied().insert(key, applied),
-            None => self.applied().remove(&key),
-        };
-    }
-
-    fn applied(&self) -> MutexGuard<'_, HashMap<ObjectRef<GuardedPair>, Applied>> {
-        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends what was done for a pair that is gone.
-    pub fn forget(&self, pair: &ObjectRef<GuardedPair>) {
-        self.remember(pair.clone(), None);
-        if self.with_stewards(|stewards| stewards.remove(pair)).is_some() {
-            tracing::info!(%pair, "the ProxyPair is gone");
-        }
-        self.metrics
-            .forget(pair.namespace.as_deref().unwrap_or_default(), &pair.name);
     }
 }

@@ -18,9 +18,11 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     apply::{ApplyError, apply, find},
-    context::{Applied, Context, GuardedPair},
+    context::Context,
     keys::{self, CA_CRT, KeySet, KeysError, SecretData, TLS_CRT, TLS_KEY},
+    registry::{Applied, Registry},
     steward::{Declared, Steward, refuse},
+    watches::GuardedPair,
 };
 use crate::{
     api::{Health, ProxyPair, Side},
@@ -66,53 +68,57 @@ impl ReconcileError {
 
 /// How often a serving side that waits for its new pod is looked at.
 const ROLLING_LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked whether a name that somebody else has taken is free. Nothing tells of objects that are not this operator's.
+const NAME_LOOK: Duration = Duration::from_secs(10);
 /// Longest time until the keys are looked at again.
 const KEYS_LOOK: Duration = Duration::from_secs(24 * 3600);
 
 /// One pass over one ProxyPair.
-pub async fn reconcile(object: Arc<GuardedPair>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+pub async fn reconcile(object: Arc<GuardedPair>, registry: Arc<Registry>) -> Result<Action, ReconcileError> {
     let object = match &object.0 {
         Ok(object) => Arc::new(object.clone()),
         Err(error) => return Err(ReconcileError::Malformed(error.error.clone())),
     };
-    match declare(&object, &context).await {
+    match declare(&object, &registry).await {
         Ok(action) => Ok(action),
         Err(error) => {
             let problem = Problem {
                 reason: error.reason(),
                 message: error.to_string(),
             };
-            report(&object, &context, problem).await;
+            report(&object, &registry, problem).await;
             Err(error)
         }
     }
 }
 
 /// A bad declaration waits until it is changed; the API server is asked again.
-pub fn on_error(object: Arc<GuardedPair>, error: &ReconcileError, context: Arc<Context>) -> Action {
+pub fn on_error(object: Arc<GuardedPair>, error: &ReconcileError, registry: Arc<Registry>) -> Action {
     let reason = error.reason();
     tracing::warn!(pair = %ObjectRef::from_obj(&*object), reason, %error, "failed to reconcile");
-    context
+    registry
+        .context
         .metrics
         .reconcile_errors
         .get_or_create(&ReasonLabels { reason })
         .inc();
     match error {
         ReconcileError::Malformed(_) | ReconcileError::Invalid(_) => Action::await_change(),
-        ReconcileError::Apply(ApplyError::NotOurs { .. }) => Action::requeue(Duration::from_secs(30)),
+        ReconcileError::Apply(ApplyError::NotOurs { .. }) => Action::requeue(NAME_LOOK),
         ReconcileError::Apply(error) if error.is_conflict() => Action::requeue(Duration::from_millis(50)),
         _ => Action::requeue(Duration::from_secs(2)),
     }
 }
 
-async fn declare(object: &Arc<ProxyPair>, context: &Arc<Context>) -> Result<Action, ReconcileError> {
+async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action, ReconcileError> {
+    let context = &registry.context;
     let pair = Arc::new(Pair::validate(object)?);
     context.claim()?;
     let key = ObjectRef::new(&pair.name).within(&pair.namespace);
-    if let Some(applied) = context.still_applied(&key, &pair.uid, pair.generation) {
+    if let Some(applied) = registry.still_applied(&key, &pair.uid, pair.generation) {
         return Ok(look_again(applied.renew_at));
     }
-    context.remember(key.clone(), None);
+    registry.remember(key.clone(), None);
     let mut versions = Versions::new();
     let keys = declare_keys(&pair, context, &mut versions).await?;
     declare_child(context, &pair, &children::service_account(&pair), &mut versions).await?;
@@ -121,7 +127,7 @@ async fn declare(object: &Arc<ProxyPair>, context: &Arc<Context>) -> Result<Acti
         declare_child(context, &pair, &children::side_service(&pair, side), &mut versions).await?;
     }
     let service: Option<Service> = find(&context.client, &pair, &pair.service_name()).await?;
-    let complete = declare_deployments(object, &pair, context, &mut versions).await?;
+    let complete = declare_deployments(object, &pair, registry, &mut versions).await?;
 
     let config = probe::client_config(&keys.operator[CA_CRT], &keys.operator[TLS_CRT], &keys.operator[TLS_KEY])?;
     let declared = Declared {
@@ -131,7 +137,7 @@ async fn declare(object: &Arc<ProxyPair>, context: &Arc<Context>) -> Result<Acti
         keys: config,
         key_text: keys.operator[TLS_CRT].clone(),
     };
-    let handed_over = context.with_stewards(|stewards| {
+    let handed_over = registry.with_stewards(|stewards| {
         let steward = stewards
             .entry(key.clone())
             .or_insert_with(|| Steward::start(context, &declared));
@@ -152,7 +158,7 @@ async fn declare(object: &Arc<ProxyPair>, context: &Arc<Context>) -> Result<Acti
         renew_at: keys.renew_at,
         versions,
     };
-    context.remember(key, Some(applied));
+    registry.remember(key, Some(applied));
     Ok(look_again(keys.renew_at))
 }
 
@@ -232,11 +238,12 @@ fn content(secret: &Secret) -> SecretData {
 async fn declare_deployments(
     object: &ProxyPair,
     pair: &Pair,
-    context: &Context,
+    registry: &Registry,
     versions: &mut Versions,
 ) -> Result<bool, ReconcileError> {
+    let context = &registry.context;
     let key = ObjectRef::new(&pair.name).within(&pair.namespace);
-    let known = context.with_stewards(|stewards| stewards.get(&key).and_then(Steward::known));
+    let known = registry.with_stewards(|stewards| stewards.get(&key).and_then(Steward::known));
     let in_status = object.status.as_ref().and_then(|status| status.serving);
     let serving = known
         .as_ref()
@@ -273,12 +280,12 @@ async fn declare_deployments(
     Ok(true)
 }
 
-async fn report(object: &Arc<ProxyPair>, context: &Arc<Context>, problem: Problem) {
+async fn report(object: &Arc<ProxyPair>, registry: &Registry, problem: Problem) {
     let key = ObjectRef::<GuardedPair>::new(object.metadata.name.as_deref().unwrap_or_default())
         .within(object.metadata.namespace.as_deref().unwrap_or_default());
-    let told = context.with_stewards(|stewards| stewards.get(&key).map(|steward| steward.tell(problem.clone())));
+    let told = registry.with_stewards(|stewards| stewards.get(&key).map(|steward| steward.tell(problem.clone())));
     if told.is_none()
-        && let Err(error) = refuse(context, object, &problem).await
+        && let Err(error) = refuse(&registry.context, object, &problem).await
     {
         tracing::warn!(pair = %key, %error, "failed to say in status what is wrong");
     }

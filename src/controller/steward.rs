@@ -11,7 +11,9 @@
 //! Gates are told to drain only after 4, because their orders follow from what is served.
 
 mod actor;
+mod evict;
 mod pods;
+mod report;
 mod switch;
 
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::PartialObjectMeta,
+    core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         WatchStreamExt,
         reflector::{self, ObjectRef, Store},
@@ -19,8 +19,10 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
-use super::context::GuardedPair;
-use crate::api::{LABEL_MANAGED_BY, LABEL_PAIR, MANAGED_BY};
+use crate::api::{LABEL_MANAGED_BY, LABEL_PAIR, MANAGED_BY, ProxyPair};
+
+/// The guarded type keeps one malformed ProxyPair from stopping the watch for all.
+pub type GuardedPair = DeserializeGuard<ProxyPair>;
 
 /// Tells that pods or EndpointSlices have changed.
 #[derive(Clone, Debug, Default)]

@@ -39,10 +39,11 @@ pub struct Occupancy {
 
 /// The order for the gate of `side`.
 ///
-/// A side that serves, or is about to, admits. A side that does not is emptied once the switch is finished: politely if it is up or
-/// leaving in order, and then not before [`drains_from`]; at once if it has failed, since its sessions lead nowhere. It is never drained
-/// while the other side could not take the probes, and admits again when it is empty, so that probes that know both addresses still find it when no operator runs. A gate that
-/// is leaving waits for the order to drain even when it is empty: only then it knows that it has been left.
+/// A side that serves, or is about to, admits. A side that does not is emptied once the switch is finished: politely if it is up, back
+/// after a failure, or leaving in order, and then not before [`drains_from`]; at once if it has failed, since its sessions lead nowhere.
+/// It is never drained while the other side could not take the probes, and admits again when it is empty, so that probes that know both
+/// addresses still find it when no operator runs. A gate that is leaving waits for the order to drain even when it is empty: only then
+/// it knows that it has been left.
 pub fn order(
     side: Side,
     routing: &Routing,
@@ -56,7 +57,8 @@ pub fn order(
     if !idle || !other.may_serve() || (occupancy.sessions == 0 && !leaving) {
         return Admission::Admit;
     }
-    if (this.health == Health::Down && !leaving) || occupancy.last == Some(Admission::Drop) {
+    let failed = this.health == Health::Down && !leaving && !this.recovers();
+    if failed || occupancy.last == Some(Admission::Drop) {
         Admission::Drop
     } else if drains_from(routing).is_some_and(|from| now < from) {
         Admission::Admit
@@ -204,6 +206,20 @@ mod tests {
     fn sessions_on_a_failed_side_are_dropped_and_on_a_leaving_one_drained() {
         assert_eq!(of_backup(&down(Cause::PathBroken), &up(), 1, None), Admission::Drop);
         assert_eq!(of_backup(&down(Cause::ProxyLeaving), &up(), 1, None), Admission::Drain);
+    }
+
+    #[test]
+    fn sessions_on_a_gate_that_is_back_are_drained_and_not_dropped() {
+        let timing = Timing {
+            healthy_after: Duration::from_secs(5),
+            ..TIMING
+        };
+        let recovering = down(Cause::ProxyUnreachable).step(&Reading::Good, &timing, Instant::now());
+        assert_eq!(recovering.health, Health::Down);
+        assert_eq!(
+            of_backup(&recovering, &up(), 1, Some(Admission::Admit)),
+            Admission::Drain
+        );
     }
 
     #[test]

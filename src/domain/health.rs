@@ -48,6 +48,11 @@ impl SideHealth {
         self.health == Health::Up && matches!(self.run, Run::Good { .. })
     }
 
+    /// Down, but good by the newest reading: it is on its way up.
+    pub fn recovers(&self) -> bool {
+        self.health == Health::Down && matches!(self.run, Run::Good { .. })
+    }
+
     /// Takes in one reading.
     ///
     /// - Good: a side of which nothing was known is up at once; one that was down must be good for `healthy_after`.

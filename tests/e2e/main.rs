@@ -23,6 +23,7 @@ mod api_server_cut;
 mod both_sides_down;
 mod children_edited;
 mod free_tds;
+mod idle_pair;
 mod malformed_pair;
 mod node_cut_off;
 mod objectserver_killed;
@@ -44,6 +45,7 @@ fn main() -> std::process::ExitCode {
             OwnClusterAlone,
             node_cut_off::fails_over_without_its_leader,
         ),
+        test("idle_pair_writes_nothing", OwnClusterAlone, idle_pair::writes_nothing),
         test("objectserver_killed", AnyCluster, objectserver_killed::fails_over),
         test(
             "primary_returns_and_every_probe_comes_home",

@@ -8,15 +8,8 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::{Pod, Service},
-    apimachinery::pkg::apis::meta::v1::MicroTime,
-};
-use kube::{
-    Api, Resource, ResourceExt,
-    api::{DeleteParams, PostParams, Preconditions},
-    runtime::events::{Event, EventType},
-};
+use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::MicroTime};
+use kube::{Api, Resource, ResourceExt, runtime::events::Event};
 use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
@@ -29,7 +22,7 @@ use super::{
     switch::{Steps, address, event, selects, settled},
 };
 use crate::{
-    api::{Cause, Health, ProxyPair, ProxyPairStatus, Side, Switch, SwitchKind, Switching},
+    api::{ProxyPair, ProxyPairStatus, Side, Switch, SwitchKind, Switching},
     controller::{
         apply::{ApplyError, apply, within_deadline},
         context::Context,
@@ -39,44 +32,41 @@ use crate::{
         evidence::{Pod as PodState, Timing},
         failover::{Decision, Policy, Routing},
         pair::Pair,
-        status::{self, Now, Problem, SideKnown},
+        status::{Now, Problem},
     },
     health::{Assignment, Finding, Identity, PodAddress, index, monitor},
-    metrics::{SideLabels, SwitchLabels},
+    metrics::SwitchLabels,
 };
 
 /// Time from a failed write to the next.
 const RETRY: Duration = Duration::from_millis(100);
-/// A status that differs in numbers of sessions alone is written so often at the most.
-const COUNTS_EVERY: Duration = Duration::from_secs(2);
 /// While a pod leaves, its successor is looked for so often: nothing tells when the time it has for that is over.
 const LOOK_AFTER_LEAVING: Duration = Duration::from_secs(1);
-/// A side's pod is deleted so often at the most.
-const EVICT_EVERY: Duration = Duration::from_secs(60);
 /// How long the primary of a new pair may take to start before the backup serves in its place.
 const FIRST_START: Duration = Duration::from_secs(30);
 
+/// The task's state.
 pub(super) struct Actor {
-    context: Arc<Context>,
-    pair: Arc<Pair>,
+    pub(super) context: Arc<Context>,
+    pub(super) pair: Arc<Pair>,
     /// The newest version of the object, from the cache or from a write's answer.
-    object: ProxyPair,
+    pub(super) object: ProxyPair,
     /// The virtual Service as last seen or written.
-    service: Option<Service>,
-    key_text: String,
-    routing: Routing,
-    switching: Option<Switching>,
-    steps: Option<Steps>,
-    finished: Option<Switch>,
-    problem: Option<Problem>,
-    assignments: watch::Sender<Assignment>,
-    findings: watch::Receiver<Option<Finding>>,
-    known: watch::Sender<Option<Known>>,
-    monitor: AbortHandle,
+    pub(super) service: Option<Service>,
+    pub(super) key_text: String,
+    pub(super) routing: Routing,
+    pub(super) switching: Option<Switching>,
+    pub(super) steps: Option<Steps>,
+    pub(super) finished: Option<Switch>,
+    pub(super) problem: Option<Problem>,
+    pub(super) assignments: watch::Sender<Assignment>,
+    pub(super) findings: watch::Receiver<Option<Finding>>,
+    pub(super) known: watch::Sender<Option<Known>>,
+    pub(super) monitor: AbortHandle,
     /// When the status was last written.
-    written_at: Option<Instant>,
+    pub(super) written_at: Option<Instant>,
     /// When a pod of each side was last deleted.
-    evicted: HashMap<Side, Instant>,
+    pub(super) evicted: HashMap<Side, Instant>,
 }
 
 impl Actor {
@@ -364,108 +354,6 @@ impl Actor {
         Ok(())
     }
 
-    /// Deletes the pod of a side that was left because its gate is silent: kubelet is the one that can still end its sessions.
-    async fn evict_frozen(&mut self, finding: &Finding) -> Result<(), ApplyError> {
-        let idle = self.routing.serving.other();
-        let side = &finding.sides[index(idle)];
-        let frozen = side.health.health == Health::Down && side.health.cause == Some(Cause::ProxyUnresponsive);
-        let recently = self.evicted.get(&idle).is_some_and(|at| at.elapsed() < EVICT_EVERY);
-        let (Some(name), Some(uid)) = (&side.pod.name, &side.pod.uid) else {
-            return Ok(());
-        };
-        if !frozen || recently || !finding.sides[index(self.routing.serving)].health.may_serve() {
-            return Ok(());
-        }
-        self.context.claim()?;
-        self.evicted.insert(idle, Instant::now());
-        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.pair.namespace);
-        let params = DeleteParams {
-            grace_period_seconds: Some(1),
-            preconditions: Some(Preconditions {
-                uid: Some(uid.clone()),
-                resource_version: None,
-            }),
-            ..DeleteParams::default()
-        };
-        match within_deadline(api.delete(name, &params)).await {
-            Err(ApplyError::Api(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {}
-            outcome => drop(outcome?),
-        }
-        tracing::warn!(
-            pair = self.pair.name,
-            namespace = self.pair.namespace,
-            pod = name,
-            "deleted the pod of a gate that is silent"
-        );
-        self.publish(Event {
-            type_: EventType::Warning,
-            reason: "ProxyReplaced".to_owned(),
-            note: Some(format!(
-                "deleted pod {name}: its gate is silent, and sessions on it would hang"
-            )),
-            action: "DeletePod".to_owned(),
-            secondary: None,
-        });
-        Ok(())
-    }
-
-    /// Writes the status if it has changed; numbers of sessions alone not too often.
-    async fn keep_status(&mut self, finding: &Finding) -> Result<Option<Instant>, ApplyError> {
-        self.count(finding);
-        let before = self.object.status.clone().unwrap_or_default();
-        let next = self.rendered(finding, &before);
-        if next == before {
-            return Ok(None);
-        }
-        let due = self
-            .written_at
-            .map(|at| at + COUNTS_EVERY)
-            .filter(|due| *due > Instant::now());
-        if let Some(due) = due.filter(|_| without_counts(&next) == without_counts(&before)) {
-            return Ok(Some(due));
-        }
-        self.write(next).await?;
-        Ok(None)
-    }
-
-    async fn write_status(&mut self, finding: &Finding) -> Result<(), ApplyError> {
-        let before = self.object.status.clone().unwrap_or_default();
-        let next = self.rendered(finding, &before);
-        self.write(next).await
-    }
-
-    fn rendered(&self, finding: &Finding, before: &ProxyPairStatus) -> ProxyPairStatus {
-        let side = |side: Side| {
-            let found = &finding.sides[index(side)];
-            SideKnown {
-                health: &found.health,
-                sessions: found.sessions,
-            }
-        };
-        let known = status::Known {
-            pair: &self.pair,
-            routing: &self.routing,
-            switching: self.switching.as_ref(),
-            sides: [side(Side::Primary), side(Side::Backup)],
-            decision: &finding.decision,
-            problem: self.problem.as_ref(),
-            finished: self.finished.clone(),
-        };
-        status::render(&known, before, read_clocks())
-    }
-
-    async fn write(&mut self, status: ProxyPairStatus) -> Result<(), ApplyError> {
-        self.context.claim()?;
-        let api: Api<ProxyPair> = Api::namespaced(self.context.client.clone(), &self.pair.namespace);
-        let object = ProxyPair {
-            status: Some(status),
-            ..self.object.clone()
-        };
-        self.object = within_deadline(api.replace_status(&self.pair.name, &PostParams::default(), &object)).await?;
-        self.written_at = Some(Instant::now());
-        Ok(())
-    }
-
     /// After a write that failed, or whose outcome is not known: what the API server holds is the truth now.
     async fn read_again(&mut self) {
         let objects: Api<ProxyPair> = Api::namespaced(self.context.client.clone(), &self.pair.namespace);
@@ -514,27 +402,6 @@ impl Actor {
         });
     }
 
-    fn count(&self, finding: &Finding) {
-        for side in Side::BOTH {
-            let labels = SideLabels {
-                namespace: self.pair.namespace.clone(),
-                pair: self.pair.name.clone(),
-                side: side.label(),
-            };
-            let found = &finding.sides[index(side)];
-            self.context
-                .metrics
-                .side_up
-                .get_or_create(&labels)
-                .set(i64::from(found.health.health == Health::Up));
-            self.context
-                .metrics
-                .sessions
-                .get_or_create(&labels)
-                .set(i64::from(found.sessions));
-        }
-    }
-
     fn tell_known(&self) {
         self.known.send_replace(Some(Known {
             serving: self.routing.serving,
@@ -544,7 +411,7 @@ impl Actor {
     }
 
     /// Events are told beside the work: they never hold it up.
-    fn publish(&self, event: Event) {
+    pub(super) fn publish(&self, event: Event) {
         let (recorder, reference) = (self.context.recorder.clone(), self.object.object_ref(&()));
         tokio::spawn(async move {
             if let Err(error) = within_deadline(recorder.publish(&event, &reference)).await {
@@ -585,18 +452,6 @@ fn resumed(status: &ProxyPairStatus, now: Now) -> Routing {
     }
 }
 
-fn without_counts(status: &ProxyPairStatus) -> ProxyPairStatus {
-    let mut status = status.clone();
-    status.connections = 0;
-    for side in [&mut status.primary, &mut status.backup].into_iter().flatten() {
-        side.connections = 0;
-    }
-    if let Some(failback) = &mut status.failback {
-        failback.connections_left = failback.connections_left.min(1);
-    }
-    status
-}
-
 /// Whether `a` is a later version of an object than `b`, or the same. Versions are numbers that grow.
 fn newer<K: Resource>(a: &K, b: &K) -> bool {
     let version = |object: &K| {
@@ -607,7 +462,7 @@ fn newer<K: Resource>(a: &K, b: &K) -> bool {
     version(a) >= version(b)
 }
 
-fn read_clocks() -> Now {
+pub(super) fn read_clocks() -> Now {
     Now {
         monotonic: Instant::now(),
         wall: Timestamp::now(),

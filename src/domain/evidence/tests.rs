@@ -1,0 +1,171 @@
+//! Evidence of each kind, and what it is taken for.
+
+use super::*;
+
+const TIMING: Timing = Timing {
+    interval: Duration::from_secs(1),
+    unreachable_after: Duration::from_secs(1),
+    unresponsive_after: Duration::from_secs(15),
+    healthy_after: Duration::from_secs(5),
+};
+
+fn good(at: Instant) -> Evidence {
+    Evidence {
+        pod: Pod::Running,
+        control: Link::Answering,
+        report: Some(GateReport {
+            at,
+            upstream: Upstream::Reachable,
+            leaving: false,
+            sessions: 3,
+        }),
+        path: Link::Answering,
+        direct: Link::Answering,
+    }
+}
+
+fn cause(reading: &Reading) -> Option<(Cause, Instant)> {
+    match reading {
+        Reading::Bad { cause, down_at, .. } => Some((*cause, *down_at)),
+        _ => None,
+    }
+}
+
+fn failed(since: Instant) -> Link {
+    Link::Failed {
+        since,
+        tls: false,
+        message: "connection refused".to_owned(),
+    }
+}
+
+#[test]
+fn a_side_is_good_only_when_every_eye_but_the_direct_one_has_seen_it() {
+    let now = Instant::now();
+    assert_eq!(classify(&good(now), &TIMING, now), Reading::Good);
+    assert_eq!(
+        classify(
+            &Evidence {
+                direct: failed(now),
+                ..good(now)
+            },
+            &TIMING,
+            now
+        ),
+        Reading::Good
+    );
+    for missing in [
+        Evidence {
+            pod: Pod::Unknown,
+            ..good(now)
+        },
+        Evidence {
+            control: Link::Untried,
+            ..good(now)
+        },
+        Evidence {
+            report: None,
+            ..good(now)
+        },
+        Evidence {
+            path: Link::Untried,
+            ..good(now)
+        },
+    ] {
+        assert_eq!(classify(&missing, &TIMING, now), Reading::Unknown, "{missing:?}");
+    }
+}
+
+#[test]
+fn a_gate_that_lost_its_objectserver_tells_the_dead_one_from_the_broken_path() {
+    let now = Instant::now();
+    let report = GateReport {
+        at: now,
+        upstream: Upstream::Unreachable {
+            since: now,
+            message: "refused".to_owned(),
+        },
+        leaving: false,
+        sessions: 0,
+    };
+    let lost = Evidence {
+        report: Some(report),
+        ..good(now)
+    };
+    let down_at = now + TIMING.unreachable_after;
+    assert!(matches!(classify(&lost, &TIMING, now), Reading::Doubtful { .. }));
+    assert_eq!(
+        cause(&classify(&lost, &TIMING, now + OTHER_EYE)),
+        Some((Cause::PathBroken, down_at))
+    );
+    let dead = Evidence {
+        direct: failed(now),
+        ..lost
+    };
+    assert_eq!(
+        cause(&classify(&dead, &TIMING, now)),
+        Some((Cause::ObjectServerUnreachable, down_at))
+    );
+}
+
+#[test]
+fn silence_is_doubt_first_and_a_failure_only_after_its_own_deadline() {
+    let start = Instant::now();
+    let frozen = Evidence {
+        control: Link::Silent { since: start },
+        report: None,
+        ..good(start)
+    };
+    let at = |seconds| classify(&frozen, &TIMING, start + Duration::from_secs(seconds));
+    assert!(matches!(at(1), Reading::Doubtful { .. }));
+    assert_eq!(
+        cause(&at(3)),
+        Some((Cause::ProxyUnresponsive, start + TIMING.unresponsive_after))
+    );
+}
+
+#[test]
+fn an_answer_that_is_on_its_way_does_not_make_a_side_doubtful() {
+    let start = Instant::now();
+    let asked = Evidence {
+        control: Link::Silent { since: start },
+        ..good(start)
+    };
+    assert_eq!(
+        classify(&asked, &TIMING, start + Duration::from_millis(500)),
+        Reading::Good
+    );
+}
+
+#[test]
+fn a_leaving_pod_is_left_at_once() {
+    let now = Instant::now();
+    let leaving = Evidence {
+        pod: Pod::Leaving,
+        ..good(now)
+    };
+    assert_eq!(
+        cause(&classify(&leaving, &TIMING, now)),
+        Some((Cause::ProxyLeaving, now))
+    );
+}
+
+#[test]
+fn a_lost_path_waits_for_the_gates_own_word() {
+    let now = Instant::now();
+    let later = now + Duration::from_millis(1);
+    let lost = Evidence {
+        path: failed(later),
+        ..good(now)
+    };
+    let until = Some(later + OTHER_EYE);
+    assert_eq!(classify(&lost, &TIMING, later), Reading::Doubtful { until });
+    let confirmed = Evidence {
+        path: failed(now),
+        ..good(later)
+    };
+    assert_eq!(
+        cause(&classify(&confirmed, &TIMING, now + OTHER_EYE)),
+        Some((Cause::PathBroken, now + TIMING.unreachable_after))
+    );
+}

@@ -1,0 +1,242 @@
+//! Status as a function: what changes it and what does not.
+
+use std::time::Duration;
+
+use kube::api::ObjectMeta;
+use serde_json::json;
+
+use super::*;
+use crate::{
+    api::{Cause, ProxyPair},
+    domain::evidence::{Reading, Timing},
+};
+
+const TIMING: Timing = Timing {
+    interval: Duration::from_secs(1),
+    unreachable_after: Duration::ZERO,
+    unresponsive_after: Duration::from_secs(15),
+    healthy_after: Duration::ZERO,
+};
+
+fn pair() -> Pair {
+    let spec = json!({
+        "serverName": "PROXY_V",
+        "primary": {"serverName": "PROXY_P", "objectServer": {"name": "AGG_P", "host": "aggp.example.com"}},
+        "backup": {"serverName": "PROXY_B", "objectServer": {"name": "AGG_B", "host": "aggb.example.com"}},
+    });
+    let metadata = ObjectMeta {
+        name: Some("proxy-v".to_owned()),
+        namespace: Some("netcool".to_owned()),
+        uid: Some("uid".to_owned()),
+        generation: Some(3),
+        ..ObjectMeta::default()
+    };
+    Pair::validate(&ProxyPair {
+        metadata,
+        spec: serde_json::from_value(spec).unwrap(),
+        status: None,
+    })
+    .unwrap()
+}
+
+struct Scene {
+    pair: Pair,
+    routing: Routing,
+    primary: SideHealth,
+    backup: SideHealth,
+    decision: Decision,
+    now: Now,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let now = Now {
+            monotonic: Instant::now(),
+            wall: Timestamp::UNIX_EPOCH,
+        };
+        let up = SideHealth::unknown(now.monotonic).step(&Reading::Good, &TIMING, now.monotonic);
+        Self {
+            pair: pair(),
+            routing: Routing {
+                since: Some(now.monotonic),
+                ..Routing::NEW
+            },
+            primary: up.clone(),
+            backup: up,
+            decision: Decision::Stay {
+                waiting: vec![],
+                look_again: None,
+            },
+            now,
+        }
+    }
+
+    fn later(&self, millis: u64) -> Now {
+        let span = Duration::from_millis(millis);
+        Now {
+            monotonic: self.now.monotonic + span,
+            wall: self.now.wall + SignedDuration::try_from(span).unwrap(),
+        }
+    }
+
+    fn render(&self, before: &ProxyPairStatus, now: Now, problem: Option<&Problem>) -> ProxyPairStatus {
+        let known = Known {
+            pair: &self.pair,
+            routing: &self.routing,
+            switching: None,
+            sides: [
+                SideKnown {
+                    health: &self.primary,
+                    sessions: 2,
+                },
+                SideKnown {
+                    health: &self.backup,
+                    sessions: 0,
+                },
+            ],
+            decision: &self.decision,
+            problem,
+            finished: None,
+        };
+        render(&known, before, now)
+    }
+}
+
+fn truth<'a>(status: &'a ProxyPairStatus, type_: &str) -> (&'a str, &'a str) {
+    let condition = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_)
+        .unwrap();
+    (&condition.status, &condition.reason)
+}
+
+#[test]
+fn says_the_same_at_any_later_time_when_nothing_has_changed() {
+    let scene = Scene::new();
+    let first = scene.render(&ProxyPairStatus::default(), scene.now, None);
+    for millis in [1, 999, 1001, 60_000, 86_400_000] {
+        assert_eq!(
+            scene.render(&first, scene.later(millis), None),
+            first,
+            "after {millis} ms"
+        );
+    }
+}
+
+#[test]
+fn a_pair_of_two_up_sides_is_ready_and_protected() {
+    let scene = Scene::new();
+    let status = scene.render(&ProxyPairStatus::default(), scene.now, None);
+    assert_eq!(truth(&status, CONDITION_READY), ("True", "Serving"));
+    assert_eq!(truth(&status, CONDITION_PROTECTED), ("True", "BothUp"));
+    assert_eq!(truth(&status, CONDITION_PRIMARY_SERVING), ("True", "Primary"));
+    assert_eq!(
+        (status.connections, status.object_server.as_deref()),
+        (2, Some("AGG_P"))
+    );
+    assert_eq!(status.failback, None);
+}
+
+#[test]
+fn a_condition_keeps_its_transition_time_until_its_status_changes() {
+    let mut scene = Scene::new();
+    let before = scene.render(&ProxyPairStatus::default(), scene.now, None);
+    let bad = Reading::Bad {
+        cause: Cause::ProxyUnreachable,
+        message: "refused".to_owned(),
+        down_at: scene.now.monotonic,
+    };
+    scene.backup = scene.backup.clone().step(&bad, &TIMING, scene.now.monotonic);
+    let after = scene.render(&before, scene.later(5_000), None);
+    assert_eq!(truth(&after, CONDITION_BACKUP_HEALTHY), ("False", "ProxyUnreachable"));
+    assert_eq!(truth(&after, CONDITION_PROTECTED), ("False", "OneSideOnly"));
+    let time = |status: &ProxyPairStatus, type_: &str| {
+        status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == type_)
+            .unwrap()
+            .last_transition_time
+            .clone()
+    };
+    assert_eq!(time(&after, CONDITION_READY), time(&before, CONDITION_READY));
+    assert_ne!(time(&after, CONDITION_PROTECTED), time(&before, CONDITION_PROTECTED));
+}
+
+#[test]
+fn says_in_words_what_a_failback_waits_for_and_until_when() {
+    let mut scene = Scene::new();
+    scene.routing = Routing {
+        serving: Side::Backup,
+        target: Side::Backup,
+        since: Some(scene.now.monotonic),
+    };
+    let due = scene.now.monotonic + Duration::from_secs(60);
+    scene.decision = Decision::Stay {
+        waiting: vec![Waiting::PrimaryStable],
+        look_again: Some(due),
+    };
+    let status = scene.render(&ProxyPairStatus::default(), scene.now, None);
+    let failback = status.failback.clone().unwrap();
+    assert_eq!(failback.waiting_for, ["the primary to be up for 1m without a break"]);
+    assert!(failback.not_before.is_some());
+    assert_eq!(failback.connections_left, 2);
+    assert_eq!(scene.render(&status, scene.later(700), None), status);
+}
+
+#[test]
+fn a_problem_takes_ready_away_and_says_what_it_is() {
+    let scene = Scene::new();
+    let problem = Problem {
+        reason: "NameTaken",
+        message: "Service proxy-v exists".to_owned(),
+    };
+    let status = scene.render(&ProxyPairStatus::default(), scene.now, Some(&problem));
+    assert_eq!(truth(&status, CONDITION_READY), ("False", "NameTaken"));
+    let refused = refused(&problem, Some(4), &status, scene.now.wall);
+    assert_eq!(refused.conditions.len(), status.conditions.len());
+    assert_eq!(refused.observed_generation, Some(4));
+}
+
+#[test]
+fn history_keeps_the_newest_ten() {
+    let scene = Scene::new();
+    let mut status = ProxyPairStatus::default();
+    for second in 0..12 {
+        let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(Timestamp::from_second(second).unwrap());
+        let finished = Switch {
+            kind: crate::api::SwitchKind::Failover,
+            to: Side::Backup,
+            cause: None,
+            started_at: at.clone(),
+            finished_at: at,
+            duration: crate::api::Duration::from_millis(1),
+        };
+        let known = Known {
+            pair: &scene.pair,
+            routing: &scene.routing,
+            switching: None,
+            sides: [
+                SideKnown {
+                    health: &scene.primary,
+                    sessions: 0,
+                },
+                SideKnown {
+                    health: &scene.backup,
+                    sessions: 0,
+                },
+            ],
+            decision: &scene.decision,
+            problem: None,
+            finished: Some(finished),
+        };
+        status = render(&known, &status, scene.now);
+    }
+    let seconds: Vec<_> = status
+        .history
+        .iter()
+        .map(|switch| switch.started_at.0.as_second())
+        .collect();
+    assert_eq!(seconds, [11, 10, 9, 8, 7, 6, 5, 4, 3, 2]);
+}
