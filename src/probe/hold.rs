@@ -144,7 +144,10 @@ async fn settle_and_read<S: AsyncRead + Unpin>(mut stream: S, trouble: &mut Trou
             Ok(_) => {}
         }
     }
-    trouble.lost(Instant::now());
+    // Said at once: whoever weighs another eye's word need not wait for the second attempt.
+    let since = Instant::now();
+    trouble.lost(since);
+    trouble.say(Link::Silent { since }).await;
     Ok(())
 }
 
@@ -216,5 +219,118 @@ impl Trouble {
 
     pub(super) async fn say(&self, link: Link) -> bool {
         self.out.send(Sighting::Link(self.eye, link)).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const TIMING: Timing = Timing {
+        interval: Duration::from_millis(200),
+        unreachable_after: Duration::ZERO,
+        unresponsive_after: Duration::from_secs(3),
+        healthy_after: Duration::ZERO,
+    };
+
+    /// Links as they are seen, until one fits; with a deadline that prints what was seen.
+    async fn until(seen: &mut mpsc::Receiver<Sighting>, what: &str, fits: impl Fn(&Link) -> bool) -> Vec<Link> {
+        let mut links = Vec::new();
+        let deadline = time::Instant::now() + Duration::from_secs(10);
+        loop {
+            match time::timeout_at(deadline, seen.recv()).await {
+                Ok(Some(Sighting::Link(_, link))) => {
+                    links.push(link);
+                    if fits(&links[links.len() - 1]) {
+                        return links;
+                    }
+                }
+                other => panic!("no {what}: {other:?} after {links:?}"),
+            }
+        }
+    }
+
+    fn watch(address: SocketAddr) -> mpsc::Receiver<Sighting> {
+        let (out, seen) = mpsc::channel(64);
+        let address = Address::new(address.ip().to_string(), address.port());
+        tokio::spawn(watch_objectserver(address, TIMING, out));
+        seen
+    }
+
+    #[tokio::test]
+    async fn a_server_that_dies_is_seen_at_once_and_called_failed_only_after_a_second_attempt() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut seen = watch(address);
+        let (held, _) = listener.accept().await.unwrap();
+        until(&mut seen, "answer", |link| *link == Link::Answering).await;
+        let died = Instant::now();
+        drop((listener, held));
+        let links = until(&mut seen, "failure", |link| matches!(link, Link::Failed { .. })).await;
+        assert!(matches!(links[0], Link::Silent { .. }), "{links:?}");
+        let Link::Failed {
+            since,
+            tls: false,
+            message,
+        } = &links[links.len() - 1]
+        else {
+            panic!("{links:?}")
+        };
+        assert!(*since >= died && message.contains("refused"), "{links:?}");
+
+        let _back = TcpListener::bind(address).await.unwrap();
+        until(&mut seen, "return", |link| *link == Link::Answering).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_closed_and_comes_back_at_once_never_counts_as_failed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut seen = watch(listener.local_addr().unwrap());
+        for _ in 0..3 {
+            let (held, _) = listener.accept().await.unwrap();
+            let links = until(&mut seen, "answer", |link| *link == Link::Answering).await;
+            assert!(
+                !links.iter().any(|link| matches!(link, Link::Failed { .. })),
+                "{links:?}"
+            );
+            drop(held);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_accepts_and_closes_leads_nowhere() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut seen = watch(listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((accepted, _)) = listener.accept().await {
+                drop(accepted);
+            }
+        });
+        for _ in 0..3 {
+            let links = until(&mut seen, "failure", |link| matches!(link, Link::Failed { .. })).await;
+            assert!(!links.contains(&Link::Answering), "{links:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn silence_is_told_with_the_moment_it_began() {
+        // A backlog that is full answers nothing: the kernel drops what comes.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut fill = Vec::new();
+        while let Ok(Ok(stream)) = timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+            fill.push(stream);
+        }
+        let began = Instant::now();
+        let mut seen = watch(address);
+        let links = until(&mut seen, "silence", |link| matches!(link, Link::Silent { .. })).await;
+        let Link::Silent { since } = links[0] else {
+            panic!("{links:?}")
+        };
+        assert!(since >= began && since.elapsed() >= TIMING.interval, "{links:?}");
     }
 }
