@@ -52,6 +52,16 @@ impl Fault {
         }
     }
 
+    /// Where there is little room.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::ObjectServerKilled => "ObjectServer",
+            Self::ProxyKilled => "proxy",
+            Self::PodDeleted => "pod deleted",
+            Self::NodeCut => "node",
+        }
+    }
+
     /// What the operator calls the switch.
     fn kind(self) -> &'static str {
         if self == Self::PodDeleted { "Move" } else { "Failover" }
@@ -148,7 +158,10 @@ async fn run(stage: &Stage, quiet: &Quiet, fault: Fault, number: usize) -> Resul
     .await?;
     let away = Run {
         outage_ms: worst.millis(),
-        steps: Steps::of_fault(&switched, at, worst, window.first_by("AGG_B")),
+        steps: match fault {
+            Fault::PodDeleted => Steps::of_move(&switched, at),
+            _ => Steps::of_fault(&switched, at, worst, window.first_by("AGG_B")),
+        },
         cause: switched.cause.clone(),
         undisturbed: calm && quiet.disturbances(at, worst.end_us) == 0,
     };
