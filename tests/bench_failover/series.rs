@@ -1,6 +1,9 @@
 //! Runs of one fault: break, measure, mend, come home, measure.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -101,11 +104,13 @@ pub struct Runs {
 pub async fn series(stage: &Stage, quiet: &Quiet, fault: Fault, runs: usize) -> Runs {
     let mut made = Runs::default();
     let began = Instant::now();
+    let terminal = std::io::stdout().is_terminal();
     for number in 1..=runs {
         match run(stage, quiet, fault, number).await {
             Ok((away, home)) => {
+                let (again, end) = if terminal { ("\r", "") } else { ("", "\n") };
                 print!(
-                    "\r  {:<20} {number:>3} of {runs}  away {:>6.0} ms  home {:>6.0} ms  {:>4} s ",
+                    "{again}  {:<20} {number:>3} of {runs}  away {:>6.0} ms  home {:>6.0} ms  {:>4} s {end}",
                     fault.title(),
                     away.outage_ms,
                     home.outage_ms,
@@ -117,7 +122,11 @@ pub async fn series(stage: &Stage, quiet: &Quiet, fault: Fault, runs: usize) -> 
                 made.home.push(home);
             }
             Err(error) => {
-                println!("\n  {}: run {number} failed: {error:#}", fault.title());
+                println!(
+                    "{}  {}: run {number} failed: {error:#}",
+                    if terminal { "\n" } else { "" },
+                    fault.title()
+                );
                 made.failed.push(format!("{error:#}"));
                 let name = format!("bench-{}-{number}", fault.title().replace(' ', "-"));
                 match evidence::collect(&stage.namespace, &name, Some(&format!("{error:?}\n")), None).await {
@@ -133,7 +142,9 @@ pub async fn series(stage: &Stage, quiet: &Quiet, fault: Fault, runs: usize) -> 
             }
         }
     }
-    println!();
+    if terminal {
+        println!();
+    }
     made
 }
 
