@@ -10,6 +10,7 @@
 mod support {
     pub mod auditor;
     pub mod cluster;
+    pub mod evidence;
     pub mod namespace;
     pub mod operator;
     pub mod outage;
@@ -83,6 +84,7 @@ async fn processes(cluster: &Cluster, runs: usize) -> Result<Vec<Row>> {
         home.append(&mut made.home);
         rows.push(Row {
             title: fault.title(),
+            short: fault.short(),
             target,
             runs: made.away,
             failed: made.failed,
@@ -90,6 +92,7 @@ async fn processes(cluster: &Cluster, runs: usize) -> Result<Vec<Row>> {
     }
     rows.push(Row {
         title: "failback",
+        short: "failback",
         target: SWIFT,
         runs: home,
         failed: Vec::new(),
@@ -105,6 +108,7 @@ async fn nodes(cluster: &Cluster, runs: usize) -> Result<(Row, Option<Duration>)
     let made = series(&stage, &quiet, Fault::NodeCut, runs).await;
     let row = Row {
         title: Fault::NodeCut.title(),
+        short: Fault::NodeCut.short(),
         target: Target::Max(5_000.0),
         runs: made.away,
         failed: made.failed,

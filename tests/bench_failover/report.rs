@@ -29,6 +29,9 @@ pub enum Target {
 pub struct Row {
     /// What happened.
     pub title: &'static str,
+    /// The same where there is little room.
+    #[serde(skip)]
+    pub short: &'static str,
     /// What is to be reached.
     pub target: Target,
     /// What was measured.
@@ -161,17 +164,23 @@ pub fn print(rows: &[Row], stock: Option<Duration>, network_timeout: Duration) {
     println!("\nWhere the time went: medians of each step, in ms\n");
     print!("  {:<31}", "");
     for row in rows {
-        print!("{:>21}", row.title);
+        print!("{:>14}", row.short);
     }
     println!();
     for (step, name) in STEPS.iter().enumerate() {
         print!("  {name:<31}");
         for row in rows {
             let text = row.median_steps()[step].map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}"));
-            print!("{text:>21}");
+            print!("{text:>14}");
         }
         println!();
     }
+
+    println!(
+        "\n  From \"seen\" to \"EndpointSlices\" as the operator's log tells, acknowledgements as the probes report. \"To first\n  \
+         acknowledgement\" is kube-proxy's work, and then a probe's connect and login. A side that is left in order, by a failback\n  \
+         or because its pod is deleted, serves on until kube-proxy is through; its probes' outage is a reconnect."
+    );
 
     println!("\nTo reach\n");
     for row in rows {

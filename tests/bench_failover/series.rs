@@ -1,6 +1,9 @@
 //! Runs of one fault: break, measure, mend, come home, measure.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -20,6 +23,7 @@ use crate::{
     steps::{Steps, Switched},
     support::{
         cluster::{self, Fault as Undo},
+        evidence,
         outage::{Micros, Reading, now},
     },
 };
@@ -48,6 +52,16 @@ impl Fault {
             Self::ProxyKilled => "proxy killed",
             Self::PodDeleted => "proxy pod deleted",
             Self::NodeCut => "node cut off",
+        }
+    }
+
+    /// Where there is little room.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::ObjectServerKilled => "ObjectServer",
+            Self::ProxyKilled => "proxy",
+            Self::PodDeleted => "pod deleted",
+            Self::NodeCut => "node",
         }
     }
 
@@ -90,11 +104,13 @@ pub struct Runs {
 pub async fn series(stage: &Stage, quiet: &Quiet, fault: Fault, runs: usize) -> Runs {
     let mut made = Runs::default();
     let began = Instant::now();
+    let terminal = std::io::stdout().is_terminal();
     for number in 1..=runs {
         match run(stage, quiet, fault, number).await {
             Ok((away, home)) => {
+                let (again, end) = if terminal { ("\r", "") } else { ("", "\n") };
                 print!(
-                    "\r  {:<20} {number:>3} of {runs}  away {:>6.0} ms  home {:>6.0} ms  {:>4} s ",
+                    "{again}  {:<20} {number:>3} of {runs}  away {:>6.0} ms  home {:>6.0} ms  {:>4} s {end}",
                     fault.title(),
                     away.outage_ms,
                     home.outage_ms,
@@ -106,8 +122,19 @@ pub async fn series(stage: &Stage, quiet: &Quiet, fault: Fault, runs: usize) -> 
                 made.home.push(home);
             }
             Err(error) => {
-                println!("\n  {}: run {number} failed: {error:#}", fault.title());
+                println!(
+                    "{}  {}: run {number} failed: {error:#}",
+                    if terminal { "\n" } else { "" },
+                    fault.title()
+                );
                 made.failed.push(format!("{error:#}"));
+                let name = format!("bench-{}-{number}", fault.title().replace(' ', "-"));
+                match evidence::collect(&stage.namespace, &name, Some(&format!("{error:?}\n")), None).await {
+                    Ok(directory) => println!("  logs, objects and events are in {}", directory.display()),
+                    Err(error) => println!("  the evidence could not be collected: {error:#}"),
+                }
+                // What failed may have failed before the ObjectServer was started again.
+                let _ = stage.agg_p.restart().await;
                 if let Err(error) = stage.until_home(SOON).await {
                     println!("  the pair does not come home, so that is the end of it: {error:#}");
                     break;
@@ -115,7 +142,9 @@ pub async fn series(stage: &Stage, quiet: &Quiet, fault: Fault, runs: usize) -> 
             }
         }
     }
-    println!();
+    if terminal {
+        println!();
+    }
     made
 }
 
@@ -140,7 +169,10 @@ async fn run(stage: &Stage, quiet: &Quiet, fault: Fault, number: usize) -> Resul
     .await?;
     let away = Run {
         outage_ms: worst.millis(),
-        steps: Steps::of_fault(&switched, at, worst, window.first_by("AGG_B")),
+        steps: match fault {
+            Fault::PodDeleted => Steps::of_move(&switched, at),
+            _ => Steps::of_fault(&switched, at, worst, window.first_by("AGG_B")),
+        },
         cause: switched.cause.clone(),
         undisturbed: calm && quiet.disturbances(at, worst.end_us) == 0,
     };

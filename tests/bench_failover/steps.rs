@@ -89,6 +89,13 @@ impl Steps {
         Self(steps)
     }
 
+    /// Of a move that is asked for: the side that is left serves on until its sessions are drained, so there is no outage before that.
+    pub fn of_move(switched: &Switched, asked: Micros) -> Self {
+        let mut steps = Self::of_operator(switched).0;
+        steps[1] = Some(millis(asked, switched.seen()));
+        Self(steps)
+    }
+
     /// Of a switch without a fault: what the operator did, while the side that is left still serves.
     pub fn of_operator(switched: &Switched) -> Self {
         let ms = |micros: u64| Some(micros as f64 / 1000.0);
