@@ -24,6 +24,29 @@ pub enum Target {
     None,
 }
 
+impl Target {
+    fn limits(self, found: &Distribution) -> Vec<(&'static str, f64, f64)> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Max(limit) => vec![("max", found.max, limit)],
+            Self::MedianAndP99(median, p99) => vec![("median", found.median, median), ("p99", found.p99, p99)],
+        }
+    }
+
+    fn is_reached_by(self, found: &Distribution) -> bool {
+        self.limits(found).iter().all(|(_, value, limit)| value <= limit)
+    }
+
+    fn compared_with(self, found: &Distribution) -> Option<String> {
+        let words = self.limits(found).into_iter().map(|(what, value, limit)| {
+            let word = if value <= limit { "reached" } else { "MISSED" };
+            format!("{what} {} ≤ {}: {word}", ms(value), ms(limit))
+        });
+        let words = words.collect::<Vec<_>>().join(", ");
+        (!words.is_empty()).then_some(words)
+    }
+}
+
 /// All runs of one kind.
 #[derive(Debug, Serialize)]
 pub struct Row {
@@ -79,27 +102,21 @@ impl Row {
     /// In words, how the numbers compare with what is to be reached, and what took the time where they miss it.
     fn verdict(&self) -> Option<String> {
         let found = self.outages()?;
-        let compare = |what: &str, value: f64, limit: f64| {
-            let word = if value <= limit { "reached" } else { "MISSED" };
-            format!("{what} {} ≤ {}: {word}", ms(value), ms(limit))
-        };
-        let (words, missed) = match self.target {
-            Target::None => return None,
-            Target::Max(limit) => (compare("max", found.max, limit), found.max > limit),
-            Target::MedianAndP99(median, p99) => (
-                format!(
-                    "{}, {}",
-                    compare("median", found.median, median),
-                    compare("p99", found.p99, p99)
-                ),
-                found.median > median || found.p99 > p99,
-            ),
-        };
-        let because = missed.then(|| self.what_took_the_time()).flatten();
-        Some(format!(
-            "{words}{}",
-            because.map(|because| format!("\n      {because}")).unwrap_or_default()
-        ))
+        let words = self.target.compared_with(&found)?;
+        if self.target.is_reached_by(&found) {
+            return Some(words);
+        }
+        let because = self.what_took_the_time();
+        let quiet = self.undisturbed().filter(|quiet| quiet.runs < found.runs);
+        let quiet = quiet.and_then(|quiet| self.target.compared_with(&quiet));
+        let lines = [Some(words), because, quiet.map(|quiet| format!("undisturbed: {quiet}"))];
+        Some(
+            lines
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join("\n                        "),
+        )
     }
 
     fn what_took_the_time(&self) -> Option<String> {
@@ -142,7 +159,8 @@ pub fn print(rows: &[Row], stock: Option<Duration>, network_timeout: Duration) {
     }
     println!(
         "\n  Each probe sends every {} ms and tries to connect every 10 ms; the pause before the fault is in the outage.\n  \
-         For the node that is cut off they have a NetworkTimeout of {} s, without which nobody notices a silent session.",
+         For the node that is cut off they have a NetworkTimeout of {} s, without which nobody notices a silent session, and give\n  \
+         up connecting after half a second: what is silent is noticed in steps of that.",
         1000 / RATE,
         network_timeout.as_secs()
     );
