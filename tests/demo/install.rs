@@ -52,7 +52,7 @@ pub async fn operator(namespace: &Namespace) -> Result<Operator> {
     let mut helm = namespace.cluster.tool("helm");
     helm.args(["upgrade", "--install", RELEASE, "charts/proxypair"]);
     helm.args(["--namespace", SYSTEM, "--create-namespace"]);
-    helm.args(["--take-ownership", "--force-conflicts", "--wait"]);
+    helm.args(["--take-ownership", "--force-conflicts", "--wait", "--timeout", "80s"]);
     let values = json!({
         "image": {"repository": repository, "tag": tag},
         // Other operators may run in the same cluster, each for a namespace of its own.

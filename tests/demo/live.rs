@@ -32,9 +32,9 @@ use crate::support::{
 };
 
 /// How long a line is held back.
-const HOLD: Duration = Duration::from_millis(400);
+const HOLD: Duration = Duration::from_millis(600);
 /// Time between two looks at the probes.
-const LOOK: Duration = Duration::from_millis(150);
+pub const LOOK: Duration = Duration::from_millis(150);
 
 /// Who a line is about.
 #[derive(Clone, Copy, Debug)]

@@ -34,7 +34,7 @@ use tokio::time::{Instant, sleep};
 
 use books::{Held, Report};
 use install::NAMESPACE;
-use live::{Live, Who};
+use live::{LOOK, Live, Who};
 use support::{
     auditor::Auditor,
     cluster::{Cluster, repository},
@@ -45,8 +45,8 @@ use support::{
 };
 use table::Results;
 
-/// How many probes send.
-const PROBES: u64 = 50;
+/// How many probes send; few enough to leave two cores to those who do the work.
+const PROBES: u64 = 20;
 /// Events per second of each.
 const RATE: u64 = 20;
 /// How long one thing may take that is waited for; far more than it takes when it works.
@@ -203,6 +203,8 @@ impl Stage {
     }
 
     async fn outage(&self, window: &str) -> Result<f64> {
+        // What is told of the probes comes first.
+        sleep(LOOK * 2).await;
         Ok(Reading::of(&self.fleet).await?.window(window)?.worst()?.millis())
     }
 
