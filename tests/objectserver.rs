@@ -66,15 +66,6 @@ async fn both_byte_orders_and_both_formats_give_the_same_rows() {
 }
 
 #[tokio::test]
-async fn a_client_that_wants_to_encrypt_its_password_is_refused() {
-    let server = ObjectServer::start("AGG_P", &[]);
-    let mut record = LoginRecord::new("root", "", "test");
-    record.encryption = 0xa0;
-    let error = log_in_as(&record, server.address).await.unwrap_err();
-    assert!(matches!(error, LoginError::Refused { number: 4002, .. }), "{error}");
-}
-
-#[tokio::test]
 async fn an_error_leaves_the_session_usable() {
     let server = ObjectServer::start("AGG_P", &[]);
     let mut client = log_in(&server).await.unwrap();

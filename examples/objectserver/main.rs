@@ -50,6 +50,9 @@ pub struct Options {
     /// Several users instead: a file with lines `name:password`, read at each login.
     #[arg(long, conflicts_with_all = ["user", "password"])]
     users: Option<PathBuf>,
+    /// Encrypted passwords: asked of every client, of those that offer one, or unknown.
+    #[arg(long, value_enum, default_value = "offered")]
+    encryption: login::Encryption,
     /// Certificate chain in PEM: the port speaks TLS from the first byte. Read again for each connection.
     #[arg(long, requires = "tls_key")]
     tls_cert: Option<PathBuf>,

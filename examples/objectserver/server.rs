@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Options;
 use crate::database::{Catalog, ConnectionRow, Database};
 use crate::lock::Lock;
+use crate::login::Passwords;
 use crate::properties::Properties;
 use crate::session;
 use crate::users::Users;
@@ -36,6 +37,8 @@ pub struct State {
     pub lock: Lock,
     /// TLS, where there is any.
     pub identity: Option<Identity>,
+    /// How passwords travel.
+    pub passwords: Passwords,
     /// Each login and each disconnect leaves an event.
     pub watches_connections: bool,
     users: Users,
@@ -78,6 +81,7 @@ impl State {
             properties: Properties::load(options)?,
             lock: Lock::new(),
             identity,
+            passwords: Passwords::new(options.encryption),
             watches_connections: options.connection_watch,
             users: Users::new(options),
             sessions: Mutex::default(),

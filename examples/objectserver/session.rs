@@ -97,14 +97,9 @@ impl Session {
             return Ok(());
         };
         self.state.answering().await;
-        let encrypts = login.encryption != 0 && login.password.is_empty();
-        if encrypts || !self.state.admits(&login.user, &login.password) {
-            tracing::info!(
-                user = login.user,
-                application = login.application,
-                encrypts,
-                "login refused"
-            );
+        let password = self.state.passwords.of(&mut self.channel, &login).await?;
+        if !password.is_some_and(|password| self.state.admits(&login.user, &password)) {
+            tracing::info!(user = login.user, application = login.application, "login refused");
             self.state.count_refusal(&login.application);
             let reply = login::refused(&login, &self.state.name)?;
             self.channel.send(PacketType::RESPONSE, &reply).await?;

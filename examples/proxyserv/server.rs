@@ -14,7 +14,7 @@ use proxypair::tds::wire::{ByteOrder, text};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
-use crate::login::{self, LoginFailure};
+use crate::login::{self, Encryption, LoginFailure, Passwords};
 use crate::pool::Pool;
 use crate::properties::Properties;
 use crate::wire::Wire;
@@ -47,10 +47,11 @@ enum Failure {
 
 /// Accepts clients for ever.
 pub async fn accept_all(listener: TcpListener, properties: Arc<Properties>, pool: Pool) {
+    let passwords = Arc::new(Passwords::new(Encryption::Offered));
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let session = run(stream, Arc::clone(&properties), pool.clone());
+                let session = run(stream, Arc::clone(&properties), Arc::clone(&passwords), pool.clone());
                 tokio::spawn(async move {
                     if let Err(error) = session.await {
                         tracing::info!(%peer, %error, "session ended");
@@ -65,14 +66,20 @@ pub async fn accept_all(listener: TcpListener, properties: Arc<Properties>, pool
     }
 }
 
-async fn run(stream: TcpStream, properties: Arc<Properties>, pool: Pool) -> Result<(), Failure> {
+async fn run(
+    stream: TcpStream,
+    properties: Arc<Properties>,
+    passwords: Arc<Passwords>,
+    pool: Pool,
+) -> Result<(), Failure> {
     stream.set_nodelay(true)?;
     let mut channel = Channel::new(Wire::Plain(stream), REQUEST_MAX);
     let Some(login) = login::receive(&mut channel).await? else {
         return Ok(());
     };
     let present = pool.enter(properties.connections);
-    if present.is_none() || !admits(&properties, &login) {
+    let password = passwords.of(&mut channel, &login).await?;
+    if present.is_none() || !password.is_some_and(|password| admits(&properties, &login.user, &password)) {
         tracing::info!(user = login.user, application = login.application, "login refused");
         let reply = login::refused(&login, &properties.name)?;
         channel.send(PacketType::RESPONSE, &reply).await?;
@@ -89,8 +96,8 @@ async fn run(stream: TcpStream, properties: Arc<Properties>, pool: Pool) -> Resu
 }
 
 /// Who is let in: anybody, unless `SecureMode` is TRUE.
-fn admits(properties: &Properties, login: &LoginRecord) -> bool {
-    !properties.secure || (login.user == properties.user && login.password == properties.password)
+fn admits(properties: &Properties, user: &str, password: &str) -> bool {
+    !properties.secure || (user == properties.user && password == properties.password)
 }
 
 struct Session {

@@ -1,9 +1,11 @@
 //! The server's half of a login, for everything here that is logged in to.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use proxypair::tds::Error;
 use proxypair::tds::channel::{Channel, ReceiveError};
+use proxypair::tds::encryption::{Challenger, EncryptionError, OFFER_ENCRYPT3, challenge_tokens};
 use proxypair::tds::login::LoginRecord;
 use proxypair::tds::packet::PacketType;
 use proxypair::tds::response::{AnswerWriter, Done, EnvChange, LoginAck, Message, Token};
@@ -34,9 +36,71 @@ pub enum LoginFailure {
     /// It did not arrive.
     #[error(transparent)]
     Receive(#[from] ReceiveError),
+    /// The password could not be asked for.
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
     /// The connection failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+/// What a server does about encrypted passwords.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Encryption {
+    /// Asks every client for one.
+    Required,
+    /// Asks the clients that offer one.
+    Offered,
+    /// Does not know it, and takes what is in the login record.
+    Off,
+}
+
+/// The server's half of encrypted passwords. Its key is made when it is needed first.
+#[derive(Debug)]
+pub struct Passwords {
+    encryption: Encryption,
+    challenger: OnceLock<Challenger>,
+}
+
+impl Passwords {
+    /// Without a key yet.
+    pub const fn new(encryption: Encryption) -> Self {
+        Self {
+            encryption,
+            challenger: OnceLock::new(),
+        }
+    }
+
+    /// The password of a login, asked for if need be. `None` when the client holds it back and is not asked, or gives a wrong answer: an empty
+    /// password that came with an offer is never taken for the password.
+    pub async fn of(&self, channel: &mut Channel<Wire>, login: &LoginRecord) -> Result<Option<String>, LoginFailure> {
+        let held_back = login.encryption != 0 && login.password.is_empty();
+        let asks = match self.encryption {
+            Encryption::Required => true,
+            Encryption::Offered => held_back && login.encryption & OFFER_ENCRYPT3 != 0,
+            Encryption::Off => false,
+        };
+        if !asks {
+            return Ok(Some(login.password.clone()).filter(|_| !held_back));
+        }
+        let challenger = match self.challenger.get() {
+            Some(challenger) => challenger,
+            None => {
+                let made = Challenger::generate()?;
+                self.challenger.get_or_init(|| made)
+            }
+        };
+        let challenge = challenger.challenge()?;
+        let mut tokens = vec![login_ack(LoginAck::NEGOTIATE)];
+        tokens.extend(challenge_tokens(&challenge));
+        tokens.push(Token::Done(Done::statement(0, None)));
+        channel.send(PacketType::RESPONSE, &written(login, &tokens)?).await?;
+        let answer = tokio::time::timeout(LOGIN_DEADLINE, channel.receive()).await;
+        let Some(answer) = answer.map_err(|_| LoginFailure::Late)?? else {
+            return Ok(None);
+        };
+        Ok(challenger.open(&challenge, &answer.payload, login.order)?)
+    }
 }
 
 /// Reads a login record; `None` when the client left before.
