@@ -6,4 +6,5 @@ pub mod evidence;
 pub mod failover;
 pub mod health;
 pub mod pair;
+pub mod resync;
 pub mod status;

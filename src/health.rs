@@ -16,14 +16,16 @@ use tokio::{
 
 use self::watched::Watched;
 use crate::{
-    api::{DrainSpec, Side},
+    api::{DrainSpec, ResyncSpec, Side},
     dial::Address,
     domain::{
         admission,
         evidence::{Pod, Timing, classify},
         failover::{Decision, Policy, Routing, decide},
         health::SideHealth,
+        resync,
     },
+    probe::Credentials,
 };
 
 /// What a monitor is to watch, and what has become of the routing. The controller sends a new one whenever any of it changes.
@@ -43,10 +45,45 @@ pub struct Assignment {
     pub policy: Policy,
     /// How gates are drained.
     pub drain: DrainSpec,
+    /// How to log in to the ObjectServers, if that is declared.
+    pub login: Option<Credentials>,
+    /// Names of primary and backup.
+    pub names: [Names; 2],
+    /// When the ObjectServers count as in step, if that matters.
+    pub resync: Option<ResyncSpec>,
     /// Where the traffic goes.
     pub routing: Routing,
     /// Grows with each change of `routing`; comes back in [`Finding::epoch`].
     pub epoch: u64,
+}
+
+impl Assignment {
+    /// Whether it asks for anything else than `other`, apart from pods, keys and routing.
+    pub fn asks_otherwise_than(&self, other: &Self) -> bool {
+        let asked = |of: &Self| {
+            (
+                of.object_servers.clone(),
+                of.timing,
+                of.policy,
+                of.drain.clone(),
+                of.login.clone(),
+                of.names.clone(),
+                of.resync.clone(),
+            )
+        };
+        asked(self) != asked(other)
+    }
+}
+
+/// What the servers of a side are called, and how a password may travel to them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The ObjectServer.
+    pub object_server: String,
+    /// The proxy server behind the gate, if there is one.
+    pub proxy: Option<String>,
+    /// The password may travel in the clear: the way is encrypted, or the user allows it.
+    pub allow_plaintext: bool,
 }
 
 /// The newest pod of a side that is not being deleted, or else the one that is.
@@ -92,6 +129,8 @@ pub struct SideFinding {
     pub health: SideHealth,
     /// Probe sessions.
     pub sessions: u32,
+    /// What the ObjectServer says of its `ActingPrimary`.
+    pub acting_primary: Option<bool>,
     /// The pod that these are about.
     pub pod: PodAddress,
 }
@@ -128,7 +167,7 @@ pub async fn monitor(
                 seen_at = Instant::now();
                 let next = assignments.borrow_and_update().clone();
                 for side in &mut sides {
-                    side.assign(&assignment, &next, &identity, &sightings_in);
+                    side.assign(&assignment, &next, &sightings_in);
                 }
                 assignment = next;
             }
@@ -166,11 +205,24 @@ fn evaluate(
         let reading = classify(&side.evidence, &assignment.timing, now);
         side.health = side.health.clone().step(&reading, &assignment.timing, now);
     }
+    for side in sides.iter_mut() {
+        side.ask_for_gateways(assignment.resync.is_some() && assignment.routing.serving == Side::Backup);
+    }
     let [primary, backup] = &*sides;
+    let missing = assignment.resync.as_ref().map_or_else(Vec::new, |resync| {
+        resync::missing(
+            primary.evidence.word.as_ref(),
+            backup.evidence.word.as_ref(),
+            &resync.gateway_description,
+            assignment.timing.word_lasts(),
+            now,
+        )
+    });
     let decision = decide(
         &assignment.routing,
         &primary.health,
         &backup.health,
+        &missing,
         &assignment.policy,
         now,
     );

@@ -134,6 +134,7 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
         pair: Arc::clone(&pair),
         object: Arc::clone(object),
         service,
+        login: None,
         keys: config,
         key_text: keys.operator[TLS_CRT].clone(),
     };

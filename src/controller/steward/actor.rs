@@ -34,7 +34,7 @@ use crate::{
         pair::Pair,
         status::{Now, Problem},
     },
-    health::{Assignment, Finding, Identity, PodAddress, index, monitor},
+    health::{Assignment, Finding, Identity, Names, PodAddress, index, monitor},
     metrics::SwitchLabels,
 };
 
@@ -75,6 +75,7 @@ impl Actor {
             pair,
             object,
             service,
+            login,
             keys,
             key_text,
         } = declared.clone();
@@ -84,6 +85,7 @@ impl Actor {
         let unknown = PodAddress::UNKNOWN;
         let pods = Side::BOTH.map(|side| pod_of(&context.pods, &pair, side, &unknown, Timestamp::now()));
         let assignment = Assignment {
+            login,
             keys: Some(keys),
             epoch: 0,
             ..assignment(&pair, pods, routing)
@@ -179,6 +181,7 @@ impl Actor {
             pair,
             object,
             service,
+            login,
             keys,
             key_text,
         } = declared;
@@ -193,13 +196,12 @@ impl Actor {
         let routing = self.routing;
         self.assignments.send_if_modified(|current| {
             let next = Assignment {
+                login,
                 keys: if new_keys { Some(keys) } else { current.keys.clone() },
                 epoch: current.epoch,
                 ..assignment(&pair, current.pods.clone(), routing)
             };
-            let changed = new_keys
-                || (&next.object_servers, next.timing, next.policy, &next.drain)
-                    != (&current.object_servers, current.timing, current.policy, &current.drain);
+            let changed = new_keys || next.asks_otherwise_than(current);
             *current = next;
             changed
         });
@@ -434,11 +436,24 @@ fn assignment(pair: &Pair, pods: [PodAddress; 2], routing: Routing) -> Assignmen
         object_servers: pair.object_servers.clone(),
         keys: None,
         gate_name: pair.gate_name.clone(),
+        login: None,
+        names: Side::BOTH.map(|side| names(pair, side)),
+        resync: pair.spec.resync(),
         timing: Timing::from(&pair.spec.health_check),
         policy: Policy::new(&pair.spec.failback, FIRST_START),
         drain: pair.spec.failback.drain.clone(),
         routing,
         epoch: 0,
+    }
+}
+
+/// What the servers of a side are called, and how a password may travel to them.
+fn names(pair: &Pair, side: Side) -> Names {
+    let login = pair.spec.health_check.login.as_ref();
+    Names {
+        object_server: pair.spec.side(side).object_server.name.clone(),
+        proxy: None,
+        allow_plaintext: login.is_some_and(|login| login.allow_plaintext_login),
     }
 }
 
