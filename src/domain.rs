@@ -6,4 +6,5 @@ pub mod evidence;
 pub mod failover;
 pub mod health;
 pub mod pair;
+pub mod references;
 pub mod status;

@@ -48,6 +48,8 @@ pub struct Declared {
     pub object: Arc<ProxyPair>,
     /// The virtual Service as it was found.
     pub service: Option<Service>,
+    /// Why not all is as declared.
+    pub problem: Option<Problem>,
     /// How to prove to the gates who asks.
     pub keys: Arc<ClientConfig>,
     /// Tells new keys from old ones.

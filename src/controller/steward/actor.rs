@@ -75,6 +75,7 @@ impl Actor {
             pair,
             object,
             service,
+            problem,
             keys,
             key_text,
         } = declared.clone();
@@ -106,7 +107,7 @@ impl Actor {
             switching: status.switching,
             steps: None,
             finished: None,
-            problem: None,
+            problem,
             assignments,
             findings,
             known,
@@ -179,10 +180,11 @@ impl Actor {
             pair,
             object,
             service,
+            problem,
             keys,
             key_text,
         } = declared;
-        self.problem = None;
+        self.problem = problem;
         self.pair = pair;
         if newer(&*object, &self.object) {
             self.object = (*object).clone();
