@@ -9,6 +9,7 @@ pub mod gate;
 pub mod health;
 pub mod leader;
 pub mod metrics;
+pub mod omnibus;
 pub mod operator;
 pub mod probe;
 pub mod tds;

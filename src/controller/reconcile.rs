@@ -20,6 +20,7 @@ use super::{
     apply::{ApplyError, apply, find},
     context::Context,
     keys::{self, CA_CRT, KeySet, KeysError, SecretData, TLS_CRT, TLS_KEY},
+    references,
     registry::{Applied, Registry},
     steward::{Declared, Steward, refuse},
     watches::GuardedPair,
@@ -29,10 +30,11 @@ use crate::{
     domain::{
         children,
         pair::{InvalidPair, Pair},
+        references::{lacking, login, named_in, needs},
         status::Problem,
     },
     metrics::ReasonLabels,
-    probe,
+    probe::{self, Credentials},
 };
 
 /// Why a reconciliation failed.
@@ -119,6 +121,16 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
         return Ok(look_again(applied.renew_at));
     }
     registry.remember(key.clone(), None);
+    let needs = needs(&pair);
+    let contents = context
+        .references
+        .read(&context.client, &key, &named_in(&needs))
+        .await?;
+    let problem = needs.iter().find_map(|need| lacking(need, &contents));
+    let held_back = |side: Side| {
+        let of_side = needs.iter().filter(|need| need.side == Some(side));
+        of_side.into_iter().any(|need| lacking(need, &contents).is_some())
+    };
     let mut versions = Versions::new();
     let keys = declare_keys(&pair, context, &mut versions).await?;
     declare_child(context, &pair, &children::service_account(&pair), &mut versions).await?;
@@ -127,14 +139,15 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
         declare_child(context, &pair, &children::side_service(&pair, side), &mut versions).await?;
     }
     let service: Option<Service> = find(&context.client, &pair, &pair.service_name()).await?;
-    let complete = declare_deployments(object, &pair, registry, &mut versions).await?;
+    let complete = declare_deployments(object, &pair, registry, held_back, &mut versions).await?;
 
     let config = probe::client_config(&keys.operator[CA_CRT], &keys.operator[TLS_CRT], &keys.operator[TLS_KEY])?;
     let declared = Declared {
         pair: Arc::clone(&pair),
         object: Arc::clone(object),
         service,
-        login: None,
+        login: login(&pair, &contents).map(|(user, password)| Credentials { user, password }),
+        problem,
         keys: config,
         key_text: keys.operator[TLS_CRT].clone(),
     };
@@ -158,6 +171,7 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
         generation: pair.generation,
         renew_at: keys.renew_at,
         versions,
+        references: references::versions(&contents),
     };
     registry.remember(key, Some(applied));
     Ok(look_again(keys.renew_at))
@@ -235,11 +249,12 @@ fn content(secret: &Secret) -> SecretData {
 }
 
 /// A changed pod template goes to the idle side first, and to the serving side only when the idle one is up with it. Returns whether both
-/// sides have theirs.
+/// sides have theirs. A side that is held back keeps the pod that it has: a new one could not start.
 async fn declare_deployments(
     object: &ProxyPair,
     pair: &Pair,
     registry: &Registry,
+    held_back: impl Fn(Side) -> bool,
     versions: &mut Versions,
 ) -> Result<bool, ReconcileError> {
     let context = &registry.context;
@@ -255,7 +270,9 @@ async fn declare_deployments(
     let image = &context.settings.image;
 
     let wanted = children::deployment(pair, idle, image);
-    declare_child(context, pair, &wanted, versions).await?;
+    if !held_back(idle) {
+        declare_child(context, pair, &wanted, versions).await?;
+    }
     let runs_it = |uid: Option<&str>| {
         let pods = context.pods.state();
         let pod = uid.and_then(|uid| pods.iter().find(|pod| pod.metadata.uid.as_deref() == Some(uid)));
@@ -265,6 +282,9 @@ async fn declare_deployments(
         known.settled && known.serving == serving && known.health(idle) == Health::Up && runs_it(known.pod(idle))
     });
 
+    if held_back(serving) {
+        return Ok(true);
+    }
     let wanted = children::deployment(pair, serving, image);
     let found: Option<Deployment> = find(&context.client, pair, &pair.side_name(serving)).await?;
     let changes =

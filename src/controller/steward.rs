@@ -51,6 +51,8 @@ pub struct Declared {
     pub service: Option<Service>,
     /// How to log in to the ObjectServers, if that is declared and known.
     pub login: Option<Credentials>,
+    /// Why not all is as declared.
+    pub problem: Option<Problem>,
     /// How to prove to the gates who asks.
     pub keys: Arc<ClientConfig>,
     /// Tells new keys from old ones.

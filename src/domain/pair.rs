@@ -6,7 +6,7 @@ use kube::{Resource, ResourceExt};
 use rustls::pki_types::ServerName;
 
 use crate::{
-    api::{ProxyPair, ProxyPairSpec, Side},
+    api::{ProxyOverrides, ProxyPair, ProxyPairSpec, Side},
     dial::Address,
 };
 
@@ -129,6 +129,11 @@ impl Pair {
     /// Name of the ServiceAccount of the proxy pods.
     pub fn service_account_name(&self) -> String {
         format!("{}-proxy", self.name)
+    }
+
+    /// How the proxy of one side runs.
+    pub fn proxy(&self, side: Side) -> ProxyOverrides {
+        self.spec.proxy.pod.overridden_by(self.spec.side(side).proxy.as_ref())
     }
 
     /// Where the ObjectServer of one side is.

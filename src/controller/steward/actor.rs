@@ -76,6 +76,7 @@ impl Actor {
             object,
             service,
             login,
+            problem,
             keys,
             key_text,
         } = declared.clone();
@@ -108,7 +109,7 @@ impl Actor {
             switching: status.switching,
             steps: None,
             finished: None,
-            problem: None,
+            problem,
             assignments,
             findings,
             known,
@@ -182,10 +183,11 @@ impl Actor {
             object,
             service,
             login,
+            problem,
             keys,
             key_text,
         } = declared;
-        self.problem = None;
+        self.problem = problem;
         self.pair = pair;
         if newer(&*object, &self.object) {
             self.object = (*object).clone();
@@ -196,7 +198,10 @@ impl Actor {
         let routing = self.routing;
         self.assignments.send_if_modified(|current| {
             let next = Assignment {
-                login,
+                // A Secret that has gone missing does not end the checks.
+                login: login
+                    .or_else(|| current.login.clone())
+                    .filter(|_| pair.spec.health_check.login.is_some()),
                 keys: if new_keys { Some(keys) } else { current.keys.clone() },
                 epoch: current.epoch,
                 ..assignment(&pair, current.pods.clone(), routing)
