@@ -17,7 +17,7 @@ use tokio::{
 use self::watched::Watched;
 use crate::{
     api::{DrainSpec, ResyncSpec, Side},
-    dial::Address,
+    dial::{Address, Dialer},
     domain::{
         admission,
         evidence::{Pod, Timing, classify},
@@ -26,6 +26,7 @@ use crate::{
         resync,
     },
     probe::Credentials,
+    tls::{BundleError, ObjectServerTls},
 };
 
 /// What a monitor is to watch, and what has become of the routing. The controller sends a new one whenever any of it changes.
@@ -34,7 +35,7 @@ pub struct Assignment {
     /// The pods of primary and backup.
     pub pods: [PodAddress; 2],
     /// The ObjectServers of primary and backup.
-    pub object_servers: [Address; 2],
+    pub servers: [Server; 2],
     /// How to prove to the gates who asks.
     pub keys: Option<Arc<ClientConfig>>,
     /// The name in the gates' certificate.
@@ -47,8 +48,6 @@ pub struct Assignment {
     pub drain: DrainSpec,
     /// How to log in to the ObjectServers, if that is declared.
     pub login: Option<Credentials>,
-    /// Names of primary and backup.
-    pub names: [Names; 2],
     /// When the ObjectServers count as in step, if that matters.
     pub resync: Option<ResyncSpec>,
     /// Where the traffic goes.
@@ -62,12 +61,11 @@ impl Assignment {
     pub fn asks_otherwise_than(&self, other: &Self) -> bool {
         let asked = |of: &Self| {
             (
-                of.object_servers.clone(),
+                of.servers.clone(),
                 of.timing,
                 of.policy,
                 of.drain.clone(),
                 of.login.clone(),
-                of.names.clone(),
                 of.resync.clone(),
             )
         };
@@ -75,15 +73,31 @@ impl Assignment {
     }
 }
 
-/// What the servers of a side are called, and how a password may travel to them.
+/// How to reach an ObjectServer, and what it must prove.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Names {
-    /// The ObjectServer.
-    pub object_server: String,
-    /// The proxy server behind the gate, if there is one.
-    pub proxy: Option<String>,
-    /// The password may travel in the clear: the way is encrypted, or the user allows it.
+pub struct Server {
+    /// Where it is.
+    pub address: Address,
+    /// Its name, which it says and has in its certificate.
+    pub name: String,
+    /// Who may have issued its certificate, in PEM, if it speaks TLS.
+    pub authorities: Option<Arc<Vec<u8>>>,
+    /// The user lets a password travel to it in the clear.
     pub allow_plaintext: bool,
+    /// The name of the proxy server that stands between the gate and it, if there is one.
+    pub proxy: Option<String>,
+}
+
+impl Server {
+    /// A dialer that takes silence for absence after `unresponsive_after`. Authorities that cannot be used are as good as none that
+    /// would accept: the dial fails.
+    fn dialer(&self, unresponsive_after: Duration) -> Result<Dialer, BundleError> {
+        let dialer = Dialer::new(self.address.clone(), unresponsive_after);
+        match &self.authorities {
+            None => Ok(dialer),
+            Some(authorities) => Ok(dialer.with_tls(ObjectServerTls::new(authorities, &self.name)?)),
+        }
+    }
 }
 
 /// The newest pod of a side that is not being deleted, or else the one that is.

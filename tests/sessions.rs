@@ -9,7 +9,7 @@ mod support {
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proxypair::dial::Address;
+use proxypair::dial::{Address, Dialer};
 use proxypair::domain::evidence::{Fault, Link, Timing};
 use proxypair::probe::{Credentials, Login, Refusals, Saying, Sighting, watch_objectserver};
 use serde_json::Value;
@@ -52,7 +52,8 @@ impl Watch {
             refusals: Arc::clone(&refusals),
         };
         let address = Address::new(server.address.ip().to_string(), server.address.port());
-        tokio::spawn(watch_objectserver(address, TIMING, Some(login), out));
+        let dialer = Dialer::new(address, TIMING.unresponsive_after);
+        tokio::spawn(watch_objectserver(dialer, TIMING, Some(login), out));
         Self {
             seen,
             gateways,

@@ -119,6 +119,18 @@ pub enum Upstream {
     },
 }
 
+impl Upstream {
+    /// Since when it has been refused or closed, for whatever reason.
+    pub fn bad_since(&self) -> Option<Instant> {
+        match self {
+            Self::Rejected { since, .. } | Self::ProxyUnreachable { since, .. } | Self::Unreachable { since, .. } => {
+                Some(*since)
+            }
+            Self::Reachable | Self::Unresponsive { .. } => None,
+        }
+    }
+}
+
 /// Everything that was seen of one side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{pair::Pair, status::Problem};
-use crate::api::{Engine, Side, TlsMode};
+use crate::api::{CaBundleSpec, Engine, Side, TlsMode};
 
 /// Key of the user that nco_proxyserv logs in as.
 pub const AUTH_USER_NAME: &str = "AuthUserName";
@@ -112,6 +112,25 @@ pub fn needs(pair: &Pair) -> Vec<Need> {
     of_sides.chain(login).collect()
 }
 
+/// Who may have issued the certificate of an ObjectServer, in PEM, if that is declared and there.
+pub fn authorities(pair: &Pair, side: Side, contents: &Contents) -> Option<Vec<u8>> {
+    let bundle = &pair.spec.side(side).object_server.tls.as_ref()?.ca_bundle;
+    contents
+        .get(&bundle_reference(bundle).0)?
+        .as_ref()?
+        .data
+        .get(&bundle.key)
+        .cloned()
+}
+
+/// The object that holds a CA bundle, and the field that names it.
+fn bundle_reference(bundle: &CaBundleSpec) -> (Reference, &'static str) {
+    match (&bundle.config_map_name, &bundle.secret_name) {
+        (Some(name), _) => (Reference::config_map(name), "configMapName"),
+        (None, name) => (Reference::secret(name.as_deref().unwrap_or_default()), "secretName"),
+    }
+}
+
 /// User and password of `healthCheck.login`, if they are there. A line feed at the end, as editors leave it, does not count.
 pub fn login(pair: &Pair, contents: &Contents) -> Option<(String, String)> {
     let login = pair.spec.health_check.login.as_ref()?;
@@ -139,10 +158,7 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
     };
     if let Some(tls) = &declared.object_server.tls {
         let bundle = &tls.ca_bundle;
-        let (reference, name) = match (&bundle.config_map_name, &bundle.secret_name) {
-            (Some(name), _) => (Reference::config_map(name), "configMapName"),
-            (None, name) => (Reference::secret(name.as_deref().unwrap_or_default()), "secretName"),
-        };
+        let (reference, name) = bundle_reference(bundle);
         needs.push(Need {
             reference,
             field: format!("spec.{}.objectServer.tls.caBundle.{name}", side.label()),

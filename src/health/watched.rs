@@ -11,13 +11,13 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{Assignment, Identity, Names, PodAddress, SideFinding, index};
+use super::{Assignment, Identity, PodAddress, SideFinding, index};
 use crate::{
     api::{DrainSpec, Side},
     domain::{
         admission::{Admission, Occupancy},
         children::{CHECK_PORT, CONTROL_PORT},
-        evidence::{Evidence, GateReport, Link, Upstream},
+        evidence::{Evidence, Fault, GateReport, Link, Upstream},
         health::SideHealth,
         resync::Word,
     },
@@ -102,8 +102,7 @@ impl Watched {
 
     pub(super) fn assign(&mut self, old: &Assignment, new: &Assignment, out: &Sightings) {
         let at = index(self.side);
-        let same_login = (&old.login, &old.names[at]) == (&new.login, &new.names[at]);
-        let same_server = old.object_servers[at] == new.object_servers[at] && old.timing == new.timing && same_login;
+        let same_server = (&old.login, &old.servers[at], old.timing) == (&new.login, &new.servers[at], new.timing);
         let same_pod = (&self.pod.uid, self.pod.ip) == (&new.pods[at].uid, new.pods[at].ip);
         let same_keys = match (&old.keys, &new.keys) {
             (Some(old), Some(new)) => Arc::ptr_eq(old, new),
@@ -141,16 +140,12 @@ impl Watched {
     }
 
     fn login(&self, assignment: &Assignment) -> Option<Login> {
-        let Names {
-            object_server,
-            proxy,
-            allow_plaintext,
-        } = assignment.names[index(self.side)].clone();
+        let server = &assignment.servers[index(self.side)];
         assignment.login.clone().map(|credentials| Login {
             credentials: Arc::new(credentials),
-            allow_plaintext,
-            object_server,
-            proxy,
+            allow_plaintext: server.allow_plaintext || server.authorities.is_some(),
+            object_server: server.name.clone(),
+            proxy: server.proxy.clone(),
             gateways: self.gateways.subscribe(),
             refusals: Arc::clone(&self.refusals),
         })
@@ -162,12 +157,22 @@ impl Watched {
         self.description_of(assignment);
         self.evidence.direct = Link::Untried;
         self.evidence.word = None;
-        let address = assignment.object_servers[index(self.side)].clone();
+        let dialer = match assignment.servers[index(self.side)].dialer(assignment.timing.unresponsive_after) {
+            Ok(dialer) => dialer,
+            Err(error) => {
+                self.evidence.direct = Link::Failed {
+                    since: Instant::now(),
+                    fault: Fault::Tls,
+                    message: error.to_string(),
+                };
+                return;
+            }
+        };
         let (relayed, relay) = self.relay(out);
         self.on_server.number = self.numbers;
         self.on_server.open(relay);
         self.on_server.open(watch_objectserver(
-            address,
+            dialer,
             assignment.timing,
             self.login(assignment),
             relayed,
@@ -275,12 +280,18 @@ impl Watched {
                 cause: wire::UnreachableCause::TimedOut,
                 message,
             } => Upstream::Unresponsive { message },
-            wire::Upstream::Unreachable { message, .. } => {
-                let since = match self.evidence.report.as_ref().map(|report| &report.upstream) {
-                    Some(Upstream::Unreachable { since, .. }) => *since,
-                    _ => at,
-                };
-                Upstream::Unreachable { since, message }
+            wire::Upstream::Unreachable { cause, message } => {
+                let since = self
+                    .evidence
+                    .report
+                    .as_ref()
+                    .and_then(|report| report.upstream.bad_since());
+                let since = since.unwrap_or(at);
+                match cause {
+                    wire::UnreachableCause::TlsRejected => Upstream::Rejected { since, message },
+                    wire::UnreachableCause::ProxyUnreachable => Upstream::ProxyUnreachable { since, message },
+                    _ => Upstream::Unreachable { since, message },
+                }
             }
         };
         GateReport {

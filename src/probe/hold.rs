@@ -18,7 +18,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Eye, Sighting, login::Login, session::log_in_and_ask};
 use crate::{
-    dial::{Address, Dialer, prepare},
+    dial::{Dialer, prepare},
     domain::evidence::{Fault, Link, Timing},
 };
 
@@ -52,14 +52,17 @@ impl Refused {
     }
 }
 
-/// Holds a connection to the ObjectServer at `address`. Without a `login` it says nothing on it, and leaves no event there.
-pub async fn watch_objectserver(address: Address, timing: Timing, login: Option<Login>, out: mpsc::Sender<Sighting>) {
-    let dialer = Dialer::new(address, timing.unresponsive_after);
+/// Holds a connection to the ObjectServer that `dialer` leads to. Without a `login` it says nothing on it, and leaves no event there.
+pub async fn watch_objectserver(dialer: Dialer, timing: Timing, login: Option<Login>, out: mpsc::Sender<Sighting>) {
     let dial = || {
         let dialer = dialer.clone();
         async move {
             let stream = dialer.dial().await.map_err(|error| Refused {
-                tls: error.is_tls_rejected(),
+                fault: if error.is_tls_rejected() {
+                    Fault::Tls
+                } else {
+                    Fault::Connection
+                },
                 message: error.to_string(),
             })?;
             prepare(stream.socket(), timing.unresponsive_after).map_err(Refused::plain)?;
@@ -265,6 +268,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::dial::Address;
 
     const TIMING: Timing = Timing {
         interval: Duration::from_millis(200),
@@ -293,7 +297,8 @@ mod tests {
     fn watch(address: SocketAddr) -> mpsc::Receiver<Sighting> {
         let (out, seen) = mpsc::channel(64);
         let address = Address::new(address.ip().to_string(), address.port());
-        tokio::spawn(watch_objectserver(address, TIMING, None, out));
+        let dialer = Dialer::new(address, TIMING.unresponsive_after);
+        tokio::spawn(watch_objectserver(dialer, TIMING, None, out));
         seen
     }
 
