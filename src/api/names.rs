@@ -38,3 +38,14 @@ pub const CONDITION_BACKUP_HEALTHY: &str = "BackupHealthy";
 
 /// Name of the probes' port on Services and pods.
 pub const PORT_PROXY: &str = "proxy";
+
+/// In the Secret of `proxy.secretName`: the user that nco_proxyserv logs in as.
+pub const AUTH_USER_NAME: &str = "AuthUserName";
+/// There: that user's password, plain or encrypted.
+pub const AUTH_PASSWORD: &str = "AuthPassword";
+/// There: nco_proxyserv's key store.
+pub const OMNI_KDB: &str = "omni.kdb";
+/// There: the key store's password.
+pub const OMNI_STH: &str = "omni.sth";
+/// There: the file that decrypts encrypted properties.
+pub const ENCRYPTION_KEYFILE: &str = "encryption.keyfile";

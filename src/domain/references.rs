@@ -3,18 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{pair::Pair, status::Problem};
-use crate::api::{Engine, Side, TlsMode};
-
-/// Key of the user that nco_proxyserv logs in as.
-pub const AUTH_USER_NAME: &str = "AuthUserName";
-/// Key of that user's password, plain or encrypted.
-pub const AUTH_PASSWORD: &str = "AuthPassword";
-/// Key of nco_proxyserv's key store.
-pub const OMNI_KDB: &str = "omni.kdb";
-/// Key of the key store's password.
-pub const OMNI_STH: &str = "omni.sth";
-/// Key of the file that decrypts encrypted properties.
-pub const ENCRYPTION_KEYFILE: &str = "encryption.keyfile";
+use crate::api::{AUTH_PASSWORD, AUTH_USER_NAME, Engine, OMNI_KDB, OMNI_STH, Side, TlsMode};
 
 /// What kind of object is referred to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
