@@ -25,6 +25,9 @@ pub const ROLE_SIDE: &str = "side";
 /// On a Deployment and its pods: which pod template this is, so that both sides are never replaced at once.
 pub const ANNOTATION_TEMPLATE: &str = "proxypair.dev/template";
 
+/// On a proxy pod of engine Proxyserv: the resourceVersion of the Secret that it took its login and keys from.
+pub const ANNOTATION_SECRET_VERSION: &str = "proxypair.dev/secret-version";
+
 /// Condition: the serving side is up, the Service points at it and the children are as declared.
 pub const CONDITION_READY: &str = "Ready";
 /// Condition: both sides are up, so that one more failure is survived.
