@@ -7,4 +7,5 @@ pub mod failover;
 pub mod health;
 pub mod pair;
 pub mod references;
+pub mod resync;
 pub mod status;

@@ -15,3 +15,4 @@ pub mod probe;
 pub mod proxyserv;
 pub mod tds;
 pub mod telemetry;
+pub mod tls;

@@ -9,8 +9,9 @@ use std::{
 /// Each module, and the modules of this crate that it may name.
 const ARROWS: &[(&str, &[&str])] = &[
     ("api", &[]),
-    ("dial", &[]),
+    ("dial", &["tls"]),
     ("tds", &[]),
+    ("tls", &[]),
     ("telemetry", &[]),
     ("metrics", &["api"]),
     ("omnibus", &["api"]),
@@ -18,8 +19,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("leader", &[]),
     ("domain", &["api", "dial", "omnibus"]),
     ("proxyserv", &["api", "dial", "omnibus"]),
-    ("gate", &["admin", "api", "dial", "tds"]),
-    ("probe", &["dial", "domain", "gate"]),
+    ("gate", &["admin", "api", "dial", "tds", "tls"]),
+    ("probe", &["dial", "domain", "gate", "tls"]),
     ("health", &["api", "dial", "domain", "gate", "probe"]),
     ("controller", &["api", "domain", "health", "leader", "metrics", "probe"]),
     (

@@ -67,6 +67,7 @@ impl Side {
     validation = Rule::new("self.primary.objectServer.host != self.backup.objectServer.host || self.primary.objectServer.port != self.backup.objectServer.port").message("primary and backup have the same ObjectServer address: give each its own host or port, never that of a virtual pair"),
     validation = Rule::new("self.primary.serverName != self.backup.serverName").message("primary.serverName and backup.serverName are the same: name the two proxies differently, such as PROXY_P and PROXY_B"),
     validation = Rule::new("self.serverName != self.primary.serverName && self.serverName != self.backup.serverName").message("serverName is the virtual pair's name and must differ from both proxies' names, such as PROXY_V"),
+    validation = Rule::new("!has(self.failback.resync) || self.failback.resync.policy != 'Required' || has(self.healthCheck.login)").message("failback.resync.policy Required asks the ObjectServers and needs a user for that: set healthCheck.login.secretName, or write policy: Ignored"),
     validation = Rule::new("!([self.primary.objectServer.name, self.backup.objectServer.name].exists(o, o in [self.serverName, self.primary.serverName, self.backup.serverName]))").message("an ObjectServer and a proxy have the same name: omni.dat holds each name once, so name them differently"),
     validation = Rule::new("self.proxy.engine != 'Relay' || !((has(self.primary.proxy) && (has(self.primary.proxy.image) || has(self.primary.proxy.imagePullPolicy) || has(self.primary.proxy.properties) || has(self.primary.proxy.secretName) || has(self.primary.proxy.ncHome))) || (has(self.backup.proxy) && (has(self.backup.proxy.image) || has(self.backup.proxy.imagePullPolicy) || has(self.backup.proxy.properties) || has(self.backup.proxy.secretName) || has(self.backup.proxy.ncHome))))").message("image, imagePullPolicy, properties, secretName and ncHome of a side are for nco_proxyserv: set proxy.engine: Proxyserv or leave them out"),
     validation = Rule::new("self.proxy.engine != 'Proxyserv' || (has(self.proxy.image) || (has(self.primary.proxy) && has(self.primary.proxy.image) && has(self.backup.proxy) && has(self.backup.proxy.image)))").message("engine Proxyserv needs the image with your nco_proxyserv: write it in proxy.image"),
@@ -105,6 +106,12 @@ pub struct ProxyPairSpec {
 }
 
 impl ProxyPairSpec {
+    /// What must have become of the gateway's resync before a failback; `None` when that is ignored.
+    pub fn resync(&self) -> Option<ResyncSpec> {
+        self.health_check.login.as_ref()?;
+        Some(self.failback.resync.clone().unwrap_or_default()).filter(|resync| resync.policy == ResyncPolicy::Required)
+    }
+
     /// The declaration of one side.
     pub fn side(&self, side: Side) -> &SideSpec {
         match side {
@@ -290,6 +297,25 @@ pub struct HealthCheckSpec {
     /// How long a side that was down must pass every check until it is up.
     #[serde(default = "default_healthy_after")]
     pub healthy_after: Duration,
+
+    /// Adds proof by TDS sessions: one through each proxy and one straight to each ObjectServer, kept open, with a cheap read each
+    /// `interval`. Without it a side counts as up while connections to its ObjectServer are open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<LoginSpec>,
+}
+
+/// The user that the operator logs in with to check. It needs to read `catalog.properties` and `catalog.connections` (role CatalogUser).
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoginSpec {
+    /// Secret in the namespace of the ProxyPair, with the keys AuthUserName and AuthPassword. A change is picked up at once.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+
+    /// Lets the password travel in the clear to an ObjectServer that has no `tls` and does not ask for an encrypted one. Without it such a
+    /// login is not tried.
+    #[serde(default)]
+    pub allow_plaintext_login: bool,
 }
 
 fn default_interval() -> Duration {
@@ -315,6 +341,7 @@ impl Default for HealthCheckSpec {
             unreachable_after: default_unreachable_after(),
             unresponsive_after: default_unresponsive_after(),
             healthy_after: default_healthy_after(),
+            login: None,
         }
     }
 }
@@ -345,9 +372,54 @@ pub struct FailbackSpec {
     #[serde(default = "default_minimum_on_backup")]
     pub minimum_on_backup: Duration,
 
+    /// Whether the gateway must have brought the ObjectServers back in step before. Without it: Required if there is a
+    /// `healthCheck.login`, else Ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resync: Option<ResyncSpec>,
+
     /// How the sessions on the side that is left are ended.
     #[serde(default)]
     pub drain: DrainSpec,
+}
+
+/// Whether a failback waits for the ObjectServer gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ResyncPolicy {
+    /// The gateway is attached to both ObjectServers, and the backup one does not act as primary any more.
+    #[default]
+    Required,
+    /// The primary is restored without asking.
+    Ignored,
+}
+
+/// When the ObjectServers count as in step. Asked with the `healthCheck.login`.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResyncSpec {
+    /// Required: the gateway is attached to both ObjectServers and `ActingPrimary` is FALSE on the backup one. Ignored: the primary is
+    /// restored without asking, for sites without a gateway or with one that the automation does not know.
+    #[serde(default)]
+    pub policy: ResyncPolicy,
+
+    /// The `AppDescription` of the gateway's sessions in `catalog.connections`. OMNIbus's automation resets `ActingPrimary` only for
+    /// `failover_gate`, which the multitier gateway configuration sets.
+    #[serde(default = "default_gateway_description")]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_ .:/-]+$')").message("gatewayDescription is compared with AppDescription in catalog.connections: write letters, digits, blanks and _ . : / - only, such as failover_gate"))]
+    pub gateway_description: String,
+}
+
+fn default_gateway_description() -> String {
+    "failover_gate".to_owned()
+}
+
+impl Default for ResyncSpec {
+    fn default() -> Self {
+        Self {
+            policy: ResyncPolicy::default(),
+            gateway_description: default_gateway_description(),
+        }
+    }
 }
 
 fn default_stable_for() -> Duration {
@@ -364,6 +436,7 @@ impl Default for FailbackSpec {
             mode: FailbackMode::default(),
             stable_for: default_stable_for(),
             minimum_on_backup: default_minimum_on_backup(),
+            resync: None,
             drain: DrainSpec::default(),
         }
     }

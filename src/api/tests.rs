@@ -201,6 +201,43 @@ fn refuses_timings_that_contradict_each_other() {
 }
 
 #[test]
+fn refuses_to_wait_for_a_resync_without_a_user_that_can_ask() {
+    refused_with(
+        "/spec/failback",
+        json!({"resync": {"policy": "Required"}}),
+        "set healthCheck.login.secretName, or write policy: Ignored",
+    );
+    refused_with(
+        "/spec/failback",
+        json!({"resync": {"policy": "Ignored", "gatewayDescription": "a'b"}}),
+        "gatewayDescription is compared with AppDescription",
+    );
+    let mut manifest = valid();
+    manifest["spec"]["failback"] = json!({"resync": {"policy": "Ignored"}});
+    assert_eq!(refusals(&manifest), Vec::<String>::new());
+    manifest["spec"]["healthCheck"] = json!({"login": {"secretName": "netcool-check"}});
+    manifest["spec"]["failback"] = json!({"resync": {}});
+    assert_eq!(refusals(&manifest), Vec::<String>::new());
+}
+
+#[test]
+fn a_failback_waits_for_the_resync_whenever_somebody_can_ask_unless_told_otherwise() {
+    let resync = |spec: Value| {
+        let mut manifest = valid();
+        for (key, value) in spec.as_object().unwrap() {
+            manifest["spec"][key] = value.clone();
+        }
+        let pair: ProxyPair = serde_json::from_value(manifest).unwrap();
+        pair.spec.resync()
+    };
+    let login = json!({"login": {"secretName": "netcool-check"}});
+    assert_eq!(resync(json!({})), None);
+    assert_eq!(resync(json!({"healthCheck": login})), Some(ResyncSpec::default()));
+    let ignored = json!({"healthCheck": login, "failback": {"resync": {"policy": "Ignored"}}});
+    assert_eq!(resync(ignored), None);
+}
+
+#[test]
 fn refuses_service_fields_that_do_not_fit_its_type() {
     refused_with(
         "/spec/service",

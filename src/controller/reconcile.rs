@@ -30,11 +30,13 @@ use crate::{
     domain::{
         children,
         pair::{InvalidPair, Pair},
-        references::{Contents, lacking, named_in, needs},
+        references::{Contents, authorities, lacking, login, named_in, needs},
         status::Problem,
     },
+    health::index,
     metrics::ReasonLabels,
-    probe,
+    probe::{self, Credentials},
+    tls::ObjectServerTls,
 };
 
 /// Why a reconciliation failed.
@@ -126,7 +128,12 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
         .references
         .read(&context.client, &key, &named_in(&needs))
         .await?;
-    let problem = needs.iter().find_map(|need| lacking(need, &contents));
+    let authorities = Side::BOTH.map(|side| authorities(&pair, side, &contents));
+    let problem = needs.iter().find_map(|need| lacking(need, &contents)).or_else(|| {
+        Side::BOTH
+            .into_iter()
+            .find_map(|side| unusable(&pair, side, authorities[index(side)].as_deref()?))
+    });
     let held_back = |side: Side| {
         let of_side = needs.iter().filter(|need| need.side == Some(side));
         of_side.into_iter().any(|need| lacking(need, &contents).is_some())
@@ -146,6 +153,8 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
         pair: Arc::clone(&pair),
         object: Arc::clone(object),
         service,
+        login: login(&pair, &contents).map(|(user, password)| Credentials { user, password }),
+        authorities: authorities.map(|bundle| bundle.map(Arc::new)),
         problem,
         keys: config,
         key_text: keys.operator[TLS_CRT].clone(),
@@ -174,6 +183,15 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
     };
     registry.remember(key, Some(applied));
     Ok(look_again(keys.renew_at))
+}
+
+/// What is wrong with a CA bundle, if anything.
+fn unusable(pair: &Pair, side: Side, bundle: &[u8]) -> Option<Problem> {
+    let name = &pair.spec.side(side).object_server.name;
+    ObjectServerTls::new(bundle, name).err().map(|error| Problem {
+        reason: "CaBundleUnusable",
+        message: format!("spec.{}.objectServer.tls: {error}", side.label()),
+    })
 }
 
 fn look_again(renew_at: Timestamp) -> Action {

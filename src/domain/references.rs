@@ -6,7 +6,7 @@ use super::{
     pair::{Listener, Pair},
     status::Problem,
 };
-use crate::api::{AUTH_PASSWORD, AUTH_USER_NAME, OMNI_KDB, OMNI_STH, Side};
+use crate::api::{AUTH_PASSWORD, AUTH_USER_NAME, CaBundleSpec, OMNI_KDB, OMNI_STH, Side};
 
 /// What kind of object is referred to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -93,7 +93,45 @@ pub struct Need {
 
 /// Every object that `pair` refers to, and why.
 pub fn needs(pair: &Pair) -> Vec<Need> {
-    Side::BOTH.into_iter().flat_map(|side| of_side(pair, side)).collect()
+    let login = pair.spec.health_check.login.as_ref().map(|login| Need {
+        reference: Reference::secret(&login.secret_name),
+        field: "spec.healthCheck.login.secretName".to_owned(),
+        keys: vec![AUTH_USER_NAME.to_owned(), AUTH_PASSWORD.to_owned()],
+        together: Vec::new(),
+        side: None,
+    });
+    let of_sides = Side::BOTH.into_iter().flat_map(|side| of_side(pair, side));
+    of_sides.chain(login).collect()
+}
+
+/// Who may have issued the certificate of an ObjectServer, in PEM, if that is declared and there.
+pub fn authorities(pair: &Pair, side: Side, contents: &Contents) -> Option<Vec<u8>> {
+    let bundle = &pair.spec.side(side).object_server.tls.as_ref()?.ca_bundle;
+    contents
+        .get(&bundle_reference(bundle).0)?
+        .as_ref()?
+        .data
+        .get(&bundle.key)
+        .cloned()
+}
+
+/// The object that holds a CA bundle, and the field that names it.
+fn bundle_reference(bundle: &CaBundleSpec) -> (Reference, &'static str) {
+    match (&bundle.config_map_name, &bundle.secret_name) {
+        (Some(name), _) => (Reference::config_map(name), "configMapName"),
+        (None, name) => (Reference::secret(name.as_deref().unwrap_or_default()), "secretName"),
+    }
+}
+
+/// User and password of `healthCheck.login`, if they are there. A line feed at the end, as editors leave it, does not count.
+pub fn login(pair: &Pair, contents: &Contents) -> Option<(String, String)> {
+    let login = pair.spec.health_check.login.as_ref()?;
+    let content = contents.get(&Reference::secret(&login.secret_name))?.as_ref()?;
+    let text = |key: &str| {
+        let text = String::from_utf8_lossy(content.data.get(key)?);
+        Some(text.trim_end_matches(['\r', '\n']).to_owned()).filter(|text| !text.is_empty())
+    };
+    Some((text(AUTH_USER_NAME)?, text(AUTH_PASSWORD)?))
 }
 
 /// The objects of [`needs`], each once.
@@ -111,10 +149,7 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
     };
     if let Some(tls) = &declared.object_server.tls {
         let bundle = &tls.ca_bundle;
-        let (reference, name) = match (&bundle.config_map_name, &bundle.secret_name) {
-            (Some(name), _) => (Reference::config_map(name), "configMapName"),
-            (None, name) => (Reference::secret(name.as_deref().unwrap_or_default()), "secretName"),
-        };
+        let (reference, name) = bundle_reference(bundle);
         needs.push(Need {
             reference,
             field: format!("spec.{}.objectServer.tls.caBundle.{name}", side.label()),
