@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     domain::{pair::fixture::pair, references::Content},
+    gate::args::GateArgs,
     proxyserv::FilesArgs,
 };
 
@@ -281,6 +282,26 @@ fn the_users_proxy_runs_as_ibms_containers_do() {
     }
     assert_eq!(user("gate"), Some(65532));
     assert_eq!(pod.security_context.as_ref().unwrap().fs_group, Some(2001));
+}
+
+#[derive(Parser)]
+struct Gate {
+    #[command(flatten)]
+    args: GateArgs,
+}
+
+#[test]
+fn the_gate_takes_its_arguments() {
+    for spec in [json!({}), tls(), proxyserv(), both(proxyserv(), tls())] {
+        for side in Side::BOTH {
+            let pod = spec_of(&pair(spec.clone()), side, &Contents::new());
+            let Gate { args } =
+                Gate::try_parse_from(args(named(&pod, "gate"))).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(args.proxy.is_some(), spec["proxy"].is_object());
+            assert_eq!(args.object_server_ca.is_some(), spec["primary"].is_object());
+            assert_eq!(args.pass_through, spec["primary"].is_object() && side == Side::Backup);
+        }
+    }
 }
 
 #[derive(Parser)]
