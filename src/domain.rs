@@ -9,3 +9,4 @@ pub mod pair;
 pub mod references;
 pub mod resync;
 pub mod status;
+pub mod trouble;

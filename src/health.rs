@@ -111,6 +111,8 @@ pub struct PodAddress {
     pub name: Option<String>,
     /// Its address.
     pub ip: Option<IpAddr>,
+    /// What keeps it from running, in words.
+    pub trouble: Option<String>,
 }
 
 impl PodAddress {
@@ -120,6 +122,7 @@ impl PodAddress {
         uid: None,
         name: None,
         ip: None,
+        trouble: None,
     };
 }
 

@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod omnibus;
 pub mod operator;
 pub mod probe;
+pub mod proxyserv;
 pub mod tds;
 pub mod telemetry;
 pub mod tls;

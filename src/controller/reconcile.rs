@@ -30,7 +30,7 @@ use crate::{
     domain::{
         children,
         pair::{InvalidPair, Pair},
-        references::{authorities, lacking, login, named_in, needs},
+        references::{Contents, authorities, lacking, login, named_in, needs},
         status::Problem,
     },
     health::index,
@@ -146,7 +146,7 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
         declare_child(context, &pair, &children::side_service(&pair, side), &mut versions).await?;
     }
     let service: Option<Service> = find(&context.client, &pair, &pair.service_name()).await?;
-    let complete = declare_deployments(object, &pair, registry, held_back, &mut versions).await?;
+    let complete = declare_deployments(object, &pair, registry, &contents, held_back, &mut versions).await?;
 
     let config = probe::client_config(&keys.operator[CA_CRT], &keys.operator[TLS_CRT], &keys.operator[TLS_KEY])?;
     let declared = Declared {
@@ -271,6 +271,7 @@ async fn declare_deployments(
     object: &ProxyPair,
     pair: &Pair,
     registry: &Registry,
+    contents: &Contents,
     held_back: impl Fn(Side) -> bool,
     versions: &mut Versions,
 ) -> Result<bool, ReconcileError> {
@@ -286,7 +287,7 @@ async fn declare_deployments(
     let idle = serving.other();
     let image = &context.settings.image;
 
-    let wanted = children::deployment(pair, idle, image);
+    let wanted = children::deployment(pair, idle, image, contents);
     if !held_back(idle) {
         declare_child(context, pair, &wanted, versions).await?;
     }
@@ -302,7 +303,7 @@ async fn declare_deployments(
     if held_back(serving) {
         return Ok(true);
     }
-    let wanted = children::deployment(pair, serving, image);
+    let wanted = children::deployment(pair, serving, image, contents);
     let found: Option<Deployment> = find(&context.client, pair, &pair.side_name(serving)).await?;
     let changes =
         found.is_some_and(|found| children::template_of(&found.metadata) != children::template_of(&wanted.metadata));

@@ -136,6 +136,8 @@ impl Upstream {
 pub struct Evidence {
     /// The API server's word.
     pub pod: Pod,
+    /// What keeps the pod from running, in words, from there too.
+    pub trouble: Option<String>,
     /// The session with the gate.
     pub control: Link,
     /// What the gate last said on it.
@@ -153,6 +155,7 @@ impl Evidence {
     pub fn none() -> Self {
         Self {
             pod: Pod::Unknown,
+            trouble: None,
             control: Link::Untried,
             report: None,
             path: Link::Untried,
@@ -230,6 +233,24 @@ const OTHER_EYE: Duration = Duration::from_millis(50);
 /// tells *the ObjectServer is dead* from *the way to it is broken*. Only its word that another server answers is believed alone, because
 /// through a proxy that name may be hidden.
 pub fn classify(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
+    match (read(evidence, timing, now), &evidence.trouble) {
+        (
+            Reading::Bad {
+                cause: cause @ (Cause::ProxyMissing | Cause::ProxyUnreachable),
+                message,
+                down_at,
+            },
+            Some(trouble),
+        ) => Reading::Bad {
+            cause,
+            message: format!("{message}: {trouble}"),
+            down_at,
+        },
+        (reading, _) => reading,
+    }
+}
+
+fn read(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
     let proved = |cause, since: Instant, message: String| Reading::Bad {
         cause,
         message,

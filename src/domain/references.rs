@@ -2,19 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{pair::Pair, status::Problem};
-use crate::api::{CaBundleSpec, Engine, Side, TlsMode};
-
-/// Key of the user that nco_proxyserv logs in as.
-pub const AUTH_USER_NAME: &str = "AuthUserName";
-/// Key of that user's password, plain or encrypted.
-pub const AUTH_PASSWORD: &str = "AuthPassword";
-/// Key of nco_proxyserv's key store.
-pub const OMNI_KDB: &str = "omni.kdb";
-/// Key of the key store's password.
-pub const OMNI_STH: &str = "omni.sth";
-/// Key of the file that decrypts encrypted properties.
-pub const ENCRYPTION_KEYFILE: &str = "encryption.keyfile";
+use super::{
+    pair::{Listener, Pair},
+    status::Problem,
+};
+use crate::api::{AUTH_PASSWORD, AUTH_USER_NAME, CaBundleSpec, OMNI_KDB, OMNI_STH, Side};
 
 /// What kind of object is referred to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -150,7 +142,6 @@ pub fn named_in(needs: &[Need]) -> BTreeSet<Reference> {
 fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
     let mut needs = Vec::new();
     let declared = pair.spec.side(side);
-    let settings = pair.proxy(side);
     let own = declared.proxy.as_ref();
     let field = |name: &str, is_own: bool| match is_own {
         true => format!("spec.{}.proxy.{name}", side.label()),
@@ -167,11 +158,7 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
             side: Some(side),
         });
     }
-    let passes_through = settings
-        .tls
-        .as_ref()
-        .is_some_and(|tls| tls.mode == TlsMode::PassThrough);
-    if let Some(name) = settings.tls.as_ref().and_then(|tls| tls.secret_name.as_ref()) {
+    if let Listener::Terminate { secret_name: name } = pair.listener(side) {
         needs.push(Need {
             reference: Reference::secret(name),
             field: field("tls.secretName", own.is_some_and(|own| own.tls.is_some())),
@@ -180,10 +167,11 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
             side: Some(side),
         });
     }
-    if pair.spec.proxy.engine == Engine::Proxyserv
-        && let Some(name) = &settings.secret_name
+    if let Some(name) = pair
+        .proxyserv(side)
+        .and_then(|proxyserv| proxyserv.secret_name.as_ref())
     {
-        let speaks_tls = declared.object_server.tls.is_some() || passes_through;
+        let speaks_tls = declared.object_server.tls.is_some() || *pair.listener(side) == Listener::PassThrough;
         let keys: &[&str] = if speaks_tls { &[OMNI_KDB, OMNI_STH] } else { &[] };
         needs.push(Need {
             reference: Reference::secret(name),

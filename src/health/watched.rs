@@ -120,6 +120,7 @@ impl Watched {
         if same_pod && same_keys && same_server {
             self.pod = new.pods[at].clone();
             self.evidence.pod = self.pod.state;
+            self.evidence.trouble = self.pod.trouble.clone();
             return;
         }
         if !same_pod {
@@ -185,6 +186,7 @@ impl Watched {
         self.pod = assignment.pods[index(self.side)].clone();
         self.evidence = Evidence {
             pod: self.pod.state,
+            trouble: self.pod.trouble.clone(),
             direct: self.evidence.direct.clone(),
             word: self.evidence.word.clone(),
             ..Evidence::none()

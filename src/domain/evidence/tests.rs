@@ -12,6 +12,7 @@ const TIMING: Timing = Timing {
 fn good(at: Instant) -> Evidence {
     Evidence {
         pod: Pod::Running,
+        trouble: None,
         control: Link::Answering,
         report: Some(GateReport {
             at,
@@ -289,4 +290,42 @@ fn what_the_gate_says_of_certificates_and_of_the_proxy_behind_it_is_told_as_such
             Some((wanted, start + TIMING.unreachable_after))
         );
     }
+}
+
+#[test]
+fn what_keeps_the_pod_from_running_is_said_with_what_was_seen() {
+    let start = Instant::now();
+    let starting = Evidence {
+        pod: Pod::Starting { since: start },
+        trouble: Some("no node takes the pod: 0/3".to_owned()),
+        ..Evidence::none()
+    };
+    let refused = Evidence {
+        control: failed(start),
+        trouble: Some("container gate ended with exit code 1".to_owned()),
+        ..good(start)
+    };
+    let message = |evidence: &Evidence| match classify(evidence, &TIMING, start) {
+        Reading::Bad { cause, message, .. } => (cause, message),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        message(&starting),
+        (
+            Cause::ProxyMissing,
+            "the proxy pod has not started: no node takes the pod: 0/3".to_owned()
+        )
+    );
+    assert_eq!(
+        message(&refused),
+        (
+            Cause::ProxyUnreachable,
+            "connection refused: container gate ended with exit code 1".to_owned()
+        )
+    );
+    let troubled = Evidence {
+        trouble: Some("container gate ended with exit code 1".to_owned()),
+        ..good(start)
+    };
+    assert_eq!(classify(&troubled, &TIMING, start), Reading::Good);
 }
