@@ -13,3 +13,4 @@ pub mod operator;
 pub mod probe;
 pub mod tds;
 pub mod telemetry;
+pub mod tls;

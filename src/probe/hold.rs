@@ -50,8 +50,11 @@ pub async fn watch_objectserver(address: Address, timing: Timing, out: mpsc::Sen
     let dial = || {
         let dialer = dialer.clone();
         async move {
-            let stream = dialer.dial().await.map_err(Refused::plain)?;
-            prepare(&stream, timing.unresponsive_after).map_err(Refused::plain)?;
+            let stream = dialer.dial().await.map_err(|error| Refused {
+                tls: error.is_tls_rejected(),
+                message: error.to_string(),
+            })?;
+            prepare(stream.socket(), timing.unresponsive_after).map_err(Refused::plain)?;
             Ok(stream)
         }
     };
