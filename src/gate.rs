@@ -10,13 +10,17 @@
 //! | [`admission`] | the decision: admit, drain or refuse; pure |
 //! | [`tracker`] | message boundaries from packet headers; pure |
 //! | [`steering`] | whose orders count and what they change; pure but for a lock |
-//! | [`upstream`] | dialling the ObjectServer, and the watch over it |
+//! | [`route`] | the ways to the ObjectServer: with TLS, through a proxy server |
+//! | [`upstream`] | the watch over it |
 //! | [`listener`] | the socket for probes |
+//! | [`certificate`] | the proxy's own certificate, shown to probes |
+//! | [`passing`] | what a session carries: TDS, or TLS that passes through |
 //! | [`session`], [`link`] | one probe's session, and the pump in it |
 //! | [`drain`] | the pace at which sessions are closed |
 //! | [`control`], [`wire`] | the control port and what is said on it |
 //! | [`check`] | the operator's check sessions |
 //! | [`tls`] | certificates of those two ports |
+//! | [`files`] | files that are read again when they change |
 //! | [`metrics`] | what is counted |
 //!
 //! State flows one way: upstream, orders and time → decision ([`admission::decide`]) → listener, sessions, pacer and reports, each over a
@@ -24,12 +28,16 @@
 
 pub mod admission;
 pub mod args;
+pub mod certificate;
 pub mod check;
 pub mod control;
 pub mod drain;
+pub mod files;
 pub mod link;
 pub mod listener;
 pub mod metrics;
+pub mod passing;
+pub mod route;
 pub mod session;
 pub mod steering;
 pub mod tls;
@@ -41,14 +49,15 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -57,14 +66,20 @@ use tracing::info;
 
 use self::admission::{Decision, Leaving, Orders};
 use self::args::GateArgs;
+use self::certificate::ListenerTls;
 use self::drain::Pacer;
+use self::files::{Current, keep_current};
 use self::listener::Listening;
 use self::metrics::Metrics;
+use self::route::Route;
 use self::session::Patience;
 use self::steering::{Refused, Terms};
+use self::tls::TlsError;
+use self::upstream::Watched;
 use self::wire::{Report, Request, UnreachableCause, Upstream};
 use crate::admin;
-use crate::dial::Dialer;
+use crate::dial::DialError;
+use crate::tls::ObjectServerTls;
 
 /// How long the exit waits for sessions and for control connections to take their leave, each.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -103,11 +118,18 @@ pub struct Gate {
     listen: SocketAddr,
     max_sessions: u32,
     patience: Patience,
-    dialer: Dialer,
+    route: Route,
+    /// Whether probes' TLS ends here.
+    ends_tls: bool,
+    /// The certificate that probes are shown.
+    certificate: watch::Sender<Current<ListenerTls>>,
+    /// Wakes the watch over the ObjectServer for a new handshake.
+    doubts: Notify,
     metrics: Metrics,
     pacer: Pacer,
     terms: Terms,
     sequence: AtomicU64,
+    found: Mutex<Found>,
     upstream: watch::Sender<Upstream>,
     orders: watch::Sender<Orders>,
     decisions: watch::Sender<Decision>,
@@ -115,6 +137,14 @@ pub struct Gate {
     sessions: watch::Sender<u32>,
     sessions_running: TaskTracker,
     shutdown: CancellationToken,
+}
+
+/// What the watches have found last.
+#[derive(Debug)]
+struct Found {
+    object_server: Upstream,
+    /// None without a proxy server.
+    proxy: Option<Upstream>,
 }
 
 impl Gate {
@@ -133,12 +163,19 @@ impl Gate {
                 login: args.login_timeout,
                 message: args.message_timeout,
             },
-            dialer: Dialer::new(args.object_server.clone(), args.unresponsive_after),
+            route: Route::new(args),
+            ends_tls: args.listener_tls_dir.is_some(),
+            certificate: watch::Sender::new(files::unread()),
+            doubts: Notify::new(),
             metrics,
             pacer: Pacer::default(),
             terms: Terms::default(),
             sequence: AtomicU64::new(0),
             decisions: watch::Sender::new(admission::decide(&Orders::NONE, &upstream, Instant::now())),
+            found: Mutex::new(Found {
+                proxy: args.proxy.is_some().then(|| upstream.clone()),
+                object_server: upstream.clone(),
+            }),
             upstream: watch::Sender::new(upstream),
             orders: watch::Sender::new(Orders::NONE),
             listening: watch::Sender::new(Listening::No),
@@ -181,12 +218,31 @@ impl Gate {
         });
     }
 
-    fn found_upstream(&self, found: Upstream) {
+    fn found_object_server(&self, found: Upstream) {
+        self.find(|all| all.object_server = found);
+    }
+
+    fn found_proxy(&self, found: Upstream) {
+        self.find(|all| all.proxy = Some(found));
+    }
+
+    fn find(&self, change: impl FnOnce(&mut Found)) {
+        // Held while it is published, so that the last to find something is the last to publish.
+        let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut all);
+        let found = upstream::combine(&all.object_server, all.proxy.as_ref());
         self.metrics
             .upstream_reachable
             .set(i64::from(found == Upstream::Reachable));
         if upstream::publish(&self.upstream, found) {
             self.decide();
+        }
+    }
+
+    /// Has the watch make a new handshake when the one of a session has been refused.
+    fn doubt_if_rejected(&self, error: &DialError) {
+        if error.is_tls_rejected() {
+            self.doubts.notify_one();
         }
     }
 
@@ -245,6 +301,7 @@ impl Gate {
                 Listening::Failed(why) => Some(why),
                 Listening::Yes | Listening::No => None,
             },
+            listener_certificate_expires: self.certificate.borrow().as_ref().ok().and_then(|shown| shown.expires),
             refused_order: None,
         }
     }
@@ -284,13 +341,39 @@ pub async fn run(args: GateArgs) -> Result<(), GateError> {
     info!(gate = gate.name, object_server = gate.object_server, address = %args.object_server, instance = gate.instance, "started");
 
     let mut parts = JoinSet::new();
-    let configuration = watch::Sender::new(None);
+    let configuration = watch::Sender::new(files::unread());
     let (for_control, for_checks) = (configuration.subscribe(), configuration.subscribe());
     let directory = args.tls_dir.clone();
     parts.spawn(async move {
-        tls::keep_current(directory, configuration).await;
+        keep_current(
+            "the control and the check port",
+            || tls::Files::read(&directory),
+            tls::Files::configuration,
+            &configuration,
+        )
+        .await;
         "the reader of certificates"
     });
+    if let Some(directory) = args.listener_tls_dir.clone() {
+        let this = Arc::clone(&gate);
+        parts.spawn(async move {
+            keep_current(
+                "the port for probes",
+                || ListenerTls::read(&directory),
+                ListenerTls::load,
+                &this.certificate,
+            )
+            .await;
+            "the reader of the proxy's certificate"
+        });
+    }
+    if let Some(file) = args.object_server_ca.clone() {
+        let this = Arc::clone(&gate);
+        parts.spawn(async move {
+            keep_authorities(&this, &file).await;
+            "the reader of the CA bundle"
+        });
+    }
 
     let conversations = TaskTracker::new();
     let (this, tracker) = (Arc::clone(&gate), conversations.clone());
@@ -312,10 +395,24 @@ pub async fn run(args: GateArgs) -> Result<(), GateError> {
 
     let this = Arc::clone(&gate);
     parts.spawn(async move {
-        let dialer = this.dialer.clone();
-        upstream::watch_over(dialer, |found| this.found_upstream(found)).await;
+        let dialer = || this.route.object_server();
+        upstream::watch_over(watched(&this, "ObjectServer", &this.doubts), dialer, |found| {
+            this.found_object_server(found);
+        })
+        .await;
         "the watch over the ObjectServer"
     });
+    if let Some(proxy) = gate.route.proxy().cloned() {
+        let this = Arc::clone(&gate);
+        parts.spawn(async move {
+            let (dialer, no_doubts) = (|| Ok(proxy.clone()), Notify::new());
+            upstream::watch_over(watched(&this, "proxy server", &no_doubts), dialer, |found| {
+                this.found_proxy(found);
+            })
+            .await;
+            "the watch over the proxy server"
+        });
+    }
     let this = Arc::clone(&gate);
     parts.spawn(async move {
         listener::run(this).await;
@@ -356,6 +453,36 @@ pub async fn run(args: GateArgs) -> Result<(), GateError> {
     let _late = timeout(FAREWELL, conversations.wait()).await;
     info!(sessions = *gate.sessions.borrow(), "stopped");
     Ok(())
+}
+
+fn watched<'a>(gate: &Gate, server: &'static str, doubts: &'a Notify) -> Watched<'a> {
+    Watched {
+        server,
+        unresponsive_after: gate.route.unresponsive_after(),
+        doubts,
+    }
+}
+
+/// Keeps the authorities for the ObjectServer as they are in a file, and has the watch look at the ObjectServer in their light.
+async fn keep_authorities(gate: &Gate, file: &Path) {
+    let Some(authorities) = gate.route.authorities() else {
+        return;
+    };
+    let load = |pem: &Vec<u8>| {
+        ObjectServerTls::new(pem, &gate.object_server).map_err(|source| TlsError::Bundle {
+            path: file.to_owned(),
+            source,
+        })
+    };
+    let mut changes = authorities.subscribe();
+    tokio::select! {
+        () = keep_current("the ObjectServer", || files::read(file), load, authorities) => {}
+        () = async {
+            while changes.changed().await.is_ok() {
+                gate.doubts.notify_one();
+            }
+        } => {}
+    }
 }
 
 fn open(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, GateError> {

@@ -9,15 +9,16 @@ use std::{
 /// Each module, and the modules of this crate that it may name.
 const ARROWS: &[(&str, &[&str])] = &[
     ("api", &[]),
-    ("dial", &[]),
+    ("dial", &["tls"]),
     ("tds", &[]),
+    ("tls", &[]),
     ("telemetry", &[]),
     ("metrics", &["api"]),
     ("admin", &[]),
     ("leader", &[]),
     ("domain", &["api", "dial"]),
-    ("gate", &["admin", "api", "dial", "tds"]),
-    ("probe", &["dial", "domain", "gate"]),
+    ("gate", &["admin", "api", "dial", "tds", "tls"]),
+    ("probe", &["dial", "domain", "gate", "tls"]),
     ("health", &["api", "dial", "domain", "gate", "probe"]),
     ("controller", &["api", "domain", "health", "leader", "metrics", "probe"]),
     (

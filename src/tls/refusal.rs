@@ -22,7 +22,7 @@ pub enum Refusal {
         /// What is wrong with it.
         fault: ChainFault,
         /// The server's own certificate.
-        presented: Presented,
+        presented: Box<Presented>,
         /// The subjects in the CA bundle.
         trusted: String,
     },
@@ -34,7 +34,7 @@ pub enum Refusal {
         /// What is wrong with it.
         fault: NameFault,
         /// The server's own certificate.
-        presented: Presented,
+        presented: Box<Presented>,
         /// The ObjectServer's name.
         wanted: String,
     },

@@ -70,7 +70,7 @@ impl CommonNameRule {
         self.judge_chain(der, &certificate, intermediates, now)
             .map_err(|fault| Refusal::Chain {
                 fault,
-                presented: Presented::of(&certificate),
+                presented: Box::new(Presented::of(&certificate)),
                 trusted: self.trusted.clone(),
             })?;
         let fault = match common_name(&certificate) {
@@ -80,7 +80,7 @@ impl CommonNameRule {
         };
         Err(Refusal::CommonName {
             fault,
-            presented: Presented::of(&certificate),
+            presented: Box::new(Presented::of(&certificate)),
             wanted: self.server_name.clone(),
         })
     }

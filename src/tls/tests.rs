@@ -82,7 +82,7 @@ async fn refusal(bundle: &str, shown: Shown) -> Refusal {
     }
 }
 
-async fn chain_fault(bundle: &str, shown: Shown) -> (ChainFault, Presented, String) {
+async fn chain_fault(bundle: &str, shown: Shown) -> (ChainFault, Box<Presented>, String) {
     match refusal(bundle, shown).await {
         Refusal::Chain {
             fault,
