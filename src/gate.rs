@@ -367,6 +367,7 @@ pub async fn run(args: GateArgs) -> Result<(), GateError> {
             "the reader of the proxy's certificate"
         });
     }
+    let authorities = gate.route.authorities().map(watch::Sender::subscribe);
     if let Some(file) = args.object_server_ca.clone() {
         let this = Arc::clone(&gate);
         parts.spawn(async move {
@@ -395,6 +396,10 @@ pub async fn run(args: GateArgs) -> Result<(), GateError> {
 
     let this = Arc::clone(&gate);
     parts.spawn(async move {
+        if let Some(mut authorities) = authorities {
+            // Before the first look at the file there is nothing to say.
+            let _looked = authorities.changed().await;
+        }
         let dialer = || this.route.object_server();
         upstream::watch_over(watched(&this, "ObjectServer", &this.doubts), dialer, |found| {
             this.found_object_server(found);
