@@ -10,7 +10,7 @@ mod support;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::{Timestamp, ToSpan};
 use proxypair::gate::wire::{Admission, Report, Request, UnreachableCause, Upstream};
@@ -183,6 +183,42 @@ async fn a_certificate_that_goes_bad_closes_the_listener_at_the_first_session_it
     probe.closed().await;
     away(&mut operator, UnreachableCause::TlsRejected).await;
     refuses(&gate).await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_expires_closes_the_listener_although_nothing_else_happens() {
+    let issuer = Issuer::new("Netcool CA");
+    let expiring = issuer.issue_until("AGG_P", SystemTime::now() + 5 * SECOND, &[]);
+    let server = ObjectServer::start_secured(ObjectServer::free_address(), expiring.server()).await;
+    let (gate, _directory) = trusting(&issuer, server.address, &[]);
+    let mut operator = gate.operator("a", 1).await;
+    open(&mut operator).await;
+    let message = away(&mut operator, UnreachableCause::TlsRejected).await;
+    assert!(message.contains("it expired at"), "{message}");
+    refuses(&gate).await;
+}
+
+#[tokio::test]
+async fn an_objectserver_that_wants_tls_of_a_gate_that_knows_of_none_is_named_in_the_log() {
+    let issuer = Issuer::new("Netcool CA");
+    let server = ObjectServer::start_secured(ObjectServer::free_address(), issuer.issue("AGG_P").server()).await;
+    let gate = Gate::start(server.address, &[]);
+    gate.admitting().await;
+    let mut probe = Probe::connect(gate.probes()).await.unwrap();
+    probe.stream.write_all(&login()).await.unwrap();
+    assert_eq!(probe.closed().await, 0, "the probe was given bytes of TLS");
+    until(
+        "it counts",
+        async || ended(&gate, "UpstreamTls").await,
+        |ended| *ended == 1.0,
+    )
+    .await;
+    until(
+        "the log says so",
+        async || gate.has_logged("the server behind this gate speaks TLS"),
+        |said| *said,
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -635,16 +671,13 @@ async fn a_proxy_server_that_stays_while_its_objectserver_dies_keeps_no_probe() 
     println!("session closed {:?} after the ObjectServer", killed.elapsed());
     away(&mut operator, UnreachableCause::Refused).await;
     refuses(&gate).await;
-    // Checks go the way of probes, to the proxy server.
+    // Checks go the way of probes, to the proxy server, and prove nothing of the ObjectServer.
+    proxy.give_answers();
     let mut check = connect_tls(gate.checks(), gate.authority.client()).await.unwrap();
-    let before = proxy.deeds(|deeds| deeds.accepted);
     check.write_all(&login()).await.unwrap();
-    until(
-        "the check arrives",
-        async || proxy.deeds(|deeds| deeds.accepted),
-        |count| *count >= before,
-    )
-    .await;
+    within("the proxy server's answer", check.read_exact(&mut [0; 8]))
+        .await
+        .unwrap();
 
     let _server = ObjectServer::start_secured(address, tls).await;
     open(&mut operator).await;

@@ -29,23 +29,21 @@ impl Issuer {
         self.0.pem()
     }
 
-    /// A certificate with this Common Name that has been valid since yesterday, and for `days` from now on.
+    /// A certificate with this Common Name, valid for so many days from now on; or until so many days ago.
     pub fn issue_for(&self, name: &str, days: i32, alternative_names: &[&str]) -> Identity {
-        let mut params = CertificateParams::new(
-            alternative_names
-                .iter()
-                .map(|name| (*name).to_owned())
-                .collect::<Vec<_>>(),
-        )
-        .unwrap();
-        params.distinguished_name = named(name).distinguished_name;
+        let distance = days.unsigned_abs() * DAY;
         let now = SystemTime::now();
-        params.not_before = (now - 30 * DAY).into();
-        params.not_after = if days < 0 {
-            (now - days.unsigned_abs() * DAY).into()
-        } else {
-            (now + days.unsigned_abs() * DAY).into()
-        };
+        let end = if days < 0 { now - distance } else { now + distance };
+        self.issue_until(name, end, alternative_names)
+    }
+
+    /// A certificate with this Common Name that ends at a given time.
+    pub fn issue_until(&self, name: &str, end: SystemTime, alternative_names: &[&str]) -> Identity {
+        let names: Vec<_> = alternative_names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name = named(name).distinguished_name;
+        params.not_before = (SystemTime::now() - 30 * DAY).into();
+        params.not_after = end.into();
         let key = KeyPair::generate().unwrap();
         Identity {
             certificate: params.signed_by(&key, &self.0).unwrap().pem(),
