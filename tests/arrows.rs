@@ -20,8 +20,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("domain", &["api", "dial", "omnibus"]),
     ("proxyserv", &["api", "dial", "omnibus"]),
     ("gate", &["admin", "api", "dial", "tds", "tls"]),
-    ("probe", &["dial", "domain", "gate", "tls"]),
-    ("health", &["api", "dial", "domain", "gate", "probe"]),
+    ("probe", &["dial", "domain", "gate", "tds", "tls"]),
+    ("health", &["api", "dial", "domain", "gate", "probe", "tls"]),
     ("controller", &["api", "domain", "health", "leader", "metrics", "probe"]),
     (
         "operator",
