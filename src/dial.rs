@@ -34,6 +34,18 @@ impl Address {
     pub const fn new(host: String, port: u16) -> Self {
         Self { host, port }
     }
+
+    /// The name or IP address, without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
 }
 
 impl FromStr for Address {

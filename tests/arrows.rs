@@ -22,7 +22,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gate", &["admin", "api", "dial", "tds", "tls"]),
     ("probe", &["dial", "domain", "gate", "tds", "tls"]),
     ("health", &["api", "dial", "domain", "gate", "probe", "tls"]),
-    ("controller", &["api", "domain", "health", "leader", "metrics", "probe"]),
+    (
+        "controller",
+        &["api", "domain", "health", "leader", "metrics", "probe", "tls"],
+    ),
     (
         "operator",
         &["admin", "api", "controller", "domain", "leader", "metrics"],
