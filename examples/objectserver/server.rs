@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use proxypair::dial::prepare;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,10 @@ const BACKLOG: u32 = 4096;
 
 /// Pause after a failed accept, such as one for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Silence after which a client whose machine has vanished is taken for gone. Nothing else ends such a session: no packet of its client's
+/// kernel comes any more, not even after the machine is back.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -232,6 +237,9 @@ pub async fn accept_all(listener: TcpListener, state: &Arc<State>, database: &Da
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                if let Err(error) = prepare(&stream, SILENCE) {
+                    tracing::debug!(%peer, %error, "a client was gone before it was accepted");
+                }
                 tokio::spawn(session::run(stream, peer, Arc::clone(state), database.clone()));
             }
             Err(error) => {
