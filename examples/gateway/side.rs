@@ -1,6 +1,5 @@
 //! One ObjectServer: the session with it, and what has been read from it.
 
-use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -102,17 +101,15 @@ impl Side {
     }
 
     /// Waits until the session is lost; for ever when there is none.
-    pub fn lost(&mut self) -> impl Future<Output = ()> {
-        async {
-            match &mut self.client {
-                Some(client) => {
-                    let error = client.lost().await;
-                    tracing::info!(server = self.name, %error, "lost");
-                }
-                None => std::future::pending().await,
+    pub async fn lost(&mut self) {
+        match &mut self.client {
+            Some(client) => {
+                let error = client.lost().await;
+                tracing::info!(server = self.name, %error, "lost");
             }
-            self.lose();
+            None => std::future::pending().await,
         }
+        self.lose();
     }
 
     /// Sets `ActingPrimary`.

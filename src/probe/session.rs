@@ -25,7 +25,7 @@ use crate::{
         resync::GatewaySession,
     },
     tds::{
-        client::{Answer, Client, LoginError, QueryError},
+        client::{ANSWER_MAX, Answer, Client, LoginError, PasswordPolicy, QueryError},
         login::LoginRecord,
     },
 };
@@ -71,7 +71,9 @@ where
     }
     let record = LoginRecord::new(&login.credentials.user, &login.credentials.password, APPLICATION);
     let begun = Instant::now();
-    let attempt = trouble.patiently(begun, hopeless, Client::login(stream, &record)).await;
+    let policy = PasswordPolicy::on_stream(false, login.allow_plaintext);
+    let attempt = Client::with_policy(stream, &record, policy, ANSWER_MAX);
+    let attempt = trouble.patiently(begun, hopeless, attempt).await;
     let client = match attempt {
         None => return Ok(()),
         Some(Err(silence)) => return Err(silence),
@@ -114,7 +116,11 @@ fn refused(message: String) -> Refused {
 fn login_failed(error: LoginError) -> Refused {
     let fault = match &error {
         LoginError::Io(_) | LoginError::Closed { .. } => Fault::Connection,
-        LoginError::Refused { .. } | LoginError::EncryptionDemanded => Fault::Login,
+        LoginError::Refused { .. }
+        | LoginError::EncryptionDemanded
+        | LoginError::Encryption(_)
+        | LoginError::OfferRefused { .. }
+        | LoginError::Unauthenticated => Fault::Login,
         LoginError::NotTds { .. }
         | LoginError::Protocol(_)
         | LoginError::OlderProtocol { .. }
