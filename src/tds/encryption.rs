@@ -17,19 +17,15 @@
 //! those who read along, and not from one who stands between: nobody vouches for the server's key. TLS does both.
 
 use aws_lc_rs::rand;
-use aws_lc_rs::rsa::{
-    KeySize, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey,
-    PublicEncryptingKey,
-};
-use pem::{EncodeConfig, LineEnding, Pem};
-use x509_parser::prelude::FromDer;
-use x509_parser::x509::SubjectPublicKeyInfo;
+use aws_lc_rs::rsa::{KeySize, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, PrivateDecryptingKey};
 
 use super::Error;
 use super::format::Column;
 use super::response::{AnswerWriter, Token, Tokens};
 use super::value::{DataType, Value};
 use super::wire::ByteOrder;
+
+mod key;
 
 /// What a client puts into the login record's `encryption`: ENCRYPT2 and ENCRYPT3, as FreeTDS does.
 pub const OFFER: u8 = 0xa0;
@@ -50,18 +46,7 @@ const HAS_PARAMETERS: u8 = 1;
 /// The one cipher suite that was ever seen.
 const SUITE_RSA_OAEP: i64 = 1;
 
-const PKCS1_LABEL: &str = "RSA PUBLIC KEY";
-const SPKI_LABEL: &str = "PUBLIC KEY";
-
 const NONCE_LEN: usize = 20;
-
-/// In DER: algorithm `rsaEncryption` (1.2.840.113549.1.1.1) with parameters NULL.
-const RSA_ENCRYPTION: [u8; 15] = [
-    0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00,
-];
-
-const SEQUENCE: u8 = 0x30;
-const BIT_STRING: u8 = 0x03;
 
 /// Why a password could not be encrypted or decrypted.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +104,7 @@ impl Challenge {
     }
 
     fn encrypt(&self, password: &[u8]) -> Result<Vec<u8>, EncryptionError> {
-        let key = public_key(&self.key)?;
+        let key = key::from_pem(&self.key)?;
         let plain = [&self.nonce, password].concat();
         let limit = key.max_plaintext_size(&OAEP_SHA1_MGF1SHA1);
         if plain.len() > limit {
@@ -153,13 +138,9 @@ impl Challenger {
         use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
         let key = PrivateDecryptingKey::generate(KeySize::Rsa2048).map_err(|_| EncryptionError::Crypto)?;
         let public: PublicKeyX509Der<'_> = key.public_key().as_der().map_err(|_| EncryptionError::Crypto)?;
-        let (_, parsed) =
-            SubjectPublicKeyInfo::from_der(public.as_ref()).map_err(|error| EncryptionError::Key(error.to_string()))?;
-        let pem = Pem::new(PKCS1_LABEL, parsed.subject_public_key.data.as_ref());
-        let unix = EncodeConfig::new().set_line_ending(LineEnding::LF);
         Ok(Self {
             key: OaepPrivateDecryptingKey::new(key).map_err(|_| EncryptionError::Crypto)?,
-            public: pem::encode_config(&pem, unix).into_bytes(),
+            public: key::to_pem(public.as_ref())?,
         })
     }
 
@@ -265,42 +246,6 @@ const fn field(data_type: DataType) -> Column {
         status: 0,
         data_type,
     }
-}
-
-/// PKCS#1, as the protocol has it, or SubjectPublicKeyInfo, as everybody else.
-fn public_key(text: &[u8]) -> Result<OaepPublicEncryptingKey, EncryptionError> {
-    let bad = |reason: &str| EncryptionError::Key(reason.to_owned());
-    let pem = pem::parse(text).map_err(|error| bad(&error.to_string()))?;
-    let der = match pem.tag() {
-        PKCS1_LABEL => public_key_info(pem.contents()),
-        SPKI_LABEL => pem.contents().to_vec(),
-        other => return Err(bad(&format!("it is a {other}"))),
-    };
-    let key = PublicEncryptingKey::from_der(&der).map_err(|error| bad(&error.to_string()))?;
-    OaepPublicEncryptingKey::new(key).map_err(|_| EncryptionError::Crypto)
-}
-
-/// Wraps a PKCS#1 public key into a SubjectPublicKeyInfo (RFC 5280, 4.1).
-fn public_key_info(pkcs1: &[u8]) -> Vec<u8> {
-    let no_unused_bits = [&[0], pkcs1].concat();
-    let key = der(BIT_STRING, &no_unused_bits);
-    der(SEQUENCE, &[&RSA_ENCRYPTION[..], &key].concat())
-}
-
-fn der(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut out = vec![tag];
-    let length = content.len().to_be_bytes();
-    let significant: Vec<u8> = length.into_iter().skip_while(|byte| *byte == 0).collect();
-    match *significant.as_slice() {
-        [] => out.push(0),
-        [short] if short < 0x80 => out.push(short),
-        _ => {
-            out.push(0x80 | u8::try_from(significant.len()).unwrap_or(u8::MAX));
-            out.extend(significant);
-        }
-    }
-    out.extend(content);
-    out
 }
 
 #[cfg(test)]

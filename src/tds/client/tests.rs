@@ -1,6 +1,7 @@
 //! The client against a peer that plays back what servers send.
 
 use super::*;
+use crate::tds::Error;
 use crate::tds::packet::{Assembler, write_message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 

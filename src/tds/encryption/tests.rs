@@ -1,8 +1,12 @@
 //! Challenge and answer against bytes from a capture, and against each other.
 
+use super::key::{SEQUENCE, SPKI_LABEL, der, from_pem, public_key_info};
 use super::*;
 use crate::tds::response::{Done, LoginAck};
+use pem::Pem;
 use proptest::prelude::*;
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 /// The frame of the captured challenge, in the client's byte order, with a key and a nonce of the given bytes in it.
 fn captured(order: ByteOrder, key: &[u8], nonce: &[u8]) -> Vec<u8> {
@@ -116,7 +120,7 @@ fn both_ways_of_writing_a_public_key_are_taken_and_nothing_else() {
     let key = PrivateDecryptingKey::generate(KeySize::Rsa2048).unwrap();
     let der: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
     let info = Pem::new(SPKI_LABEL, der.as_ref());
-    public_key(pem::encode(&info).as_bytes()).unwrap();
+    from_pem(pem::encode(&info).as_bytes()).unwrap();
     let (_, parsed) = SubjectPublicKeyInfo::from_der(der.as_ref()).unwrap();
     let pkcs1 = parsed.subject_public_key.data.as_ref();
     assert_eq!(public_key_info(pkcs1), der.as_ref());
@@ -126,7 +130,7 @@ fn both_ways_of_writing_a_public_key_are_taken_and_nothing_else() {
         b"-----BEGIN RSA PUBLIC KEY-----\nAAAA\n-----END RSA PUBLIC KEY-----\n",
         b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
     ] {
-        assert!(matches!(public_key(bad), Err(EncryptionError::Key(_))));
+        assert!(matches!(from_pem(bad), Err(EncryptionError::Key(_))));
     }
 }
 
