@@ -165,7 +165,7 @@ pub struct Ledger {
     pub acknowledged: BTreeSet<String>,
     /// Those that no ObjectServer holds.
     pub lost: Vec<String>,
-    /// Events that were counted more than once or are in both, with how often.
+    /// Events that were counted more than once or are in both, with how often. Where a gateway copies, nearly all are in both.
     pub duplicated: BTreeMap<String, u64>,
 }
 
@@ -211,7 +211,7 @@ impl Ledger {
     }
 }
 
-/// How often each event came, over all ObjectServers. Where a gateway copies between them, a row in both may be one event that came once.
+/// How often each event came, over all ObjectServers.
 async fn held_by(servers: &[&ObjectServer]) -> Result<BTreeMap<String, u64>> {
     let mut held = BTreeMap::new();
     for rows in try_join_all(servers.iter().map(|server| server.rows())).await? {

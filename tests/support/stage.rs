@@ -218,13 +218,15 @@ impl Stage<'_> {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(timeline::in_words(&judgement));
         let ledger = auditor.finish(&[&self.fleet], &[&self.agg_p, &self.agg_b]).await?;
-        self.scene.say(format_args!(
-            "{} events acknowledged, {} lost, {} came more than once",
-            ledger.acknowledged.len(),
-            ledger.lost.len(),
-            ledger.duplicated.len()
-        ));
-        if self.gateway.is_some() {
+        let (acknowledged, lost) = (ledger.acknowledged.len(), ledger.lost.len());
+        if self.gateway.is_none() {
+            let duplicated = ledger.duplicated.len();
+            self.scene.say(format_args!(
+                "{acknowledged} events acknowledged, {lost} lost, {duplicated} came more than once"
+            ));
+        } else {
+            self.scene
+                .say(format_args!("{acknowledged} events acknowledged, {lost} lost"));
             for server in [&self.agg_p, &self.agg_b] {
                 eventually(
                     SOON,
