@@ -190,6 +190,11 @@ impl Pair {
         format!("{}-operator-tls", self.name)
     }
 
+    /// Name of the ConfigMap for probes.
+    pub fn probes_name(&self) -> String {
+        format!("{}-probes", self.name)
+    }
+
     /// Name of the ServiceAccount of the proxy pods.
     pub fn service_account_name(&self) -> String {
         format!("{}-proxy", self.name)
