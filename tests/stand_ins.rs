@@ -8,6 +8,8 @@ mod clock;
 mod counters;
 #[path = "../examples/probe/gaps.rs"]
 mod gaps;
+#[path = "../examples/probe/omni_dat.rs"]
+mod omni_dat;
 #[path = "../examples/probe/record.rs"]
 mod record;
 #[path = "../examples/objectserver/sql.rs"]
