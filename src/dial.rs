@@ -320,7 +320,67 @@ impl Keepalive {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use rcgen::{CertificateParams, DnType, KeyPair};
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
+    use crate::tls::Refusal;
+    use crate::tls::refusal::NameFault;
+
+    #[tokio::test]
+    async fn a_refused_certificate_comes_back_typed_and_the_right_one_with_its_end() {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "AGG_P");
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::new("127.0.0.1".to_owned(), listener.local_addr().unwrap().port());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                if let Ok(mut stream) = acceptor.accept(stream).await {
+                    stream.write_all(b"!").await.unwrap();
+                }
+            }
+        });
+        let dialer = |name| {
+            let tls = ObjectServerTls::new(certificate.pem().as_bytes(), name).unwrap();
+            Dialer::new(address.clone(), Duration::from_secs(20)).with_tls(tls)
+        };
+
+        let error = dialer("AGG_B").dial().await.unwrap_err();
+        assert!(error.is_tls_rejected() && !error.is_closed_in_handshake(), "{error}");
+        let DialError::Tls {
+            source: HandshakeError::Refused(Refusal::CommonName { fault, wanted, .. }),
+            ..
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(
+            (fault, wanted.as_str()),
+            (NameFault::Other("AGG_P".to_owned()), "AGG_B")
+        );
+
+        let mut stream = dialer("AGG_P").dial().await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'!');
+        assert!(stream.peer_expires().is_some());
+    }
 
     #[test]
     fn reads_addresses_as_people_write_them() {

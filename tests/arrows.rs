@@ -20,9 +20,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("domain", &["api", "dial", "omnibus"]),
     ("proxyserv", &["api", "dial", "omnibus"]),
     ("gate", &["admin", "api", "dial", "tds", "tls"]),
-    ("probe", &["dial", "domain", "gate", "tls"]),
-    ("health", &["api", "dial", "domain", "gate", "probe"]),
-    ("controller", &["api", "domain", "health", "leader", "metrics", "probe"]),
+    ("probe", &["dial", "domain", "gate", "tds", "tls"]),
+    ("health", &["api", "dial", "domain", "gate", "probe", "tls"]),
+    (
+        "controller",
+        &["api", "domain", "health", "leader", "metrics", "probe", "tls"],
+    ),
     (
         "operator",
         &["admin", "api", "controller", "domain", "leader", "metrics"],

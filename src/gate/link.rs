@@ -127,18 +127,18 @@ where
             metrics,
         } = self;
 
-        let answers = to_client.poll(context, upstream, *client, |bytes| {
+        let answers = to_client.poll(context, upstream, *client, |bytes, is_first| {
             metrics.bytes_to_client.inc_by(bytes.len() as u64);
-            passing.upstream(bytes);
-            Ok(())
+            passing.upstream(bytes, is_first)
         });
         match answers {
+            Poll::Ready(Stop::Malformed) => return Poll::Ready(Progress::Ended(Ending::UpstreamTls)),
             Poll::Ready(Stop::Done | Stop::ReadFailed) => return Poll::Ready(Progress::Ended(Ending::Upstream)),
-            Poll::Ready(Stop::WriteFailed | Stop::Malformed) => return Poll::Ready(Progress::Ended(Ending::Client)),
+            Poll::Ready(Stop::WriteFailed) => return Poll::Ready(Progress::Ended(Ending::Client)),
             Poll::Pending => {}
         }
 
-        let requests = to_upstream.poll(context, *client, upstream, |bytes| {
+        let requests = to_upstream.poll(context, *client, upstream, |bytes, _| {
             metrics.bytes_to_upstream.inc_by(bytes.len() as u64);
             *messages += u64::from(passing.client(bytes)?);
             Ok(())
@@ -225,7 +225,7 @@ impl Lane {
         context: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
-        mut on_bytes: impl FnMut(&[u8]) -> Result<(), Broken>,
+        mut on_bytes: impl FnMut(&[u8], bool) -> Result<(), Broken>,
     ) -> Poll<Stop>
     where
         R: AsyncRead + Unpin,
@@ -261,8 +261,9 @@ impl Lane {
                     let filled = read.filled();
                     self.end = filled.len();
                     self.is_flushed = false;
+                    let is_first = self.carried == 0;
                     self.carried = self.carried.wrapping_add(filled.len() as u64);
-                    if on_bytes(filled).is_err() {
+                    if on_bytes(filled, is_first).is_err() {
                         return Poll::Ready(Stop::Malformed);
                     }
                 }

@@ -242,6 +242,9 @@ where
     match outcome {
         Outcome::Ended(Ending::DrainedIdle | Ending::Upstream) => session::part(client).await,
         Outcome::Refused(reason) => complain(reason, peer, sparingly),
+        Outcome::Ended(Ending::UpstreamTls) => {
+            sparingly.say(|| warn!("a session was closed: the server behind this gate speaks TLS, and the gate was told of no CA bundle"));
+        }
         Outcome::Ended(_) => {}
     }
 }

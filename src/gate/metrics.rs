@@ -73,8 +73,10 @@ pub enum Ending {
     Client,
     /// The ObjectServer closed it.
     Upstream,
-    /// The client sent something that is not TDS.
+    /// The client sent something that is not TDS, or not the TLS that it began with.
     Malformed,
+    /// The server behind the gate answered plain TDS with TLS.
+    UpstreamTls,
     /// The client did not complete its login in time.
     LoginTimeout,
     /// A message, or the rest of a session that one end has closed, took too long.

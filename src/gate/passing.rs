@@ -10,8 +10,8 @@ use super::metrics::Refusal;
 use super::tracker::{Malformed, Outstanding, Tracker};
 use crate::tds::packet::{HEADER_LEN, Header, PacketType};
 
-/// First bytes of a TLS handshake: its record type, and the major version that all versions of TLS show.
-const TLS_HANDSHAKE: [u8; 2] = [22, 3];
+/// The major version that all versions of TLS show.
+const MAJOR: u8 = 3;
 
 /// Length of a record's header in bytes.
 const RECORD_HEADER: usize = 5;
@@ -39,7 +39,7 @@ pub enum Passing {
     Tls(Records),
 }
 
-/// Bytes of a client that are not what the session carries.
+/// Bytes that are not what the session carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
     /// Not TDS.
@@ -48,6 +48,9 @@ pub enum Broken {
     /// Not TLS.
     #[error(transparent)]
     Tls(#[from] NotARecord),
+    /// The server answers plain TDS with TLS.
+    #[error("the server speaks TLS")]
+    Server,
 }
 
 impl Passing {
@@ -57,7 +60,7 @@ impl Passing {
     ///
     /// Why it is refused.
     pub fn begin(first: &[u8], accepts: Accepts) -> Result<Option<Self>, Refusal> {
-        if first.starts_with(&TLS_HANDSHAKE) {
+        if first.starts_with(&[HANDSHAKE, MAJOR]) {
             return match accepts {
                 Accepts::Tds => Err(Refusal::Tls),
                 Accepts::Tls | Accepts::Either => Ok(Some(Self::Tls(Records::default()))),
@@ -85,11 +88,23 @@ impl Passing {
         }
     }
 
-    /// Takes bytes that the server sent.
-    pub fn upstream(&mut self, bytes: &[u8]) {
+    /// Takes bytes that the server sent; `is_first` when it has sent none before.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken::Server`].
+    pub fn upstream(&mut self, bytes: &[u8], is_first: bool) -> Result<(), Broken> {
         match self {
-            Self::Tds(tracker) => tracker.upstream(bytes),
-            Self::Tls(records) => records.is_answer_due = false,
+            // No response begins like this: its first byte would be 4. The first piece of a stream may be one byte long, and is let pass then.
+            Self::Tds(_) if is_first && matches!(bytes, [ALERT | HANDSHAKE, MAJOR, ..]) => Err(Broken::Server),
+            Self::Tds(tracker) => {
+                tracker.upstream(bytes);
+                Ok(())
+            }
+            Self::Tls(records) => {
+                records.is_answer_due = false;
+                Ok(())
+            }
         }
     }
 
@@ -137,6 +152,7 @@ pub struct Records {
 /// Types of records (RFC 8446, B.1), and heartbeat (RFC 6520).
 const KNOWN: std::ops::RangeInclusive<u8> = 20..=24;
 const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 
 impl Records {
@@ -167,7 +183,7 @@ impl Records {
             }
             let [kind, major, _, high, low] = self.header;
             let length = u16::from_be_bytes([high, low]);
-            if !KNOWN.contains(&kind) || major != TLS_HANDSHAKE[1] || length > LONGEST_RECORD {
+            if !KNOWN.contains(&kind) || major != MAJOR || length > LONGEST_RECORD {
                 return Err(NotARecord { kind, major, length });
             }
             self.missing = usize::from(length);
@@ -226,18 +242,27 @@ mod tests {
         let mut passing = tls();
         assert_eq!(passing.client(&record(22, 300)), Ok(0));
         assert_eq!(passing.outstanding(), Outstanding::Request);
-        passing.upstream(&record(22, 900));
+        passing.upstream(&record(22, 900), true).unwrap();
         assert_eq!(passing.outstanding(), Outstanding::Unsure);
         assert_eq!(passing.client(&record(23, 40)[..6]), Ok(0));
         assert!(passing.is_client_mid_message());
         assert_eq!(passing.outstanding(), Outstanding::Request);
         assert_eq!(passing.client(&record(23, 40)[6..]), Ok(1));
         assert_eq!(passing.outstanding(), Outstanding::Request);
-        passing.upstream(&[23]);
+        passing.upstream(&[23], false).unwrap();
         assert_eq!(passing.outstanding(), Outstanding::Unsure);
         // A close notification asks for nothing.
         passing.client(&record(21, 2)).unwrap();
         assert_eq!(passing.outstanding(), Outstanding::Unsure);
+    }
+
+    #[test]
+    fn a_server_that_answers_plain_tds_with_tls_is_told_at_its_first_bytes() {
+        let plain = || Passing::Tds(Tracker::default());
+        assert_eq!(plain().upstream(&record(21, 2), true), Err(Broken::Server));
+        assert_eq!(plain().upstream(&record(21, 2), false), Ok(()));
+        assert_eq!(plain().upstream(&[4, 1, 0, 8, 0, 0, 0, 0], true), Ok(()));
+        assert_eq!(tls().upstream(&record(22, 2), true), Ok(()));
     }
 
     #[test]

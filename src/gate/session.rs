@@ -271,7 +271,7 @@ mod tests {
     use crate::gate::admission::Pace;
     use crate::tds::packet::{PacketType, write_message};
     use std::sync::Arc;
-    use tokio::io::{DuplexStream, duplex};
+    use tokio::io::{BufStream, DuplexStream, duplex};
     use tokio::task::JoinHandle;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -480,6 +480,36 @@ mod tests {
             assert!(!stage.session.is_finished());
         }
         assert_eq!(stage.ending().await, (Outcome::Ended(Ending::DrainedIdle), 9));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_writer_keeps_back_is_flushed() {
+        let (mut client, inner_client) = duplex(PIPE);
+        let (mut upstream, inner_upstream) = duplex(PIPE);
+        // As in TLS, what is written stays inside until it is flushed or too much.
+        let (mut inner_client, inner_upstream) = (BufStream::new(inner_client), BufStream::new(inner_upstream));
+        let (pacer, metrics) = (Pacer::default(), Metrics::default());
+        let decisions = watch::Sender::new(Decision::Open);
+        let surroundings = Surroundings {
+            decisions: decisions.subscribe(),
+            pacer: &pacer,
+            metrics: &metrics,
+            patience: PATIENCE,
+            login_by: Instant::now() + PATIENCE.login,
+            accepts: Accepts::Tds,
+        };
+        let exchange = async {
+            for kind in [PacketType::LOGIN, PacketType::NORMAL] {
+                client.write_all(&message(kind, 100)).await.unwrap();
+                upstream.read_exact(&mut [0; 108]).await.unwrap();
+                upstream.write_all(&message(PacketType::RESPONSE, 50)).await.unwrap();
+                client.read_exact(&mut [0; 58]).await.unwrap();
+            }
+        };
+        tokio::select! {
+            outcome = serve(&mut inner_client, || async { Ok(inner_upstream) }, surroundings) => panic!("{outcome:?}"),
+            done = timeout(30 * SECOND, exchange) => done.unwrap(),
+        }
     }
 
     /// A TLS record.

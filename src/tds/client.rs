@@ -159,6 +159,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
     ///
     /// See [`QueryError`].
     pub async fn query(&mut self, sql: &str) -> Result<Answer, QueryError> {
+        let payload = self.exchange(sql).await?;
+        let answer = Answer::decode(&payload, self.order).map_err(QueryError::Protocol)?;
+        self.learn_server(answer.messages.iter());
+        match answer.failure() {
+            Some(failure) => Err(failure),
+            None => Ok(answer),
+        }
+    }
+
+    /// Asks `sql` and gives the answer as it came, in the byte order of the login: for those who pass it on. An error of the server is in it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`QueryError`] that end the session.
+    pub async fn exchange(&mut self, sql: &str) -> Result<Vec<u8>, QueryError> {
         let request = Request::Language {
             sql: sql.to_owned(),
             has_parameters: false,
@@ -167,13 +182,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         request.encode(self.order, &mut payload).map_err(QueryError::Protocol)?;
         let sent = self.channel.send(PacketType::NORMAL, &payload).await;
         sent.map_err(QueryError::Io)?;
-        let message = self.receive().await?;
-        let answer = Answer::decode(&message.payload, self.order).map_err(QueryError::Protocol)?;
-        self.learn_server(answer.messages.iter());
-        match answer.failure() {
-            Some(failure) => Err(failure),
-            None => Ok(answer),
-        }
+        Ok(self.receive().await?.payload)
     }
 
     /// Waits until the session is lost, discarding messages that belong to no request. Safe to cancel.

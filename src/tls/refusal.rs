@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rustls::{CertificateError, OtherError};
+use rustls::{AlertDescription, CertificateError, OtherError};
 
 use super::certificate::Presented;
 
@@ -71,6 +71,11 @@ pub enum ChainFault {
         "it is an authority's (basicConstraints CA:TRUE): only one that is self-signed and stands in the CA bundle itself can be a server's"
     )]
     Authority,
+    /// An algorithm or a key that is too weak, or unknown.
+    #[error(
+        "it is signed in a way that is not taken here: wanted is SHA-256 or better, with RSA of 2048 bits or more or with ECDSA"
+    )]
+    Algorithm,
     /// Extended key usage without server authentication.
     #[error("its extended key usage does not include server authentication")]
     Purpose,
@@ -127,7 +132,12 @@ pub enum HandshakeError {
         "the connection was closed during the TLS handshake ({0}): the server is going down, or this port speaks plain TDS"
     )]
     Closed(#[source] io::Error),
-    /// The two have no version or cipher in common, or anything else in TLS itself.
+    /// The two have no version or cipher in common.
+    #[error(
+        "the server takes nothing of what is offered: TLS 1.3, and TLS 1.2 with ECDHE and AES-GCM or ChaCha20 ({0})"
+    )]
+    NothingInCommon(#[source] io::Error),
+    /// Anything else in TLS itself.
     #[error("the TLS handshake failed: {0}")]
     Failed(#[source] io::Error),
     /// There is no CA bundle to judge by.
@@ -142,6 +152,11 @@ impl From<io::Error> for HandshakeError {
         }
         match error.get_ref().and_then(|inner| inner.downcast_ref()) {
             Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => Self::NotTls,
+            Some(rustls::Error::AlertReceived(
+                AlertDescription::HandshakeFailure
+                | AlertDescription::ProtocolVersion
+                | AlertDescription::InsufficientSecurity,
+            )) => Self::NothingInCommon(error),
             Some(_) => Self::Failed(error),
             None => match error.kind() {
                 ErrorKind::UnexpectedEof

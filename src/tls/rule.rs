@@ -146,6 +146,8 @@ fn fault(certificate: &X509Certificate<'_>, is_authority: bool, error: rustls::E
         }
         CertificateError::UnknownIssuer => ChainFault::UnknownIssuer,
         CertificateError::BadSignature => ChainFault::BadSignature,
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => ChainFault::Algorithm,
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => ChainFault::Purpose,
         _ if is_authority => ChainFault::Authority,
         other => ChainFault::Other(other.to_string()),

@@ -333,6 +333,23 @@ fn an_authority_may_be_of_version_1_and_a_server_is_told_that_it_may_not() {
 }
 
 #[test]
+fn a_signature_too_weak_is_told_from_a_wrong_one() {
+    let authority = authority_called("CA");
+    let Shown(chain, _) = signed(&named("AGG_P"), &authority);
+    let mut weak = chain[0].to_vec();
+    // ecdsa-with-SHA256 becomes ecdsa-with-SHA224 (RFC 5758, 3.2), which nobody offers.
+    let sha256 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+    let places: Vec<_> = (0..weak.len()).filter(|at| weak[*at..].starts_with(&sha256)).collect();
+    assert_eq!(places.len(), 2);
+    places.iter().for_each(|at| weak[at + 7] = 1);
+    let refused = judge(authority.der(), &CertificateDer::from(weak), "AGG_P").unwrap_err();
+    let Some(Refusal::Chain { fault, .. }) = Refusal::within(&refused) else {
+        panic!("{refused}");
+    };
+    assert_eq!(*fault, ChainFault::Algorithm);
+}
+
+#[test]
 fn says_what_is_wrong_with_a_bundle() {
     let says = |text: &str| ObjectServerTls::new(text.as_bytes(), "AGG_P").unwrap_err().to_string();
     assert_eq!(says(""), "the CA bundle holds no certificate");
@@ -351,6 +368,11 @@ async fn a_port_that_speaks_something_else_is_told_from_one_that_closes() {
     far.write_all(&[4, 1, 0, 8, 0, 0, 0, 0]).await.unwrap();
     let failed = tls.handshake(near).await.unwrap_err();
     assert!(matches!(failed, HandshakeError::NotTls), "{failed}");
+    let (near, mut far) = duplex(65536);
+    // The alert handshake_failure.
+    far.write_all(&[21, 3, 3, 0, 2, 2, 40]).await.unwrap();
+    let failed = tls.handshake(near).await.unwrap_err();
+    assert!(matches!(failed, HandshakeError::NothingInCommon(_)), "{failed}");
     let (near, far) = duplex(65536);
     drop(far);
     let failed = tls.handshake(near).await.unwrap_err();

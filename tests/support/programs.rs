@@ -81,7 +81,7 @@ impl Drop for Directory {
 
 /// A running program, killed when dropped.
 #[derive(Debug)]
-pub struct Program(Child);
+pub struct Program(pub Child);
 
 impl Program {
     /// Starts the example of this name.
@@ -121,7 +121,8 @@ impl Drop for Program {
     }
 }
 
-fn path_of(example: &str) -> PathBuf {
+/// Where the example of this name is.
+pub fn path_of(example: &str) -> PathBuf {
     let test = std::env::current_exe().expect("no path of the test");
     let profile = test
         .parent()

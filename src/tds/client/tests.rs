@@ -60,7 +60,8 @@ async fn finds_a_value_by_the_name_of_its_column() {
     let answer = ask(TRUE).await.unwrap();
     let row = answer.rows().next().unwrap();
     assert_eq!(row.get("Value").unwrap().text().as_deref(), Some("TRUE"));
-    assert!(row.get("value").is_none());
+    assert_eq!(row.get("VALUE"), row.get("Value"));
+    assert!(row.get("Valu").is_none());
     assert_eq!(answer.counts, [1]);
 }
 
