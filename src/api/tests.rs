@@ -538,6 +538,7 @@ fn the_examples_are_accepted_and_have_no_field_that_means_nothing() {
     for text in [
         include_str!("../../examples/proxypair-minimal.yaml"),
         include_str!("../../examples/proxypair-full.yaml"),
+        include_str!("../../examples/proxypair-proxyserv.yaml"),
     ] {
         let manifest: Value = serde_saphyr::from_str(text).unwrap();
         assert_eq!(refusals(&manifest), Vec::<String>::new());

@@ -98,3 +98,21 @@ fn what_is_read_is_not_shown() {
     let shown = format!("{:?}", content(&[AUTH_PASSWORD]));
     assert!(shown.contains(AUTH_PASSWORD) && !shown.contains("120"), "{shown}");
 }
+
+#[test]
+fn a_password_that_no_properties_file_can_hold_is_refused_before_a_pod_starts() {
+    let spec = json!({"proxy": {"engine": "Proxyserv", "image": "example.com/nco", "secretName": "netcool-proxy"}});
+    let with = |password: &str| {
+        let mut login = content(&[AUTH_USER_NAME, AUTH_PASSWORD]);
+        let password = password.as_bytes().to_vec();
+        login.as_mut().unwrap().data.insert(AUTH_PASSWORD.to_owned(), password);
+        messages(
+            &pair(spec.clone()),
+            &Contents::from([(Reference::secret("netcool-proxy"), login)]),
+        )
+    };
+    assert_eq!(with("s3cr#t\n"), [""; 0]);
+    let said = with("s3cr't");
+    let words = "SecretUnusable: Secret netcool-proxy, which spec.proxy.secretName names: AuthPassword has a single quotation mark";
+    assert!(said[0].starts_with(words) && !said[0].contains("s3cr"), "{said:?}");
+}
