@@ -6,8 +6,10 @@ use super::{
     pair::{Listener, Pair},
     status::Problem,
 };
-use crate::api::{AUTH_PASSWORD, AUTH_USER_NAME, CaBundleSpec, OMNI_KDB, OMNI_STH, Side};
-use crate::omnibus::{Value, property};
+use crate::{
+    api::{AUTH_PASSWORD, AUTH_USER_NAME, CaBundleSpec, OMNI_KDB, OMNI_STH, Side},
+    omnibus::{Value, property},
+};
 
 /// What kind of object is referred to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -178,8 +180,10 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
         .proxyserv(side)
         .and_then(|proxyserv| proxyserv.secret_name.as_ref())
     {
-        let speaks_tls = declared.object_server.tls.is_some() || *pair.listener(side) == Listener::PassThrough;
-        let keys: &[&str] = if speaks_tls { &[OMNI_KDB, OMNI_STH] } else { &[] };
+        let keys: &[&str] = match declared.object_server.tls {
+            Some(_) => &[OMNI_KDB, OMNI_STH],
+            None => &[],
+        };
         needs.push(Need {
             reference: Reference::secret(name),
             field: field("secretName", own.is_some_and(|own| own.secret_name.is_some())),

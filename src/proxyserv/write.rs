@@ -21,7 +21,7 @@ const LAST_WORDS: usize = 400;
 pub(super) fn write(args: &WriteArgs) -> Result<(), PrepareError> {
     let etc = args.nc_home.join("etc");
     let entries = [
-        entry(&args.name, &args.listen, args.listen_ssl)?,
+        entry(&args.name, &args.listen, false)?,
         entry(&args.object_server_name, &args.object_server, args.object_server_ssl)?,
     ];
     replace(&etc.join("omni.dat"), omni_dat(&entries).as_bytes(), 0o640)?;

@@ -191,8 +191,8 @@ fn common_name(pair: &Pair, side: Side) -> Option<&str> {
     let declared = pair.spec.side(side);
     match pair.listener(side) {
         Listener::Plain => None,
-        Listener::PassThrough if pair.proxyserv(side).is_none() => Some(&declared.object_server.name),
-        Listener::PassThrough | Listener::Terminate { .. } => Some(&declared.server_name),
+        Listener::PassThrough => Some(&declared.object_server.name),
+        Listener::Terminate { .. } => Some(&declared.server_name),
     }
 }
 

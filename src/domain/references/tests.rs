@@ -23,7 +23,7 @@ fn proxyserv() -> Value {
     json!({
         "primary": {
             "objectServer": {"tls": {"caBundle": {"configMapName": "netcool-ca"}}},
-            "proxy": {"tls": {"mode": "PassThrough"}},
+            "proxy": {"tls": {"secretName": "proxy-p-tls"}},
         },
         "proxy": {"engine": "Proxyserv", "image": "example.com/nco", "secretName": "netcool-proxy"},
         "backup": {"proxy": {"tls": {"secretName": "proxy-b-tls"}}},
@@ -42,6 +42,7 @@ fn says_which_object_is_missing_and_which_field_names_it() {
         [
             "ConfigMapMissing: there is no ConfigMap netcool-ca, which spec.primary.objectServer.tls.caBundle.configMapName names: \
              create it, or change the field",
+            "SecretMissing: there is no Secret proxy-p-tls, which spec.primary.proxy.tls.secretName names: create it, or change the field",
             "SecretMissing: there is no Secret netcool-proxy, which spec.proxy.secretName names: create it, or change the field",
             "SecretMissing: there is no Secret proxy-b-tls, which spec.backup.proxy.tls.secretName names: create it, or change the field",
             "SecretMissing: there is no Secret netcool-proxy, which spec.proxy.secretName names: create it, or change the field",
@@ -58,6 +59,7 @@ fn says_which_key_is_missing() {
             content(&[AUTH_USER_NAME, AUTH_PASSWORD]),
         ),
         (Reference::secret("proxy-b-tls"), content(&["tls.crt"])),
+        (Reference::secret("proxy-p-tls"), content(&["tls.crt", "tls.key"])),
     ]);
     let primary = "which spec.primary.objectServer.tls.caBundle.configMapName names";
     assert_eq!(

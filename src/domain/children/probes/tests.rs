@@ -198,7 +198,7 @@ fn names_the_certificates_that_probes_see() {
     let through_a_relay = with(json!({"tls": {"mode": "PassThrough"}}));
     assert_eq!(names(through_a_relay).as_deref(), Some("'AGG_P,AGG_B'"));
     let to_a_proxy =
-        with(json!({"tls": {"mode": "PassThrough"}, "engine": "Proxyserv", "image": "nco", "secretName": "s"}));
+        with(json!({"tls": {"secretName": "proxy-tls"}, "engine": "Proxyserv", "image": "nco", "secretName": "s"}));
     assert_eq!(names(to_a_proxy).as_deref(), Some("'PROXY_P,PROXY_B'"));
 }
 
