@@ -4,7 +4,8 @@
 E2E ?=
 IMAGE ?= proxypair.test/proxypair:dev
 STAND_INS ?= proxypair.test/stand-ins:dev
-export IMAGE STAND_INS
+NCO_PROXYSERV ?= proxypair.test/nco-proxyserv:dev
+export IMAGE STAND_INS NCO_PROXYSERV
 
 help: ## Print this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -12,7 +13,7 @@ help: ## Print this list
 demo: load ## Watch a failover and a failback on a cluster that this builds and starts
 	@cargo test --quiet --locked --test demo
 
-test: check e2e ## Every check there is (CLUSTER=current IMAGE=… STAND_INS=… for a cluster of your own)
+test: check e2e ## Every check there is (CLUSTER=current IMAGE=… STAND_INS=… NCO_PROXYSERV=… for a cluster of your own)
 
 check: packages fmt lint unit ## The checks that need no cluster
 

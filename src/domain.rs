@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod children;
 pub mod evidence;
+pub mod expiry;
 pub mod failover;
 pub mod health;
 pub mod pair;

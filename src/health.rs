@@ -21,6 +21,7 @@ use crate::{
     domain::{
         admission,
         evidence::{Pod, Timing, classify},
+        expiry::Expiry,
         failover::{Decision, Policy, Routing, decide},
         health::SideHealth,
         resync,
@@ -148,6 +149,8 @@ pub struct SideFinding {
     pub sessions: u32,
     /// What the ObjectServer says of its `ActingPrimary`.
     pub acting_primary: Option<bool>,
+    /// When certificates end to be valid.
+    pub expiry: Expiry,
     /// The pod that these are about.
     pub pod: PodAddress,
 }

@@ -17,6 +17,8 @@ pub struct Metrics {
     pub side_up: Family<SideLabels, Gauge>,
     /// Probe sessions.
     pub sessions: Family<SideLabels, Gauge>,
+    /// Seconds since 1970 until which a certificate is valid.
+    pub certificate_expires: Family<CertificateLabels, Gauge>,
     /// Reconciliations that failed.
     pub reconcile_errors: Family<ReasonLabels, Counter>,
     /// 1 while this process leads.
@@ -43,6 +45,19 @@ pub struct SideLabels {
     pub side: &'static str,
 }
 
+/// A certificate that a side shows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CertificateLabels {
+    /// Namespace of the ProxyPair.
+    pub namespace: String,
+    /// Name of the ProxyPair.
+    pub pair: String,
+    /// `primary` or `backup`.
+    pub side: &'static str,
+    /// `listener` or `objectserver`.
+    pub certificate: &'static str,
+}
+
 /// A reason in one word.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabels {
@@ -61,6 +76,7 @@ impl Metrics {
             switch_duration: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             side_up: Family::default(),
             sessions: Family::default(),
+            certificate_expires: Family::default(),
             reconcile_errors: Family::default(),
             leading: Gauge::default(),
         };
@@ -69,6 +85,7 @@ impl Metrics {
             switch_duration,
             side_up,
             sessions,
+            certificate_expires,
             reconcile_errors,
             leading,
         } = metrics.clone();
@@ -81,6 +98,11 @@ impl Metrics {
         );
         registry.register("side_up", "1 for a side that is up", side_up);
         registry.register("sessions", "Probe sessions", sessions);
+        registry.register(
+            "certificate_expires_timestamp_seconds",
+            "Until when a certificate is valid",
+            certificate_expires,
+        );
         registry.register("reconcile_errors", "Reconciliations that failed", reconcile_errors);
         registry.register("leading", "1 while this process leads", leading);
         metrics
@@ -96,6 +118,14 @@ impl Metrics {
             };
             self.side_up.remove(&labels);
             self.sessions.remove(&labels);
+            for certificate in ["listener", "objectserver"] {
+                self.certificate_expires.remove(&CertificateLabels {
+                    namespace: namespace.to_owned(),
+                    pair: pair.to_owned(),
+                    side: side.label(),
+                    certificate,
+                });
+            }
         }
     }
 }

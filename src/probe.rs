@@ -13,6 +13,7 @@ use std::time::Instant;
 
 pub use control::{Steering, watch_gate};
 pub use hold::{watch_objectserver, watch_path};
+use jiff::Timestamp;
 pub use login::{APPLICATION, Credentials, Login, Refusals};
 pub use tls::{TlsError, client_config};
 
@@ -46,6 +47,8 @@ pub enum Sighting {
     },
     /// The ObjectServer's word, on a session with a login.
     Said(Saying),
+    /// When the certificate that the ObjectServer has shown ends to be valid.
+    Expires(Timestamp),
 }
 
 /// What an ObjectServer says of itself.

@@ -171,6 +171,14 @@ pub struct SideStatus {
     /// What the ObjectServer's property `ActingPrimary` says, while a `healthCheck.login` reads it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acting_primary: Option<bool>,
+
+    /// When the certificate that the proxy shows to probes ends to be valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener_certificate_expires: Option<Time>,
+
+    /// When the certificate that the ObjectServer shows ends to be valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_server_certificate_expires: Option<Time>,
 }
 
 /// What a failback waits for, while the backup serves.

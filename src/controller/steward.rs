@@ -12,6 +12,7 @@
 
 mod actor;
 mod evict;
+mod expiry;
 mod pods;
 mod report;
 mod switch;

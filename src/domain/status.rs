@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{
+    expiry::Expiry,
     failover::{Decision, Routing, Waiting},
     health::SideHealth,
     pair::Pair,
@@ -69,6 +70,8 @@ pub struct SideKnown<'a> {
     pub sessions: u32,
     /// What the ObjectServer says of its `ActingPrimary`.
     pub acting_primary: Option<bool>,
+    /// When certificates end to be valid.
+    pub expiry: Expiry,
 }
 
 /// Everything that status says.
@@ -123,6 +126,8 @@ pub fn render(known: &Known<'_>, before: &ProxyPairStatus, now: Now) -> ProxyPai
             connections: count(known.sessions),
             object_server: pair.spec.side(side).object_server.name.clone(),
             acting_primary: known.acting_primary,
+            listener_certificate_expires: known.expiry.listener.map(Time),
+            object_server_certificate_expires: known.expiry.object_server.map(Time),
         }
     };
     let [primary, backup] = sides;

@@ -18,6 +18,7 @@ use crate::{
         admission::{Admission, Occupancy},
         children::{CHECK_PORT, CONTROL_PORT},
         evidence::{Evidence, Fault, GateReport, Link, Upstream},
+        expiry::Expiry,
         health::SideHealth,
         resync::Word,
     },
@@ -35,6 +36,7 @@ pub(super) struct Watched {
     pub(super) evidence: Evidence,
     pub(super) health: SideHealth,
     sessions: u32,
+    expiry: Expiry,
     last: Option<Admission>,
     steering: watch::Sender<Steering>,
     /// Whether the ObjectServer is asked for its gateways.
@@ -85,6 +87,7 @@ impl Watched {
             evidence: Evidence::none(),
             health: SideHealth::unknown(now),
             sessions: 0,
+            expiry: Expiry::default(),
             last: None,
             steering: watch::Sender::new(steering),
             gateways: watch::Sender::new(false),
@@ -126,6 +129,7 @@ impl Watched {
         if !same_pod {
             self.last = None;
             self.sessions = 0;
+            self.expiry.listener = None;
         }
         self.look_at_pod(new, out);
         tracing::debug!(side = self.side.label(), pod = self.pod.name, "watching another pod");
@@ -158,6 +162,7 @@ impl Watched {
         self.description_of(assignment);
         self.evidence.direct = Link::Untried;
         self.evidence.word = None;
+        self.expiry.object_server = None;
         let dialer = match assignment.servers[index(self.side)].dialer(assignment.timing.unresponsive_after) {
             Ok(dialer) => dialer,
             Err(error) => {
@@ -253,6 +258,7 @@ impl Watched {
             }
             Sighting::Report { at, report } => {
                 self.sessions = report.sessions;
+                self.expiry.listener = report.listener_certificate_expires;
                 self.evidence.report = Some(self.understood(at, report));
             }
             Sighting::Said(said) if said.eye == Eye::Direct => {
@@ -266,6 +272,7 @@ impl Watched {
                 self.evidence.word = Some(word.after(self.evidence.word.as_ref(), &self.description, self.word_lasts));
             }
             Sighting::Said(_) => {}
+            Sighting::Expires(expires) => self.expiry.object_server = Some(expires),
         }
     }
 
@@ -338,6 +345,7 @@ impl Watched {
             health: self.health.clone(),
             sessions: self.sessions,
             acting_primary: self.evidence.word.as_ref().and_then(|word| word.acting_primary),
+            expiry: self.expiry,
             pod: self.pod.clone(),
         }
     }

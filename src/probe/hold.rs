@@ -55,7 +55,7 @@ impl Refused {
 /// Holds a connection to the ObjectServer that `dialer` leads to. Without a `login` it says nothing on it, and leaves no event there.
 pub async fn watch_objectserver(dialer: Dialer, timing: Timing, login: Option<Login>, out: mpsc::Sender<Sighting>) {
     let dial = || {
-        let dialer = dialer.clone();
+        let (dialer, out) = (dialer.clone(), out.clone());
         async move {
             let stream = dialer.dial().await.map_err(|error| Refused {
                 fault: if error.is_tls_rejected() {
@@ -66,10 +66,14 @@ pub async fn watch_objectserver(dialer: Dialer, timing: Timing, login: Option<Lo
                 message: error.to_string(),
             })?;
             prepare(stream.socket(), timing.unresponsive_after).map_err(Refused::plain)?;
+            if let Some(expires) = stream.peer_expires() {
+                // Whether anybody listens is found out by what is said next.
+                let _ = out.send(Sighting::Expires(expires)).await;
+            }
             Ok(stream)
         }
     };
-    hold(Eye::Direct, &timing, dial, login, out).await;
+    hold(Eye::Direct, &timing, dial, login, out.clone()).await;
 }
 
 /// Holds a connection to the ObjectServer through the check port of the gate at `address`.

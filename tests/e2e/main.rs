@@ -36,6 +36,7 @@ mod primary_returns;
 mod proxy_pod_deleted;
 mod proxy_process_frozen;
 mod refused_manifests;
+mod resync;
 
 use harness::{Needs, run, test};
 
@@ -59,6 +60,12 @@ fn main() -> std::process::ExitCode {
             "objectserver_stalls_for_ever",
             AnyCluster,
             objectserver_stalls::for_ever,
+        ),
+        test("failback_waits_for_the_resync", AnyCluster, resync::is_waited_for),
+        test(
+            "failback_waits_for_the_gateway",
+            AnyCluster,
+            resync::a_gateway_that_is_away_keeps_the_pair_on_the_backup,
         ),
         test("login_refused_and_repaired", AnyCluster, login_refused::and_repaired),
         test(

@@ -7,7 +7,7 @@
 pub mod timeline;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -104,7 +104,7 @@ impl Auditor {
         }
         let ledger = Ledger::new(&reports, servers).await?;
         self.finish_watching().await?;
-        ensure!(ledger.acknowledged > 0, "no event was acknowledged");
+        ensure!(!ledger.acknowledged.is_empty(), "no event was acknowledged");
         ensure!(
             ledger.lost.is_empty(),
             "acknowledged and in no ObjectServer: {}",
@@ -162,10 +162,10 @@ impl Auditor {
 #[derive(Debug)]
 pub struct Ledger {
     /// Events acknowledged to a probe.
-    pub acknowledged: u64,
+    pub acknowledged: BTreeSet<String>,
     /// Those that no ObjectServer holds.
     pub lost: Vec<String>,
-    /// Events that were counted more than once or are in both, with how often.
+    /// Events that were counted more than once or are in both, with how often. Where a gateway copies, nearly all are in both.
     pub duplicated: BTreeMap<String, u64>,
 }
 
@@ -173,7 +173,7 @@ impl Ledger {
     async fn new(reports: &[(String, Report)], servers: &[&ObjectServer]) -> Result<Self> {
         let held = held_by(servers).await?;
         let mut ledger = Self {
-            acknowledged: 0,
+            acknowledged: BTreeSet::new(),
             lost: Vec::new(),
             duplicated: BTreeMap::new(),
         };
@@ -181,15 +181,22 @@ impl Ledger {
             for probe in &report.probes {
                 for number in probe.acknowledged_ranges.iter().flat_map(|&[first, last]| first..=last) {
                     let identifier = format!("{name}-{}-{number}", probe.probe);
-                    ledger.acknowledged += 1;
                     if !held.contains_key(&identifier) {
-                        ledger.lost.push(identifier);
+                        ledger.lost.push(identifier.clone());
                     }
+                    ledger.acknowledged.insert(identifier);
                 }
             }
         }
         ledger.duplicated = duplicates_of(held);
         Ok(ledger)
+    }
+
+    /// The first of those acknowledged that a server does not hold itself, whatever the others hold.
+    pub async fn missing_in(&self, server: &ObjectServer) -> Result<Option<&String>> {
+        let rows = server.rows().await?;
+        let held: BTreeSet<_> = rows.iter().map(|row| row.identifier.as_str()).collect();
+        Ok(self.acknowledged.iter().find(|event| !held.contains(event.as_str())))
     }
 
     /// Fails if an event came twice, other than those that had before: nothing may be sent again in a planned move.

@@ -4,7 +4,10 @@ use anyhow::Result;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
-use super::{namespace::Namespace, stand_ins::ServerOptions};
+use super::{
+    namespace::Namespace,
+    stand_ins::{Gateway, OBJECT_SERVER_PORT, ObjectServer, ServerOptions},
+};
 
 /// The Secret with the operator's user.
 pub const CHECK: &str = "netcool-check";
@@ -15,14 +18,22 @@ const CHECK_USER: &str = "check";
 /// Its password.
 pub const CHECK_PASSWORD: &str = "it-is-me-again";
 
+/// The gateway's user.
+const GATEWAY_USER: &str = "gateway";
+/// Its password.
+const GATEWAY_PASSWORD: &str = "copy-that";
+
 /// An OMNIbus site.
 #[derive(Clone, Debug, Default)]
-pub struct Site {}
+pub struct Site {
+    /// A gateway copies between the ObjectServers, and failbacks wait for its resync.
+    pub has_gateway: bool,
+}
 
 impl Site {
     /// Makes what it consists of.
     pub async fn found(&self, namespace: &Namespace) -> Result<()> {
-        let users = format!("root:\n{CHECK_USER}:{CHECK_PASSWORD}\n");
+        let users = format!("root:\n{CHECK_USER}:{CHECK_PASSWORD}\n{GATEWAY_USER}:{GATEWAY_PASSWORD}\n");
         namespace
             .apply::<Secret>(secret(USERS, &json!({"users": users})))
             .await?;
@@ -38,11 +49,31 @@ impl Site {
         }
     }
 
-    /// What a ProxyPair must say of it. No gateway copies between the ObjectServers.
+    /// Starts its gateway, if it has one.
+    pub async fn gateway(
+        &self,
+        namespace: &Namespace,
+        primary: &ObjectServer,
+        backup: &ObjectServer,
+    ) -> Result<Option<Gateway>> {
+        if !self.has_gateway {
+            return Ok(None);
+        }
+        let arguments = [
+            format!("--primary={}:{OBJECT_SERVER_PORT}", primary.host()),
+            format!("--backup={}:{OBJECT_SERVER_PORT}", backup.host()),
+            format!("--user={GATEWAY_USER}"),
+            format!("--password={GATEWAY_PASSWORD}"),
+        ];
+        Gateway::start(namespace, &arguments, &[]).await.map(Some)
+    }
+
+    /// What a ProxyPair must say of it.
     pub fn spec(&self) -> Value {
+        let policy = if self.has_gateway { "Required" } else { "Ignored" };
         json!({
             "healthCheck": {"login": {"secretName": CHECK, "allowPlaintextLogin": true}},
-            "failback": {"resync": {"policy": "Ignored"}},
+            "failback": {"resync": {"policy": policy}},
         })
     }
 }

@@ -14,7 +14,7 @@ use super::{
     operator::Operator,
     pair::{self, Pair},
     site::Site,
-    stand_ins::{Fleet, FleetOptions, ObjectServer, ServerOptions},
+    stand_ins::{Fleet, FleetOptions, Gateway, ObjectServer, ServerOptions},
     wait::eventually,
 };
 
@@ -77,6 +77,10 @@ impl Scene {
             ObjectServer::start(namespace, "AGG_P", &of_p),
             ObjectServer::start(namespace, "AGG_B", &of_b),
         )?;
+        let gateway = match &setting.site {
+            Some(site) => site.gateway(namespace, &agg_p, &agg_b).await?,
+            None => None,
+        };
         let mut manifest = pair::manifest("proxy-v", &agg_p, &agg_b);
         if let Some(site) = &setting.site {
             merge(&mut manifest["spec"], &site.spec());
@@ -105,6 +109,7 @@ impl Scene {
             operator,
             agg_p,
             agg_b,
+            gateway,
             pair,
             fleet,
             auditor: guard,
@@ -136,6 +141,8 @@ pub struct Stage<'a> {
     pub agg_p: ObjectServer,
     /// The backup's.
     pub agg_b: ObjectServer,
+    /// What copies between them, if the site has it.
+    pub gateway: Option<Gateway>,
     /// The ProxyPair.
     pub pair: Pair,
     /// The probes.
@@ -211,12 +218,28 @@ impl Stage<'_> {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(timeline::in_words(&judgement));
         let ledger = auditor.finish(&[&self.fleet], &[&self.agg_p, &self.agg_b]).await?;
-        self.scene.say(format_args!(
-            "{} events acknowledged, {} lost, {} came more than once",
-            ledger.acknowledged,
-            ledger.lost.len(),
-            ledger.duplicated.len()
-        ));
+        let (acknowledged, lost) = (ledger.acknowledged.len(), ledger.lost.len());
+        if self.gateway.is_none() {
+            let duplicated = ledger.duplicated.len();
+            self.scene.say(format_args!(
+                "{acknowledged} events acknowledged, {lost} lost, {duplicated} came more than once"
+            ));
+        } else {
+            self.scene
+                .say(format_args!("{acknowledged} events acknowledged, {lost} lost"));
+            for server in [&self.agg_p, &self.agg_b] {
+                eventually(
+                    SOON,
+                    format!("{} holds every event by itself", server.name),
+                    async || {
+                        let missing = ledger.missing_in(server).await?;
+                        ensure!(missing.is_none(), "it lacks {missing:?}");
+                        Ok(())
+                    },
+                )
+                .await?;
+            }
+        }
         Ok(ledger)
     }
 }

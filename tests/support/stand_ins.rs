@@ -248,6 +248,37 @@ impl ObjectServer {
     }
 }
 
+/// A stand-in gateway between two ObjectServers.
+#[derive(Clone)]
+pub struct Gateway {
+    pod: String,
+    namespace: Namespace,
+}
+
+impl Gateway {
+    /// Starts it.
+    pub async fn start(namespace: &Namespace, arguments: &[String], secrets: &[String]) -> Result<Self> {
+        let name = "gateway";
+        let mut all = vec![format!("--listen=0.0.0.0:{API_PORT}")];
+        all.extend(arguments.iter().cloned());
+        let mut container = json!({"name": name, "command": ["/gateway"], "args": all});
+        mount(&mut container, secrets);
+        let mut object = pod(name, json!({"app": name}), None, container);
+        bring(&mut object, secrets);
+        namespace.apply::<Pod>(object).await?;
+        namespace.until_ready(name).await?;
+        Ok(Self {
+            pod: name.to_owned(),
+            namespace: namespace.clone(),
+        })
+    }
+
+    /// Asks its API.
+    pub async fn ask(&self, method: &str, path: &str) -> Result<Value> {
+        ask(&self.namespace, &self.pod, method, path).await
+    }
+}
+
 /// Probes in a pod, sending until they are told to stop.
 #[derive(Clone)]
 pub struct Fleet {

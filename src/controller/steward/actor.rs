@@ -30,6 +30,7 @@ use crate::{
     domain::{
         children,
         evidence::{Pod as PodState, Timing},
+        expiry::Certificate,
         failover::{Decision, Policy, Routing},
         pair::Pair,
         status::{Now, Problem},
@@ -67,6 +68,8 @@ pub(super) struct Actor {
     pub(super) written_at: Option<Instant>,
     /// When a pod of each side was last deleted.
     pub(super) evicted: HashMap<Side, Instant>,
+    /// Certificates that were told of, with the end that was told.
+    pub(super) told: HashMap<(Side, Certificate), Timestamp>,
 }
 
 impl Actor {
@@ -117,6 +120,7 @@ impl Actor {
             monitor,
             written_at: None,
             evicted: HashMap::new(),
+            told: HashMap::new(),
         }
     }
 
@@ -273,7 +277,9 @@ impl Actor {
                     self.routing_changed();
                 }
                 self.evict_frozen(&finding).await?;
-                return self.keep_status(&finding).await;
+                let certificates = self.tell_of_certificates(&finding);
+                let counts = self.keep_status(&finding).await?;
+                return Ok([certificates, counts].into_iter().flatten().min());
             }
         }
         Ok(None)

@@ -49,6 +49,7 @@ impl Actor {
                 health: &found.health,
                 sessions: found.sessions,
                 acting_primary: found.acting_primary,
+                expiry: found.expiry,
             }
         };
         let known = status::Known {
