@@ -50,10 +50,6 @@ pub struct WriteArgs {
     #[arg(long)]
     pub listen: Address,
 
-    /// The proxy speaks TLS to probes.
-    #[arg(long)]
-    pub listen_ssl: bool,
-
     /// Name of the ObjectServer.
     #[arg(long)]
     pub object_server_name: String,

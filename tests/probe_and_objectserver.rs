@@ -9,6 +9,14 @@ mod support {
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use k8s_openapi::api::core::v1::Service;
+use proxypair::{
+    api::Side,
+    domain::{
+        children::{OMNI_DAT, probes, reach, side_service, virtual_service},
+        pair::Pair,
+    },
+};
 use serde_json::{Value, json};
 use support::programs::{ObjectServer, Program, api, eventually, free_address};
 
@@ -155,6 +163,50 @@ fn a_network_timeout_moves_a_probe_away_from_a_silent_server() {
     let fleet = Fleet::start(&silent.address.to_string(), &options);
     fleet.wait_for_events_from("AGG_P", 20);
     silent.ask_agent("POST", "/stall");
+    fleet.wait_for_events_from("AGG_B", 20);
+}
+
+/// The `omni.dat` in the ConfigMap of a pair whose node ports lead to these servers.
+fn omni_dat_for(of_pair: SocketAddr, of_backup: SocketAddr) -> String {
+    let pair = json!({
+        "apiVersion": "proxypair.dev/v1alpha1",
+        "kind": "ProxyPair",
+        "metadata": {"name": "proxy-v", "namespace": "netcool", "uid": "1"},
+        "spec": {
+            "serverName": "PROXY_V",
+            "primary": {"serverName": "PROXY_P", "objectServer": {"name": "AGG_P", "host": "aggp.example.com"}},
+            "backup": {"serverName": "PROXY_B", "objectServer": {"name": "AGG_B", "host": "aggb.example.com"}},
+            "service": {"type": "NodePort"},
+        }
+    });
+    let pair = Pair::validate(&serde_json::from_value(pair).unwrap()).unwrap();
+    let at = |mut service: Service, address: SocketAddr| {
+        service.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].node_port = Some(address.port().into());
+        service
+    };
+    let reach = reach(
+        &pair,
+        &at(virtual_service(&pair, Side::Primary), of_pair),
+        [
+            &at(side_service(&pair, Side::Primary), of_pair),
+            &at(side_service(&pair, Side::Backup), of_backup),
+        ],
+        &[Some(of_pair.ip().to_string()), Some(of_backup.ip().to_string())],
+    );
+    probes(&pair, &reach).data.unwrap()[OMNI_DAT].clone()
+}
+
+#[test]
+fn a_probe_finds_both_servers_of_a_pair_in_the_omni_dat_made_for_it() {
+    let primary = ObjectServer::start_with_agent("AGG_P", &[]);
+    let backup = ObjectServer::start_with_agent("AGG_B", &["--backup"]);
+    let file = std::env::temp_dir().join(format!("proxypair-omni-{}.dat", std::process::id()));
+    std::fs::write(&file, omni_dat_for(primary.address, backup.address)).unwrap();
+    let omni_dat = format!("--omni-dat={}", file.display());
+    let fleet = Fleet::start("PROXY_V", &[&omni_dat, "--reconnect-delay=20ms"]);
+    std::fs::remove_file(&file).unwrap();
+    fleet.wait_for_events_from("AGG_P", 20);
+    primary.ask_agent("POST", "/kill");
     fleet.wait_for_events_from("AGG_B", 20);
 }
 

@@ -12,6 +12,8 @@ mod gaps;
 mod interfaces;
 #[path = "../examples/proxyserv/properties.rs"]
 mod properties;
+#[path = "../examples/probe/omni_dat.rs"]
+mod omni_dat;
 #[path = "../examples/probe/record.rs"]
 mod record;
 #[path = "../examples/objectserver/sql.rs"]

@@ -20,14 +20,17 @@ mod clock;
 mod counters;
 mod fleet;
 mod gaps;
+mod omni_dat;
 mod record;
 mod session;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Parser;
 use jiff::SignedDuration;
 use tokio::net::TcpListener;
@@ -48,12 +51,15 @@ pub struct Options {
     /// Number of probes, each with a session of its own.
     #[arg(long, default_value = "1")]
     probes: NonZeroU32,
-    /// Address of the ObjectServer or proxy, as HOST:PORT. The name is resolved again at each connect.
+    /// Address of the ObjectServer or proxy, as HOST:PORT, or its name in --omni-dat. A host name is resolved again at each connect.
     #[arg(long)]
     server: String,
     /// Address to try when the first does not answer.
     #[arg(long)]
     server_backup: Option<String>,
+    /// An omni.dat that says where --server is, and its backup.
+    #[arg(long, conflicts_with = "server_backup")]
+    omni_dat: Option<PathBuf>,
     /// Events per second and probe.
     #[arg(long, default_value = "10", value_parser = parse_rate)]
     rate: f64,
@@ -89,7 +95,14 @@ async fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
-    let options = Options::parse();
+    let mut options = Options::parse();
+    if let Some(path) = &options.omni_dat {
+        let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
+        let found = omni_dat::addresses(&text, &options.server).map_err(anyhow::Error::msg);
+        let mut found = found.with_context(|| path.display().to_string())?.into_iter();
+        options.server = found.next().unwrap_or_default();
+        options.server_backup = found.next();
+    }
     let listener = match options.listen {
         Some(address) => Some(TcpListener::bind(address).await?),
         None => None,

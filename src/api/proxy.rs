@@ -47,7 +47,7 @@ pub enum TlsMode {
     /// The gate, with the certificate of the proxy.
     #[default]
     Terminate,
-    /// Whatever stands behind the gate: the proxy server of engine Proxyserv, the ObjectServer of engine Relay.
+    /// The ObjectServer, with engine Relay.
     PassThrough,
 }
 
@@ -59,8 +59,8 @@ pub enum TlsMode {
     validation = Rule::new("self.mode != 'PassThrough' || !has(self.secretName)").message("tls.secretName goes with tls.mode Terminate: with PassThrough the gate needs no certificate, so leave it out"),
 )]
 pub struct ListenerTlsSpec {
-    /// Terminate: the gate ends the probes' TLS with the certificate in `secretName`. PassThrough: it forwards the encrypted bytes, and the
-    /// proxy server (engine Proxyserv) or the ObjectServer (engine Relay) ends it.
+    /// Terminate: the gate ends the probes' TLS with the certificate in `secretName`. PassThrough, with engine Relay: it forwards the encrypted
+    /// bytes, and the ObjectServer ends it.
     #[serde(default)]
     pub mode: TlsMode,
 

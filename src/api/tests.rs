@@ -490,15 +490,19 @@ fn nco_proxyserv_needs_a_key_store_for_tls() {
     assert!(refusals(&manifest)[0].contains(needed));
     manifest["spec"]["backup"]["proxy"] = json!({"secretName": "netcool-proxy"});
     assert_eq!(refusals(&manifest), Vec::<String>::new());
-    refused_with(
-        "/spec/proxy",
-        proxyserv(json!({"tls": {"mode": "PassThrough"}})),
-        needed,
-    );
-    accepted(&[(
-        "proxy",
-        proxyserv(json!({"tls": {"mode": "PassThrough"}, "secretName": "netcool-proxy"})),
-    )]);
+}
+
+#[test]
+fn nco_proxyserv_speaks_in_the_clear_behind_the_gate() {
+    let refused = "tls.mode PassThrough goes with engine Relay";
+    let pass_through = json!({"tls": {"mode": "PassThrough"}});
+    refused_with("/spec/proxy", proxyserv(pass_through.clone()), refused);
+    let mut manifest = valid();
+    manifest["spec"]["proxy"] = proxyserv(json!({"tls": {"secretName": "proxy-tls"}}));
+    assert_eq!(refusals(&manifest), Vec::<String>::new());
+    manifest["spec"]["backup"]["proxy"] = pass_through;
+    assert_eq!(refusals(&manifest).len(), 1);
+    assert!(refusals(&manifest)[0].contains(refused));
 }
 
 #[test]
@@ -538,6 +542,7 @@ fn the_examples_are_accepted_and_have_no_field_that_means_nothing() {
     for text in [
         include_str!("../../examples/proxypair-minimal.yaml"),
         include_str!("../../examples/proxypair-full.yaml"),
+        include_str!("../../examples/proxypair-proxyserv.yaml"),
     ] {
         let manifest: Value = serde_saphyr::from_str(text).unwrap();
         assert_eq!(refusals(&manifest), Vec::<String>::new());

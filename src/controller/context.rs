@@ -10,7 +10,7 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::Deployment,
-        core::v1::{Pod, Secret, Service, ServiceAccount},
+        core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
         policy::v1::PodDisruptionBudget,
     },
@@ -79,6 +79,7 @@ pub struct Children {
     pub secrets: Store<PartialObjectMeta<Secret>>,
     pub accounts: Store<PartialObjectMeta<ServiceAccount>>,
     pub budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
+    pub config_maps: Store<PartialObjectMeta<ConfigMap>>,
 }
 
 impl Children {
@@ -100,12 +101,14 @@ impl Children {
             secrets,
             accounts,
             budgets,
+            config_maps,
         } = self;
         of(deployments, kind, namespace, name)
             .or_else(|| of(services, kind, namespace, name))
             .or_else(|| of(secrets, kind, namespace, name))
             .or_else(|| of(accounts, kind, namespace, name))
             .or_else(|| of(budgets, kind, namespace, name))
+            .or_else(|| of(config_maps, kind, namespace, name))
     }
 }
 
@@ -131,9 +134,10 @@ impl Context {
         let (secrets, secrets_task) = watches::children(&client, namespace, &nudge);
         let (accounts, accounts_task) = watches::children(&client, namespace, &nudge);
         let (budgets, budgets_task) = watches::children(&client, namespace, &nudge);
+        let (config_maps, config_maps_task) = watches::children(&client, namespace, &nudge);
         let references = Arc::new(References::default());
         let references_task = references::watch(&client, namespace, &references, &nudge);
-        let tasks: [BoxFuture<'static, ()>; 8] = [
+        let tasks: [BoxFuture<'static, ()>; 9] = [
             pods_task,
             slices_task,
             deployments_task,
@@ -141,6 +145,7 @@ impl Context {
             secrets_task,
             accounts_task,
             budgets_task,
+            config_maps_task,
             references_task,
         ];
         let reporter = Reporter {
@@ -160,6 +165,7 @@ impl Context {
                 secrets,
                 accounts,
                 budgets,
+                config_maps,
             },
             references,
             changes,
@@ -188,6 +194,7 @@ impl Context {
             secrets,
             accounts,
             budgets,
+            config_maps,
         } = &self.children;
         let _ = futures::join!(
             self.pods.wait_until_ready(),
@@ -197,6 +204,7 @@ impl Context {
             secrets.wait_until_ready(),
             accounts.wait_until_ready(),
             budgets.wait_until_ready(),
+            config_maps.wait_until_ready(),
         );
     }
 

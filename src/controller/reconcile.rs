@@ -119,7 +119,8 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
     let pair = Arc::new(Pair::validate(object)?);
     context.claim()?;
     let key = ObjectRef::new(&pair.name).within(&pair.namespace);
-    if let Some(applied) = registry.still_applied(&key, &pair.uid, pair.generation) {
+    let nodes = registry.nodes(&pair);
+    if let Some(applied) = registry.still_applied(&key, &pair.uid, pair.generation, &nodes) {
         return Ok(look_again(applied.renew_at));
     }
     registry.remember(key.clone(), None);
@@ -142,9 +143,9 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
     let keys = declare_keys(&pair, context, &mut versions).await?;
     declare_child(context, &pair, &children::service_account(&pair), &mut versions).await?;
     declare_child(context, &pair, &children::disruption_budget(&pair), &mut versions).await?;
-    for side in Side::BOTH {
-        declare_child(context, &pair, &children::side_service(&pair, side), &mut versions).await?;
-    }
+    let [primary, backup] = Side::BOTH.map(|side| children::side_service(&pair, side));
+    let primary = declare_child(context, &pair, &primary, &mut versions).await?;
+    let backup = declare_child(context, &pair, &backup, &mut versions).await?;
     let service: Option<Service> = find(&context.client, &pair, &pair.service_name()).await?;
     let complete = declare_deployments(object, &pair, registry, &contents, held_back, &mut versions).await?;
 
@@ -152,7 +153,7 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
     let declared = Declared {
         pair: Arc::clone(&pair),
         object: Arc::clone(object),
-        service,
+        service: service.clone(),
         login: login(&pair, &contents).map(|(user, password)| Credentials { user, password }),
         authorities: authorities.map(|bundle| bundle.map(Arc::new)),
         problem,
@@ -168,8 +169,13 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
         }
         steward.declare(declared.clone())
     });
-    if let Some(service) = handed_over.await? {
-        note(&service, &mut versions);
+    let declared = handed_over.await?;
+    if let Some(service) = &declared {
+        note(service, &mut versions);
+    }
+    if let Some(service) = declared.or(service) {
+        let reach = children::reach(&pair, &service, [&primary, &backup], &nodes);
+        declare_child(context, &pair, &children::probes(&pair, &reach), &mut versions).await?;
     }
     if !complete {
         return Ok(Action::requeue(ROLLING_LOOK));
@@ -180,6 +186,7 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
         renew_at: keys.renew_at,
         versions,
         references: references::versions(&contents),
+        nodes,
     };
     registry.remember(key, Some(applied));
     Ok(look_again(keys.renew_at))
@@ -211,15 +218,16 @@ fn note<K: Resource<DynamicType = ()>>(child: &K, versions: &mut Versions) {
 }
 
 /// Applies a child, after having made sure that nobody else's object is in its place.
-async fn declare_child<K>(context: &Context, pair: &Pair, child: &K, versions: &mut Versions) -> Result<(), ApplyError>
+async fn declare_child<K>(context: &Context, pair: &Pair, child: &K, versions: &mut Versions) -> Result<K, ApplyError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
 {
     let name = child.meta().name.clone().unwrap_or_default();
     let _: Option<K> = find(&context.client, pair, &name).await?;
     context.claim()?;
-    note(&apply(&context.client, pair, child).await?, versions);
-    Ok(())
+    let applied = apply(&context.client, pair, child).await?;
+    note(&applied, versions);
+    Ok(applied)
 }
 
 async fn declare_keys(pair: &Pair, context: &Context, versions: &mut Versions) -> Result<KeySet, ReconcileError> {

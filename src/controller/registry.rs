@@ -8,7 +8,16 @@ use std::{
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 
-use super::{context::Context, references::ReferenceVersions, steward::Steward, watches::GuardedPair};
+use super::{
+    context::Context,
+    references::ReferenceVersions,
+    steward::{Steward, node_of},
+    watches::GuardedPair,
+};
+use crate::{
+    api::{ServiceType, Side},
+    domain::{children::Nodes, pair::Pair},
+};
 
 /// What reconciliations share among each other.
 pub struct Registry {
@@ -16,6 +25,7 @@ pub struct Registry {
     pub context: Arc<Context>,
     stewards: Mutex<HashMap<ObjectRef<GuardedPair>, Steward>>,
     applied: Mutex<HashMap<ObjectRef<GuardedPair>, Applied>>,
+    nodes: Mutex<HashMap<ObjectRef<GuardedPair>, Nodes>>,
 }
 
 /// What the last reconciliation of a pair left behind. While nothing differs from it there is nothing to apply.
@@ -31,6 +41,8 @@ pub struct Applied {
     pub versions: BTreeMap<(String, String), String>,
     /// The Secrets and ConfigMaps that the user refers to.
     pub references: ReferenceVersions,
+    /// The nodes whose addresses were given to probes.
+    pub nodes: Nodes,
 }
 
 impl Registry {
@@ -40,6 +52,7 @@ impl Registry {
             context,
             stewards: Mutex::default(),
             applied: Mutex::default(),
+            nodes: Mutex::default(),
         }
     }
 
@@ -49,17 +62,42 @@ impl Registry {
     }
 
     /// What the last reconciliation left behind, if everything still is as it left it.
-    pub fn still_applied(&self, key: &ObjectRef<GuardedPair>, uid: &str, generation: i64) -> Option<Applied> {
+    pub fn still_applied(
+        &self,
+        key: &ObjectRef<GuardedPair>,
+        uid: &str,
+        generation: i64,
+        nodes: &Nodes,
+    ) -> Option<Applied> {
         let applied = self.applied().get(key).cloned()?;
         let namespace = key.namespace.as_deref().unwrap_or_default();
         let same = applied.uid == uid
             && applied.generation == generation
+            && applied.nodes == *nodes
             && applied.renew_at > Timestamp::now()
             && self.context.references.unchanged(namespace, &applied.references)
             && applied.versions.iter().all(|((kind, name), version)| {
                 self.context.children.version(kind, namespace, name).as_deref() == Some(version)
             });
         same.then_some(applied)
+    }
+
+    /// The nodes of a pair's pods, if probes connect to nodes. A side that has no pod at the moment keeps the node it had: probes reach
+    /// every pod through every node.
+    pub fn nodes(&self, pair: &Pair) -> Nodes {
+        if pair.spec.service.type_ != ServiceType::NodePort {
+            return Nodes::default();
+        }
+        let now = Side::BOTH.map(|side| node_of(&self.context.pods, pair, side));
+        let key = ObjectRef::new(&pair.name).within(&pair.namespace);
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = nodes.entry(key).or_default();
+        for (known, now) in known.iter_mut().zip(now) {
+            if now.is_some() {
+                *known = now;
+            }
+        }
+        known.clone()
     }
 
     /// Remembers what a reconciliation left behind; `None` when the next one has to look for itself.
@@ -78,6 +116,7 @@ impl Registry {
     pub fn forget(&self, pair: &ObjectRef<GuardedPair>) {
         self.remember(pair.clone(), None);
         self.context.references.forget(pair);
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).remove(pair);
         if self.with_stewards(|stewards| stewards.remove(pair)).is_some() {
             tracing::info!(%pair, "the ProxyPair is gone");
         }

@@ -17,6 +17,8 @@ mod pods;
 mod report;
 mod switch;
 
+pub use pods::node_of;
+
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;

@@ -45,7 +45,7 @@ pub enum Listener {
         /// Name of the Secret.
         secret_name: String,
     },
-    /// TLS, which whatever stands behind the gate ends.
+    /// TLS, which the ObjectServer ends.
     PassThrough,
 }
 
@@ -90,6 +90,9 @@ pub enum InvalidPair {
         "tls.mode Terminate needs tls.secretName: name a Secret of type kubernetes.io/tls with the proxy's certificate"
     )]
     NoCertificate,
+    /// nco_proxyserv speaks in the clear behind the gate.
+    #[error("tls.mode PassThrough goes with engine Relay: write tls.mode Terminate")]
+    PassThrough,
     /// Both sides are reached under one name.
     #[error("probes reach both sides under one name, with TLS or without: give both sides tls")]
     OneSidedTls,
@@ -145,6 +148,7 @@ impl Pair {
         }
         let proxyservs = match spec.proxy.engine {
             Engine::Relay => None,
+            Engine::Proxyserv if listeners.contains(&Listener::PassThrough) => return Err(InvalidPair::PassThrough),
             Engine::Proxyserv => Some(both(|side| proxyserv(spec, side))?),
         };
         let name = object.name_any();
@@ -188,6 +192,11 @@ impl Pair {
     /// Name of the Secret with the operator's keys for the gates.
     pub fn operator_tls_name(&self) -> String {
         format!("{}-operator-tls", self.name)
+    }
+
+    /// Name of the ConfigMap for probes.
+    pub fn probes_name(&self) -> String {
+        format!("{}-probes", self.name)
     }
 
     /// Name of the ServiceAccount of the proxy pods.

@@ -6,7 +6,10 @@ use super::{
     pair::{Listener, Pair},
     status::Problem,
 };
-use crate::api::{AUTH_PASSWORD, AUTH_USER_NAME, CaBundleSpec, OMNI_KDB, OMNI_STH, Side};
+use crate::{
+    api::{AUTH_PASSWORD, AUTH_USER_NAME, CaBundleSpec, OMNI_KDB, OMNI_STH, Side},
+    omnibus::{Value, property},
+};
 
 /// What kind of object is referred to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,6 +90,8 @@ pub struct Need {
     pub keys: Vec<String>,
     /// Keys of which it must have both or neither.
     pub together: Vec<[&'static str; 2]>,
+    /// Keys whose values go into a properties file.
+    pub properties: Vec<&'static str>,
     /// The side whose pod cannot start without it.
     pub side: Option<Side>,
 }
@@ -98,6 +103,7 @@ pub fn needs(pair: &Pair) -> Vec<Need> {
         field: "spec.healthCheck.login.secretName".to_owned(),
         keys: vec![AUTH_USER_NAME.to_owned(), AUTH_PASSWORD.to_owned()],
         together: Vec::new(),
+        properties: Vec::new(),
         side: None,
     });
     let of_sides = Side::BOTH.into_iter().flat_map(|side| of_side(pair, side));
@@ -127,11 +133,12 @@ fn bundle_reference(bundle: &CaBundleSpec) -> (Reference, &'static str) {
 pub fn login(pair: &Pair, contents: &Contents) -> Option<(String, String)> {
     let login = pair.spec.health_check.login.as_ref()?;
     let content = contents.get(&Reference::secret(&login.secret_name))?.as_ref()?;
-    let text = |key: &str| {
-        let text = String::from_utf8_lossy(content.data.get(key)?);
-        Some(text.trim_end_matches(['\r', '\n']).to_owned()).filter(|text| !text.is_empty())
-    };
-    Some((text(AUTH_USER_NAME)?, text(AUTH_PASSWORD)?))
+    Some((text(content, AUTH_USER_NAME)?, text(content, AUTH_PASSWORD)?))
+}
+
+fn text(content: &Content, key: &str) -> Option<String> {
+    let text = String::from_utf8_lossy(content.data.get(key)?);
+    Some(text.trim_end_matches(['\r', '\n']).to_owned()).filter(|text| !text.is_empty())
 }
 
 /// The objects of [`needs`], each once.
@@ -155,6 +162,7 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
             field: format!("spec.{}.objectServer.tls.caBundle.{name}", side.label()),
             keys: vec![bundle.key.clone()],
             together: Vec::new(),
+            properties: Vec::new(),
             side: Some(side),
         });
     }
@@ -164,6 +172,7 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
             field: field("tls.secretName", own.is_some_and(|own| own.tls.is_some())),
             keys: vec!["tls.crt".to_owned(), "tls.key".to_owned()],
             together: Vec::new(),
+            properties: Vec::new(),
             side: Some(side),
         });
     }
@@ -171,13 +180,16 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
         .proxyserv(side)
         .and_then(|proxyserv| proxyserv.secret_name.as_ref())
     {
-        let speaks_tls = declared.object_server.tls.is_some() || *pair.listener(side) == Listener::PassThrough;
-        let keys: &[&str] = if speaks_tls { &[OMNI_KDB, OMNI_STH] } else { &[] };
+        let keys: &[&str] = match declared.object_server.tls {
+            Some(_) => &[OMNI_KDB, OMNI_STH],
+            None => &[],
+        };
         needs.push(Need {
             reference: Reference::secret(name),
             field: field("secretName", own.is_some_and(|own| own.secret_name.is_some())),
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),
             together: vec![[AUTH_USER_NAME, AUTH_PASSWORD], [OMNI_KDB, OMNI_STH]],
+            properties: vec![AUTH_USER_NAME, AUTH_PASSWORD],
             side: Some(side),
         });
     }
@@ -191,6 +203,7 @@ pub fn lacking(need: &Need, contents: &Contents) -> Option<Problem> {
         field,
         keys,
         together,
+        properties,
         side: _,
     } = need;
     let Reference { kind, name } = reference;
@@ -211,7 +224,15 @@ pub fn lacking(need: &Need, contents: &Contents) -> Option<Problem> {
         (false, true) => Some(*one),
         _ => None,
     });
-    let key = missing.or(alone)?;
+    let Some(key) = missing.or(alone) else {
+        let unwritable = properties
+            .iter()
+            .find_map(|key| property(key, Value::Text(&text(content, key)?)).err())?;
+        return Some(Problem {
+            reason: "SecretUnusable",
+            message: format!("{kind} {name}, which {field} names: {unwritable}"),
+        });
+    };
     Some(Problem {
         reason: match reference.kind {
             ReferenceKind::Secret => "SecretIncomplete",

@@ -52,7 +52,6 @@ impl Image {
             nc_home: self.at("nc"),
             name: "PROXY_P".to_owned(),
             listen: "127.0.0.1:4410".parse().unwrap(),
-            listen_ssl: false,
             object_server_name: "AGG_P".to_owned(),
             object_server: "aggp.example.com:4100".parse().unwrap(),
             object_server_ssl: true,
@@ -130,14 +129,13 @@ fn a_proxy_without_a_secret_needs_none() {
     let image = Image::new(IGEN);
     let args = WriteArgs {
         secret_dir: None,
-        listen_ssl: true,
         object_server_ssl: false,
         ..image.args()
     };
     prepare(&FilesArgs::Write(Box::new(args))).unwrap();
     let omni_dat = image.read("nc/etc/omni.dat");
     assert!(
-        omni_dat.contains("Primary: 127.0.0.1 ssl 4410\n") && omni_dat.contains("aggp.example.com 4100\n"),
+        omni_dat.contains("Primary: 127.0.0.1 4410\n") && omni_dat.contains("aggp.example.com 4100\n"),
         "{omni_dat}"
     );
     let props = image.read("private/PROXY_P.props");

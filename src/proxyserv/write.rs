@@ -21,7 +21,7 @@ const LAST_WORDS: usize = 400;
 pub(super) fn write(args: &WriteArgs) -> Result<(), PrepareError> {
     let etc = args.nc_home.join("etc");
     let entries = [
-        entry(&args.name, &args.listen, args.listen_ssl)?,
+        entry(&args.name, &args.listen, false)?,
         entry(&args.object_server_name, &args.object_server, args.object_server_ssl)?,
     ];
     replace(&etc.join("omni.dat"), omni_dat(&entries).as_bytes(), 0o640)?;
@@ -77,14 +77,14 @@ impl Secret<'_> {
         }
     }
 
-    /// A line break at the end is an editor's, not the user's.
+    /// Line breaks at the end are an editor's, not the user's.
     fn text(&self, key: &'static str) -> Result<Option<String>, PrepareError> {
         let Some(content) = self.bytes(key)? else {
             return Ok(None);
         };
         let text = String::from_utf8(content).map_err(|_| PrepareError::NoText(key))?;
-        let text = text.strip_suffix('\n').unwrap_or(&text);
-        Ok(Some(text.strip_suffix('\r').unwrap_or(text).to_owned()))
+        let text = text.trim_end_matches(['\r', '\n']);
+        Ok(Some(text.to_owned()).filter(|text| !text.is_empty()))
     }
 }
 

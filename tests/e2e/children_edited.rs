@@ -7,7 +7,7 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::Deployment,
-        core::v1::{Secret, Service, ServiceAccount},
+        core::v1::{ConfigMap, Secret, Service, ServiceAccount},
         policy::v1::PodDisruptionBudget,
     },
 };
@@ -61,6 +61,14 @@ pub async fn by_hand(scene: Arc<Scene>) -> Result<()> {
     .await?;
     let token = json!({"automountServiceAccountToken": true});
     comes_back::<ServiceAccount>(&scene, "proxy-v-proxy", token, "/automountServiceAccountToken").await?;
+    comes_back::<ConfigMap>(
+        &scene,
+        "proxy-v-probes",
+        json!({"data": {"omni.dat": "[NCOMS]"}}),
+        "/data",
+    )
+    .await?;
+    is_made_again::<ConfigMap>(&scene, "proxy-v-probes").await?;
     is_made_again::<PodDisruptionBudget>(&scene, "proxy-v").await?;
     is_made_again::<ServiceAccount>(&scene, "proxy-v-proxy").await?;
     is_made_again::<Service>(&scene, "proxy-v-primary").await?;

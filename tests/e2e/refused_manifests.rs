@@ -123,6 +123,52 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
             "are the operator's: use a prefix of your own",
         ),
         ("/spec/proxy", json!({"engine": "Haproxy"}), "Unsupported value"),
+        (
+            "/spec/proxy",
+            json!({"engine": "Proxyserv"}),
+            "engine Proxyserv needs the image",
+        ),
+        (
+            "/spec/proxy",
+            json!({"secretName": "netcool-proxy"}),
+            "are for nco_proxyserv: set proxy.engine: Proxyserv or leave them out",
+        ),
+        (
+            "/spec/proxy",
+            json!({"engine": "Proxyserv", "image": "example.com/nco", "properties": {"RemoteServer": "AGG_P"}}),
+            "RemoteServer is the operator's",
+        ),
+        // The API server knows the names and types of all properties.
+        (
+            "/spec/proxy",
+            json!({"engine": "Proxyserv", "image": "example.com/nco", "properties": {"PollServer": 10}}),
+            "PollServer",
+        ),
+        (
+            "/spec/proxy",
+            json!({"engine": "Proxyserv", "image": "example.com/nco", "properties": {"Ipc.Timeout": "60"}}),
+            "Ipc.Timeout",
+        ),
+        (
+            "/spec/proxy",
+            json!({"engine": "Proxyserv", "image": "example.com/nco", "properties": {"ConnectionRatio": 0}}),
+            "ConnectionRatio",
+        ),
+        (
+            "/spec/proxy",
+            json!({"tls": {}}),
+            "tls.mode Terminate needs tls.secretName",
+        ),
+        (
+            "/spec/primary/proxy",
+            json!({"tls": {"secretName": "proxy-p-tls"}}),
+            "give both sides tls",
+        ),
+        (
+            "/spec/primary/objectServer/tls",
+            json!({"caBundle": {}}),
+            "write either caBundle.configMapName or caBundle.secretName",
+        ),
         ("/spec/primary", Value::Null, "spec.primary"),
         // A field that does nothing is not taken in silence.
         ("/spec/proxy", json!({"nodeSelektor": {}}), "nodeSelektor"),

@@ -17,17 +17,7 @@ use crate::{
 /// A pod that leaves comes before the one that takes its place: it has the sessions, and somebody must tell its gate when to end them.
 /// Until it is gone the side is not restored, because a Service that selects the side would send probes to both.
 pub fn pod_of(pods: &Store<PodObject>, pair: &Pair, side: Side, before: &PodAddress, now: Timestamp) -> PodAddress {
-    let ours = |pod: &PodObject| {
-        let label = |key| pod.labels().get(key).map(String::as_str);
-        pod.metadata.namespace.as_deref() == Some(&pair.namespace)
-            && label(LABEL_PAIR) == Some(&pair.name)
-            && label(LABEL_SIDE) == Some(side.label())
-            && !matches!(
-                pod.status.as_ref().and_then(|status| status.phase.as_deref()),
-                Some("Failed" | "Succeeded")
-            )
-    };
-    let best = pods.state_filter(ours).into_iter().max_by(|a, b| {
+    let best = pods.state_filter(of_side(pair, side)).into_iter().max_by(|a, b| {
         let key = |pod: &PodObject| {
             // The API server states when the grace period will be over. A pod whose node is lost stays beyond that.
             let leaves = pod.metadata.deletion_timestamp.as_ref().map(|until| until.0 >= now);
@@ -77,5 +67,32 @@ pub fn pod_of(pods: &Store<PodObject>, pair: &Pair, side: Side, before: &PodAddr
         name: Some(pod.name_any()),
         ip,
         trouble: pod.status.as_ref().and_then(trouble),
+    }
+}
+
+/// The address of the node that the newest pod of `side` runs on.
+pub fn node_of(pods: &Store<PodObject>, pair: &Pair, side: Side) -> Option<String> {
+    let on_a_node = |pod: &PodObject| host(pod).is_some() && of_side(pair, side)(pod);
+    let newest = pods
+        .state_filter(on_a_node)
+        .into_iter()
+        .max_by_key(|pod| pod.metadata.creation_timestamp.clone().map(|time| time.0))?;
+    host(&newest).map(str::to_owned)
+}
+
+fn host(pod: &PodObject) -> Option<&str> {
+    pod.status.as_ref()?.host_ip.as_deref()
+}
+
+fn of_side(pair: &Pair, side: Side) -> impl Fn(&PodObject) -> bool {
+    move |pod| {
+        let label = |key| pod.labels().get(key).map(String::as_str);
+        pod.metadata.namespace.as_deref() == Some(&pair.namespace)
+            && label(LABEL_PAIR) == Some(&pair.name)
+            && label(LABEL_SIDE) == Some(side.label())
+            && !matches!(
+                pod.status.as_ref().and_then(|status| status.phase.as_deref()),
+                Some("Failed" | "Succeeded")
+            )
     }
 }

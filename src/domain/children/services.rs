@@ -48,17 +48,25 @@ pub fn virtual_service(pair: &Pair, side: Side) -> Service {
     }
 }
 
-/// The Service of one side, under whose address probes that know both sides find it without an operator.
+/// The Service of one side, under whose address probes that know both sides find it without an operator. It is reached from where the
+/// virtual Service is reached: it has the same type, annotations and class. A node port that the user chose is the virtual Service's alone.
 pub fn side_service(pair: &Pair, side: Side) -> Service {
     let mut labels = side_labels(pair, side);
     labels.insert(LABEL_ROLE.to_owned(), ROLE_SIDE.to_owned());
+    let declared = &pair.spec.service;
+    let mut metadata = metadata(pair, pair.side_name(side), labels);
+    metadata.annotations = Some(declared.annotations.clone()).filter(|annotations| !annotations.is_empty());
     Service {
-        metadata: metadata(pair, pair.side_name(side), labels),
+        metadata,
         spec: Some(ServiceSpec {
-            type_: Some("ClusterIP".to_owned()),
+            type_: Some(declared.type_.as_str().to_owned()),
+            load_balancer_class: declared
+                .load_balancer_class
+                .clone()
+                .filter(|_| declared.type_ == ServiceType::LoadBalancer),
             publish_not_ready_addresses: Some(true),
             selector: Some(side_labels(pair, side)),
-            ports: Some(vec![port(pair.spec.service.port)]),
+            ports: Some(vec![port(declared.port)]),
             ..ServiceSpec::default()
         }),
         ..Service::default()

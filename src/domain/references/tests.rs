@@ -23,7 +23,7 @@ fn proxyserv() -> Value {
     json!({
         "primary": {
             "objectServer": {"tls": {"caBundle": {"configMapName": "netcool-ca"}}},
-            "proxy": {"tls": {"mode": "PassThrough"}},
+            "proxy": {"tls": {"secretName": "proxy-p-tls"}},
         },
         "proxy": {"engine": "Proxyserv", "image": "example.com/nco", "secretName": "netcool-proxy"},
         "backup": {"proxy": {"tls": {"secretName": "proxy-b-tls"}}},
@@ -42,6 +42,7 @@ fn says_which_object_is_missing_and_which_field_names_it() {
         [
             "ConfigMapMissing: there is no ConfigMap netcool-ca, which spec.primary.objectServer.tls.caBundle.configMapName names: \
              create it, or change the field",
+            "SecretMissing: there is no Secret proxy-p-tls, which spec.primary.proxy.tls.secretName names: create it, or change the field",
             "SecretMissing: there is no Secret netcool-proxy, which spec.proxy.secretName names: create it, or change the field",
             "SecretMissing: there is no Secret proxy-b-tls, which spec.backup.proxy.tls.secretName names: create it, or change the field",
             "SecretMissing: there is no Secret netcool-proxy, which spec.proxy.secretName names: create it, or change the field",
@@ -58,6 +59,7 @@ fn says_which_key_is_missing() {
             content(&[AUTH_USER_NAME, AUTH_PASSWORD]),
         ),
         (Reference::secret("proxy-b-tls"), content(&["tls.crt"])),
+        (Reference::secret("proxy-p-tls"), content(&["tls.crt", "tls.key"])),
     ]);
     let primary = "which spec.primary.objectServer.tls.caBundle.configMapName names";
     assert_eq!(
@@ -97,4 +99,22 @@ fn an_empty_key_is_a_missing_one() {
 fn what_is_read_is_not_shown() {
     let shown = format!("{:?}", content(&[AUTH_PASSWORD]));
     assert!(shown.contains(AUTH_PASSWORD) && !shown.contains("120"), "{shown}");
+}
+
+#[test]
+fn a_password_that_no_properties_file_can_hold_is_refused_before_a_pod_starts() {
+    let spec = json!({"proxy": {"engine": "Proxyserv", "image": "example.com/nco", "secretName": "netcool-proxy"}});
+    let with = |password: &str| {
+        let mut login = content(&[AUTH_USER_NAME, AUTH_PASSWORD]);
+        let password = password.as_bytes().to_vec();
+        login.as_mut().unwrap().data.insert(AUTH_PASSWORD.to_owned(), password);
+        messages(
+            &pair(spec.clone()),
+            &Contents::from([(Reference::secret("netcool-proxy"), login)]),
+        )
+    };
+    assert_eq!(with("s3cr#t\n"), [""; 0]);
+    let said = with("s3cr't");
+    let words = "SecretUnusable: Secret netcool-proxy, which spec.proxy.secretName names: AuthPassword has a single quotation mark";
+    assert!(said[0].starts_with(words) && !said[0].contains("s3cr"), "{said:?}");
 }

@@ -15,7 +15,7 @@ use k8s_openapi::{
 use super::{GateImage, UID, default_resources, restricted};
 use crate::{
     api::{PullPolicy, Side},
-    domain::pair::{Listener, Pair, ProxyservPod},
+    domain::pair::{Pair, ProxyservPod},
 };
 
 /// Where nco_proxyserv listens in the pod: for the gate alone.
@@ -129,9 +129,6 @@ fn file_args(pair: &Pair, side: Side, proxyserv: &ProxyservPod) -> Vec<String> {
         format!("--properties={properties}"),
         format!("--private-dir={PRIVATE}"),
     ];
-    if *pair.listener(side) == Listener::PassThrough {
-        args.push("--listen-ssl".to_owned());
-    }
     if declared.object_server.tls.is_some() {
         args.push("--object-server-ssl".to_owned());
     }

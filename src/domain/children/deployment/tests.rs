@@ -57,6 +57,13 @@ fn tls() -> Value {
     })
 }
 
+/// The same where the gate must end TLS on both sides.
+fn terminated() -> Value {
+    let mut tls = tls();
+    tls["backup"]["proxy"]["tls"] = json!({"secretName": "proxy-b-tls"});
+    tls
+}
+
 fn both(mut a: Value, b: Value) -> Value {
     for (key, value) in b.as_object().unwrap() {
         a[key] = value.clone();
@@ -292,14 +299,16 @@ struct Gate {
 
 #[test]
 fn the_gate_takes_its_arguments() {
-    for spec in [json!({}), tls(), proxyserv(), both(proxyserv(), tls())] {
+    for spec in [json!({}), tls(), proxyserv(), both(proxyserv(), terminated())] {
         for side in Side::BOTH {
             let pod = spec_of(&pair(spec.clone()), side, &Contents::new());
             let Gate { args } =
                 Gate::try_parse_from(args(named(&pod, "gate"))).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(args.proxy.is_some(), spec["proxy"].is_object());
             assert_eq!(args.object_server_ca.is_some(), spec["primary"].is_object());
-            assert_eq!(args.pass_through, spec["primary"].is_object() && side == Side::Backup);
+            let listener = &spec[side.label()]["proxy"]["tls"];
+            assert_eq!(args.pass_through, listener["mode"] == "PassThrough");
+            assert_eq!(args.listener_tls_dir.is_some(), listener["secretName"].is_string());
         }
     }
 }
@@ -320,7 +329,7 @@ fn files(pod: &PodSpec, name: &str) -> FilesArgs {
 
 #[test]
 fn the_steps_before_it_have_arguments_that_the_program_takes() {
-    let primary = pod(both(proxyserv(), tls()));
+    let primary = pod(both(proxyserv(), terminated()));
     let FilesArgs::Copy { from, to } = files(&primary, "copy") else {
         panic!("another step")
     };
@@ -333,19 +342,12 @@ fn the_steps_before_it_have_arguments_that_the_program_takes() {
         (write.name.as_str(), write.object_server_name.as_str()),
         ("PROXY_P", "AGG_P")
     );
-    assert_eq!((write.listen_ssl, write.object_server_ssl), (false, true));
+    assert!(write.object_server_ssl);
     assert_eq!(write.properties.connection_ratio, Some(5));
     assert_eq!(
         write.secret_dir.as_deref().and_then(|path| path.to_str()),
         Some("/proxypair/secret")
     );
-
-    let backup = spec_of(&pair(both(proxyserv(), tls())), Side::Backup, &Contents::new());
-    let FilesArgs::Write(write) = files(&backup, "files") else {
-        panic!("another step")
-    };
-    assert!(write.listen_ssl && write.object_server_ssl);
-    assert_mounted(&backup);
 
     let bare = pod(json!({"proxy": {"engine": "Proxyserv", "image": "example.com/nco", "ncHome": "/opt/nc"}}));
     let FilesArgs::Write(write) = files(&bare, "files") else {
@@ -385,7 +387,7 @@ fn only_the_step_that_needs_it_sees_the_secret_and_nothing_shows_it() {
 
 #[test]
 fn a_changed_secret_makes_another_template_and_what_the_gate_reloads_does_not() {
-    let pair = pair(both(proxyserv(), tls()));
+    let pair = pair(both(proxyserv(), terminated()));
     let template = |contents: &Contents| {
         let deployment = deployment(&pair, Side::Primary, &image(), contents);
         let of_pod = deployment.spec.unwrap().template.metadata.unwrap();
