@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt lint unit chart e2e image load crds cluster cluster-down packages bench-failover
+.PHONY: help demo test check fmt lint unit chart e2e image load crds cluster cluster-down packages clients bench-failover
 
 E2E ?=
 IMAGE ?= proxypair.test/proxypair:dev
@@ -14,7 +14,7 @@ demo: load ## Watch a failover and a failback on a cluster that this builds and 
 
 test: check e2e ## Every check there is (CLUSTER=current IMAGE=… STAND_INS=… for a cluster of your own)
 
-check: packages fmt lint unit ## The checks that need no cluster
+check: clients fmt lint unit ## The checks that need no cluster
 
 fmt:
 	@cargo fmt --check
@@ -22,7 +22,7 @@ fmt:
 lint:
 	@cargo clippy --quiet --locked --all-targets -- -D warnings
 	@cargo clippy --quiet --locked --test e2e --test demo --test bench_failover -- -D warnings # not among --all-targets: plain `cargo test` leaves them alone
-	@shellcheck --external-sources tests/cluster/cluster tests/cluster/image tests/cluster/lib/*.sh .ci/run
+	@shellcheck --external-sources tests/cluster/cluster tests/cluster/image tests/cluster/lib/*.sh tests/clients/install .ci/run
 
 unit: # everything that `cargo test` runs by itself: unit, property and protocol tests, the gate on loopback, the chart, the arrows
 	@cargo test --quiet --locked
@@ -57,3 +57,6 @@ cluster-down: ## Take the test cluster down
 
 packages:
 	@tests/cluster/cluster packages
+
+clients: packages # the TDS clients that are no Debian packages
+	@tests/clients/install
