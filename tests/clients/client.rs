@@ -166,16 +166,16 @@ impl Client {
 }
 
 impl Running {
-    /// Sends a request of one line. It is lost on a client that has ended; its transcript tells.
-    pub async fn request(&mut self, sql: &str) {
+    /// Sends a request of one line, and says whether the client is still there to take it.
+    pub async fn request(&mut self, sql: &str) -> bool {
         let line = if self.client.is_freetds_program() {
             format!("{sql}\ngo\nselect '{MARK}'\ngo\n")
         } else {
             format!("{sql}\n")
         };
         let input = self.input.as_mut().unwrap();
-        let _ended = within("the client reads", input.write_all(line.as_bytes())).await;
-        let _ended = input.flush().await;
+        let written = within("the client reads", input.write_all(line.as_bytes())).await;
+        written.is_ok() && input.flush().await.is_ok()
     }
 
     /// Waits until the client has done everything and left.

@@ -193,10 +193,11 @@ pub async fn a_drain_between_requests_loses_and_halves_none(client: Client) {
         let drained = drained.clone();
         clients.spawn(async move {
             let mut sent = 0;
-            while !drained.is_cancelled() {
+            let mut is_there = true;
+            while is_there && !drained.is_cancelled() {
                 let event = format!("event-{number}-{sent}");
                 let insert = format!("insert into alerts.status (Identifier) values ('{event}')");
-                running.request(&format!("{insert}; select '{event}'")).await;
+                is_there = running.request(&format!("{insert}; select '{event}'")).await;
                 sent += 1;
             }
             (sent, running.finish().await)
