@@ -13,9 +13,9 @@ use proxypair::tds::wire::ByteOrder;
 
 use crate::within_memory;
 
-/// Bytes of memory that one byte of input may cost. A column of one byte is a [`Value`](proxypair::tds::value::Value) in memory, a row
-/// without columns a [`Token`], and vectors grow by doubling.
-const BYTES_PER_BYTE: u64 = 400;
+/// Bytes of memory that reading one byte may cost. A column of one byte is a [`Value`] in memory, and a vector that grows holds its old and its
+/// new place for a moment.
+const BYTES_PER_BYTE: u64 = 128;
 
 /// What the payload of an input is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,12 +52,29 @@ pub fn check(input: &[u8]) -> bool {
     } else {
         ByteOrder::Big
     };
-    within_memory(payload, BYTES_PER_BYTE, || match head & 3 {
+    within_memory(payload, BYTES_PER_BYTE, || read_once(head & 3, payload, order));
+    match head & 3 {
         0 => answer(payload, order),
         1 => request(payload, order),
         2 => login(payload),
         _ => stream(payload),
-    })
+    }
+}
+
+/// Reads and keeps nothing.
+fn read_once(kind: u8, payload: &[u8], order: ByteOrder) {
+    match kind {
+        0 => Tokens::new(payload, order).for_each(drop),
+        1 => drop(Request::decode_all(payload, order)),
+        2 => drop(LoginRecord::decode(payload)),
+        _ => {
+            let mut assembler = Assembler::new(LIMITS.into());
+            let mut input = payload;
+            while let Ok(Some(message)) = assembler.feed(&mut input) {
+                drop(message);
+            }
+        }
+    }
 }
 
 fn answer(payload: &[u8], order: ByteOrder) -> bool {

@@ -99,10 +99,9 @@ impl FromStr for Target {
     }
 }
 
-/// Panics if `check` holds more memory at a time than inputs of this length may cost: so many bytes for each of theirs, and a few more.
-fn within_memory<T>(input: &[u8], bytes_per_byte: u64, check: impl FnOnce() -> T) -> T {
-    let mut result = None;
-    let used = allocation_counter::measure(|| result = Some(check()));
+/// Panics if `read` holds more memory at a time than inputs of this length may cost: so many bytes for each of theirs, and a few more.
+fn within_memory(input: &[u8], bytes_per_byte: u64, read: impl FnOnce()) {
+    let used = allocation_counter::measure(read);
     let limit = bytes_per_byte * u64::try_from(input.len()).unwrap_or(u64::MAX) + 4096;
     assert!(
         used.bytes_max <= limit,
@@ -110,5 +109,4 @@ fn within_memory<T>(input: &[u8], bytes_per_byte: u64, check: impl FnOnce() -> T
         used.bytes_max,
         input.len()
     );
-    result.unwrap_or_else(|| unreachable!("it has been called"))
 }
