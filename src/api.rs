@@ -2,11 +2,15 @@
 
 mod duration;
 mod names;
+mod properties;
+mod proxy;
 mod spec;
 mod status;
 
 pub use duration::{Duration, ParseDurationError};
 pub use names::*;
+pub use properties::*;
+pub use proxy::*;
 pub use spec::*;
 pub use status::*;
 

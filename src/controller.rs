@@ -7,6 +7,7 @@ mod apply;
 mod context;
 pub mod keys;
 mod reconcile;
+mod references;
 mod registry;
 mod steward;
 mod watches;

@@ -1,4 +1,7 @@
-//! Dialling a server: its address, its name resolved at each dial, a deadline, and sockets prepared for peers that vanish.
+//! Dialling a server: its address, its name resolved at each dial, TLS if it speaks it, a deadline, and sockets prepared for peers that
+//! vanish.
+
+mod stream;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -7,7 +10,11 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
+
+pub use stream::Stream;
+
+use crate::tls::{HandshakeError, ObjectServerTls};
 
 /// Where a server is: `host:port`, `192.0.2.1:4100` or `[2001:db8::1]:4100`. The host name is resolved at each dial.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +33,18 @@ impl Address {
     #[must_use]
     pub const fn new(host: String, port: u16) -> Self {
         Self { host, port }
+    }
+
+    /// The name or IP address, without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
     }
 }
 
@@ -87,6 +106,45 @@ pub enum DialError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The connection was made, and the TLS handshake failed.
+    #[error("no TLS with {address}: {source}")]
+    Tls {
+        /// What was dialled.
+        address: Address,
+        /// Why; a refused certificate is [`HandshakeError::Refused`].
+        source: HandshakeError,
+    },
+    /// The connection was made, and nobody answered the TLS handshake in time.
+    #[error(
+        "connected to {address}, and no answer to the TLS handshake within {patience:?}: the server hangs, or this port speaks plain TDS"
+    )]
+    SilentHandshake {
+        /// What was dialled.
+        address: Address,
+        /// How long, the connection included.
+        patience: Duration,
+    },
+}
+
+impl DialError {
+    /// Whether TLS itself is refused: a certificate against the rule, or an end that cannot or does not speak it. A connection that was
+    /// closed in the middle is none of that.
+    #[must_use]
+    pub const fn is_tls_rejected(&self) -> bool {
+        matches!(self, Self::Tls { source, .. } if !matches!(source, HandshakeError::Closed(_)))
+    }
+
+    /// Whether the connection was made and closed during the TLS handshake.
+    #[must_use]
+    pub const fn is_closed_in_handshake(&self) -> bool {
+        matches!(
+            self,
+            Self::Tls {
+                source: HandshakeError::Closed(_),
+                ..
+            }
+        )
+    }
 }
 
 /// Dials one server.
@@ -94,6 +152,7 @@ pub enum DialError {
 pub struct Dialer {
     address: Address,
     unresponsive_after: Duration,
+    tls: Option<ObjectServerTls>,
 }
 
 impl Dialer {
@@ -103,7 +162,14 @@ impl Dialer {
         Self {
             address,
             unresponsive_after,
+            tls: None,
         }
+    }
+
+    /// The same, with TLS.
+    #[must_use]
+    pub fn with_tls(self, tls: ObjectServerTls) -> Self {
+        Self { tls: Some(tls), ..self }
     }
 
     /// What it dials.
@@ -118,12 +184,12 @@ impl Dialer {
         self.unresponsive_after
     }
 
-    /// A connection to the server.
+    /// A connection to the server, its TLS handshake included.
     ///
     /// # Errors
     ///
     /// [`DialError`], the one of the address tried last.
-    pub async fn dial(&self) -> Result<TcpStream, DialError> {
+    pub async fn dial(&self) -> Result<Stream, DialError> {
         self.dial_within(self.unresponsive_after).await
     }
 
@@ -132,7 +198,7 @@ impl Dialer {
     /// # Errors
     ///
     /// As [`Self::dial`].
-    pub async fn dial_within(&self, patience: Duration) -> Result<TcpStream, DialError> {
+    pub async fn dial_within(&self, patience: Duration) -> Result<Stream, DialError> {
         let resolved = timeout(
             self.unresponsive_after,
             lookup_host((self.address.host.as_str(), self.address.port)),
@@ -150,16 +216,37 @@ impl Dialer {
         let mut failure = self.no_address();
         let share = patience / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
         for address in addresses {
-            failure = match timeout(share, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(source)) => DialError::Connect {
-                    address: self.address.clone(),
-                    source,
-                },
-                Err(_) => self.silence(share),
+            failure = match self.dial_address(address, share).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => error,
             };
         }
         Err(failure)
+    }
+
+    async fn dial_address(&self, address: SocketAddr, patience: Duration) -> Result<Stream, DialError> {
+        let deadline = Instant::now() + patience;
+        let connected = timeout_at(deadline, TcpStream::connect(address)).await;
+        let stream = connected
+            .map_err(|_| self.silence(patience))?
+            .map_err(|source| DialError::Connect {
+                address: self.address.clone(),
+                source,
+            })?;
+        let Some(tls) = &self.tls else {
+            return Ok(Stream::from(stream));
+        };
+        match timeout_at(deadline, tls.handshake(stream)).await {
+            Ok(Ok(stream)) => Ok(Stream::from(stream)),
+            Ok(Err(source)) => Err(DialError::Tls {
+                address: self.address.clone(),
+                source,
+            }),
+            Err(_) => Err(DialError::SilentHandshake {
+                address: self.address.clone(),
+                patience,
+            }),
+        }
     }
 
     fn silence(&self, patience: Duration) -> DialError {
@@ -233,7 +320,67 @@ impl Keepalive {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use rcgen::{CertificateParams, DnType, KeyPair};
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
+    use crate::tls::Refusal;
+    use crate::tls::refusal::NameFault;
+
+    #[tokio::test]
+    async fn a_refused_certificate_comes_back_typed_and_the_right_one_with_its_end() {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "AGG_P");
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::new("127.0.0.1".to_owned(), listener.local_addr().unwrap().port());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                if let Ok(mut stream) = acceptor.accept(stream).await {
+                    stream.write_all(b"!").await.unwrap();
+                }
+            }
+        });
+        let dialer = |name| {
+            let tls = ObjectServerTls::new(certificate.pem().as_bytes(), name).unwrap();
+            Dialer::new(address.clone(), Duration::from_secs(20)).with_tls(tls)
+        };
+
+        let error = dialer("AGG_B").dial().await.unwrap_err();
+        assert!(error.is_tls_rejected() && !error.is_closed_in_handshake(), "{error}");
+        let DialError::Tls {
+            source: HandshakeError::Refused(Refusal::CommonName { fault, wanted, .. }),
+            ..
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(
+            (fault, wanted.as_str()),
+            (NameFault::Other("AGG_P".to_owned()), "AGG_B")
+        );
+
+        let mut stream = dialer("AGG_P").dial().await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'!');
+        assert!(stream.peer_expires().is_some());
+    }
 
     #[test]
     fn reads_addresses_as_people_write_them() {

@@ -6,4 +6,7 @@ pub mod evidence;
 pub mod failover;
 pub mod health;
 pub mod pair;
+pub mod references;
+pub mod resync;
 pub mod status;
+pub mod trouble;

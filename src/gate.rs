@@ -7,16 +7,21 @@
 //! | module | owns |
 //! |---|---|
 //! | [`args`] | the command line |
+//! | [`process`] | starting the parts, and leaving when told to stop |
 //! | [`admission`] | the decision: admit, drain or refuse; pure |
 //! | [`tracker`] | message boundaries from packet headers; pure |
 //! | [`steering`] | whose orders count and what they change; pure but for a lock |
-//! | [`upstream`] | dialling the ObjectServer, and the watch over it |
+//! | [`route`] | the ways to the ObjectServer: with TLS, through a proxy server |
+//! | [`upstream`] | the watch over it |
 //! | [`listener`] | the socket for probes |
+//! | [`certificate`] | the proxy's own certificate, shown to probes |
+//! | [`passing`] | what a session carries: TDS, or TLS that passes through |
 //! | [`session`], [`link`] | one probe's session, and the pump in it |
 //! | [`drain`] | the pace at which sessions are closed |
 //! | [`control`], [`wire`] | the control port and what is said on it |
 //! | [`check`] | the operator's check sessions |
 //! | [`tls`] | certificates of those two ports |
+//! | [`files`] | files that are read again when they change |
 //! | [`metrics`] | what is counted |
 //!
 //! State flows one way: upstream, orders and time → decision ([`admission::decide`]) → listener, sessions, pacer and reports, each over a
@@ -24,12 +29,17 @@
 
 pub mod admission;
 pub mod args;
+pub mod certificate;
 pub mod check;
 pub mod control;
 pub mod drain;
+pub mod files;
 pub mod link;
 pub mod listener;
 pub mod metrics;
+pub mod passing;
+pub mod process;
+pub mod route;
 pub mod session;
 pub mod steering;
 pub mod tls;
@@ -39,59 +49,30 @@ pub mod wire;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
-use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use self::admission::{Decision, Leaving, Orders};
+pub use self::process::{GateError, run};
+
+use self::admission::{Decision, Orders};
 use self::args::GateArgs;
+use self::certificate::ListenerTls;
 use self::drain::Pacer;
+use self::files::Current;
 use self::listener::Listening;
 use self::metrics::Metrics;
+use self::route::Route;
 use self::session::Patience;
 use self::steering::{Refused, Terms};
 use self::wire::{Report, Request, UnreachableCause, Upstream};
-use crate::admin;
-use crate::dial::Dialer;
-
-/// How long the exit waits for sessions and for control connections to take their leave, each.
-const FAREWELL: Duration = Duration::from_millis(500);
-
-/// Why the gate stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum GateError {
-    /// A port could not be opened at start.
-    #[error("failed to listen on {address} for {purpose}: {source}")]
-    Listen {
-        /// What the port is for.
-        purpose: &'static str,
-        /// Where.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// Signals could not be taken.
-    #[error("failed to take signals: {0}")]
-    Signals(#[source] io::Error),
-    /// A part that runs for ever did not.
-    #[error("{0} has ended unexpectedly")]
-    Ended(&'static str),
-    /// A part panicked.
-    #[error("a part of the gate failed: {0}")]
-    Failed(#[from] tokio::task::JoinError),
-}
+use crate::dial::DialError;
 
 /// What all parts of one gate process share.
 #[derive(Debug)]
@@ -103,11 +84,18 @@ pub struct Gate {
     listen: SocketAddr,
     max_sessions: u32,
     patience: Patience,
-    dialer: Dialer,
+    route: Route,
+    /// Whether probes' TLS ends here.
+    ends_tls: bool,
+    /// The certificate that probes are shown.
+    certificate: watch::Sender<Current<ListenerTls>>,
+    /// Wakes the watch over the ObjectServer for a new handshake.
+    doubts: Notify,
     metrics: Metrics,
     pacer: Pacer,
     terms: Terms,
     sequence: AtomicU64,
+    found: Mutex<Found>,
     upstream: watch::Sender<Upstream>,
     orders: watch::Sender<Orders>,
     decisions: watch::Sender<Decision>,
@@ -115,6 +103,14 @@ pub struct Gate {
     sessions: watch::Sender<u32>,
     sessions_running: TaskTracker,
     shutdown: CancellationToken,
+}
+
+/// What the watches have found last.
+#[derive(Debug)]
+struct Found {
+    object_server: Upstream,
+    /// None without a proxy server.
+    proxy: Option<Upstream>,
 }
 
 impl Gate {
@@ -133,12 +129,19 @@ impl Gate {
                 login: args.login_timeout,
                 message: args.message_timeout,
             },
-            dialer: Dialer::new(args.object_server.clone(), args.unresponsive_after),
+            route: Route::new(args),
+            ends_tls: args.listener_tls_dir.is_some(),
+            certificate: watch::Sender::new(files::unread()),
+            doubts: Notify::new(),
             metrics,
             pacer: Pacer::default(),
             terms: Terms::default(),
             sequence: AtomicU64::new(0),
             decisions: watch::Sender::new(admission::decide(&Orders::NONE, &upstream, Instant::now())),
+            found: Mutex::new(Found {
+                proxy: args.proxy.is_some().then(|| upstream.clone()),
+                object_server: upstream.clone(),
+            }),
             upstream: watch::Sender::new(upstream),
             orders: watch::Sender::new(Orders::NONE),
             listening: watch::Sender::new(Listening::No),
@@ -181,12 +184,31 @@ impl Gate {
         });
     }
 
-    fn found_upstream(&self, found: Upstream) {
+    fn found_object_server(&self, found: Upstream) {
+        self.find(|all| all.object_server = found);
+    }
+
+    fn found_proxy(&self, found: Upstream) {
+        self.find(|all| all.proxy = Some(found));
+    }
+
+    fn find(&self, change: impl FnOnce(&mut Found)) {
+        // Held while it is published, so that the last to find something is the last to publish.
+        let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut all);
+        let found = upstream::combine(&all.object_server, all.proxy.as_ref());
         self.metrics
             .upstream_reachable
             .set(i64::from(found == Upstream::Reachable));
         if upstream::publish(&self.upstream, found) {
             self.decide();
+        }
+    }
+
+    /// Has the watch make a new handshake when the one of a session has been refused.
+    fn doubt_if_rejected(&self, error: &DialError) {
+        if error.is_tls_rejected() {
+            self.doubts.notify_one();
         }
     }
 
@@ -245,6 +267,7 @@ impl Gate {
                 Listening::Failed(why) => Some(why),
                 Listening::Yes | Listening::No => None,
             },
+            listener_certificate_expires: self.certificate.borrow().as_ref().ok().and_then(|shown| shown.expires),
             refused_order: None,
         }
     }
@@ -262,152 +285,6 @@ impl Gate {
                 Upstream::Unreachable { message, .. } => message.clone(),
                 Upstream::Reachable => "the socket for probes is being opened".to_owned(),
             }),
-        }
-    }
-}
-
-/// Runs a gate until it has been told to stop (SIGTERM or SIGINT) and has drained.
-///
-/// On the signal it reports that it is leaving and goes on serving. It drains when the operator orders it, or by itself when half of the
-/// grace period is over, and returns when the last session has gone, a second before the grace period ends at the latest.
-///
-/// # Errors
-///
-/// [`GateError`]: a port cannot be opened at start, or a part of the gate ended that must not.
-pub async fn run(args: GateArgs) -> Result<(), GateError> {
-    let signals = Signals::take().map_err(GateError::Signals)?;
-    let mut registry = Registry::default();
-    let gate = Arc::new(Gate::new(&args, Metrics::register(&mut registry)));
-    let control = open("control", args.control_listen)?;
-    let check = open("checks", args.check_listen)?;
-    let admin = open("administration", args.admin_listen)?;
-    info!(gate = gate.name, object_server = gate.object_server, address = %args.object_server, instance = gate.instance, "started");
-
-    let mut parts = JoinSet::new();
-    let configuration = watch::Sender::new(None);
-    let (for_control, for_checks) = (configuration.subscribe(), configuration.subscribe());
-    let directory = args.tls_dir.clone();
-    parts.spawn(async move {
-        tls::keep_current(directory, configuration).await;
-        "the reader of certificates"
-    });
-
-    let conversations = TaskTracker::new();
-    let (this, tracker) = (Arc::clone(&gate), conversations.clone());
-    parts.spawn(async move {
-        tls::accept("control", control, for_control, tracker, move |stream| {
-            control::serve(Arc::clone(&this), stream)
-        })
-        .await;
-        "the control port"
-    });
-    let this = Arc::clone(&gate);
-    parts.spawn(async move {
-        tls::accept("check", check, for_checks, TaskTracker::new(), move |stream| {
-            check::relay(Arc::clone(&this), stream)
-        })
-        .await;
-        "the check port"
-    });
-
-    let this = Arc::clone(&gate);
-    parts.spawn(async move {
-        let dialer = this.dialer.clone();
-        upstream::watch_over(dialer, |found| this.found_upstream(found)).await;
-        "the watch over the ObjectServer"
-    });
-    let this = Arc::clone(&gate);
-    parts.spawn(async move {
-        listener::run(this).await;
-        "the socket for probes"
-    });
-    let this = Arc::clone(&gate);
-    parts.spawn(async move {
-        this.pacer.run(this.decisions(), this.sessions()).await;
-        "the pacer"
-    });
-
-    let this = Arc::clone(&gate);
-    let stop = gate.shutdown.clone();
-    parts.spawn(async move {
-        // An error would have come from the socket, and ends the process like any other end.
-        let _failed = admin::serve(
-            admin,
-            Arc::new(registry),
-            move || this.readiness(),
-            stop.cancelled_owned(),
-        )
-        .await;
-        "the administration port"
-    });
-
-    tokio::select! {
-        () = leave(&gate, signals, &args) => {}
-        ended = parts.join_next() => return Err(match ended {
-            Some(Err(failed)) => GateError::Failed(failed),
-            Some(Ok(part)) => GateError::Ended(part),
-            None => GateError::Ended("everything"),
-        }),
-    }
-    listener::wait_for_sessions(&gate, FAREWELL).await;
-    gate.shutdown.cancel();
-    conversations.close();
-    // Those that do not listen to the last report are cut off.
-    let _late = timeout(FAREWELL, conversations.wait()).await;
-    info!(sessions = *gate.sessions.borrow(), "stopped");
-    Ok(())
-}
-
-fn open(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, GateError> {
-    listener::bind(address).map_err(|source| GateError::Listen {
-        purpose,
-        address,
-        source,
-    })
-}
-
-/// The two signals that mean "stop".
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn take() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn any(mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// Waits for the signal to stop, and then until the gate may.
-async fn leave(gate: &Gate, signals: Signals, args: &GateArgs) {
-    signals.any().await;
-    let leaving = Leaving::begin(Instant::now(), args.grace_period, args.connections_per_second);
-    info!(grace_period = ?args.grace_period, sessions = *gate.sessions.borrow(), "told to stop: leaving");
-    gate.orders.send_modify(|orders| orders.leaving = Some(leaving));
-    let mut orders = gate.orders();
-    let mut sessions = gate.sessions();
-    loop {
-        gate.decide();
-        let now = Instant::now();
-        let standing = *orders.borrow_and_update();
-        if admission::may_exit(&standing, *sessions.borrow_and_update(), now) {
-            return;
-        }
-        tokio::select! {
-            // The gate holds the senders: these channels stay open.
-            _ = orders.changed() => {}
-            _ = sessions.changed() => {}
-            () = sleep_until(standing.next_turn(now).unwrap_or(leaving.drained_by)) => {}
         }
     }
 }

@@ -16,14 +16,17 @@ use tokio::{
 
 use self::watched::Watched;
 use crate::{
-    api::{DrainSpec, Side},
-    dial::Address,
+    api::{DrainSpec, ResyncSpec, Side},
+    dial::{Address, Dialer},
     domain::{
         admission,
         evidence::{Pod, Timing, classify},
         failover::{Decision, Policy, Routing, decide},
         health::SideHealth,
+        resync,
     },
+    probe::Credentials,
+    tls::{BundleError, ObjectServerTls},
 };
 
 /// What a monitor is to watch, and what has become of the routing. The controller sends a new one whenever any of it changes.
@@ -32,7 +35,7 @@ pub struct Assignment {
     /// The pods of primary and backup.
     pub pods: [PodAddress; 2],
     /// The ObjectServers of primary and backup.
-    pub object_servers: [Address; 2],
+    pub servers: [Server; 2],
     /// How to prove to the gates who asks.
     pub keys: Option<Arc<ClientConfig>>,
     /// The name in the gates' certificate.
@@ -43,10 +46,58 @@ pub struct Assignment {
     pub policy: Policy,
     /// How gates are drained.
     pub drain: DrainSpec,
+    /// How to log in to the ObjectServers, if that is declared.
+    pub login: Option<Credentials>,
+    /// When the ObjectServers count as in step, if that matters.
+    pub resync: Option<ResyncSpec>,
     /// Where the traffic goes.
     pub routing: Routing,
     /// Grows with each change of `routing`; comes back in [`Finding::epoch`].
     pub epoch: u64,
+}
+
+impl Assignment {
+    /// Whether it asks for anything else than `other`, apart from pods, keys and routing.
+    pub fn asks_otherwise_than(&self, other: &Self) -> bool {
+        let asked = |of: &Self| {
+            (
+                of.servers.clone(),
+                of.timing,
+                of.policy,
+                of.drain.clone(),
+                of.login.clone(),
+                of.resync.clone(),
+            )
+        };
+        asked(self) != asked(other)
+    }
+}
+
+/// How to reach an ObjectServer, and what it must prove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Where it is.
+    pub address: Address,
+    /// Its name, which it says and has in its certificate.
+    pub name: String,
+    /// Who may have issued its certificate, in PEM, if it speaks TLS.
+    pub authorities: Option<Arc<Vec<u8>>>,
+    /// The user lets a password travel to it in the clear.
+    pub allow_plaintext: bool,
+    /// The name of the proxy server that stands between the gate and it, if there is one.
+    pub proxy: Option<String>,
+}
+
+impl Server {
+    /// A dialer that takes silence for absence after `unresponsive_after`. Authorities that cannot be used are as good as none that
+    /// would accept: the dial fails.
+    fn dialer(&self, unresponsive_after: Duration) -> Result<Dialer, BundleError> {
+        let dialer = Dialer::new(self.address.clone(), unresponsive_after);
+        match &self.authorities {
+            None => Ok(dialer),
+            Some(authorities) => Ok(dialer.with_tls(ObjectServerTls::new(authorities, &self.name)?)),
+        }
+    }
 }
 
 /// The newest pod of a side that is not being deleted, or else the one that is.
@@ -60,6 +111,8 @@ pub struct PodAddress {
     pub name: Option<String>,
     /// Its address.
     pub ip: Option<IpAddr>,
+    /// What keeps it from running, in words.
+    pub trouble: Option<String>,
 }
 
 impl PodAddress {
@@ -69,6 +122,7 @@ impl PodAddress {
         uid: None,
         name: None,
         ip: None,
+        trouble: None,
     };
 }
 
@@ -92,6 +146,8 @@ pub struct SideFinding {
     pub health: SideHealth,
     /// Probe sessions.
     pub sessions: u32,
+    /// What the ObjectServer says of its `ActingPrimary`.
+    pub acting_primary: Option<bool>,
     /// The pod that these are about.
     pub pod: PodAddress,
 }
@@ -128,7 +184,7 @@ pub async fn monitor(
                 seen_at = Instant::now();
                 let next = assignments.borrow_and_update().clone();
                 for side in &mut sides {
-                    side.assign(&assignment, &next, &identity, &sightings_in);
+                    side.assign(&assignment, &next, &sightings_in);
                 }
                 assignment = next;
             }
@@ -166,11 +222,24 @@ fn evaluate(
         let reading = classify(&side.evidence, &assignment.timing, now);
         side.health = side.health.clone().step(&reading, &assignment.timing, now);
     }
+    for side in sides.iter_mut() {
+        side.ask_for_gateways(assignment.resync.is_some() && assignment.routing.serving == Side::Backup);
+    }
     let [primary, backup] = &*sides;
+    let missing = assignment.resync.as_ref().map_or_else(Vec::new, |resync| {
+        resync::missing(
+            primary.evidence.word.as_ref(),
+            backup.evidence.word.as_ref(),
+            &resync.gateway_description,
+            assignment.timing.word_lasts(),
+            now,
+        )
+    });
     let decision = decide(
         &assignment.routing,
         &primary.health,
         &backup.health,
+        &missing,
         &assignment.policy,
         now,
     );

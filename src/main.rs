@@ -1,6 +1,6 @@
 //! The `proxypair` binary: crypto provider, arguments, run.
 
-use std::io::Write;
+use std::{io::Write, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use kube::CustomResourceExt;
@@ -8,6 +8,7 @@ use proxypair::{
     api::ProxyPair,
     gate::{self, args::GateArgs},
     operator::{self, OperatorArgs},
+    proxyserv::{self, FilesArgs},
     telemetry,
 };
 
@@ -31,25 +32,41 @@ enum Command {
     Gate(GateArgs),
     /// Print the CustomResourceDefinition.
     Crd,
+    /// Copy this program into a directory.
+    #[command(hide = true)]
+    Install {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// Prepare the files of an nco_proxyserv.
+    #[command(hide = true, subcommand)]
+    ProxyservFiles(FilesArgs),
 }
 
 fn main() -> anyhow::Result<()> {
     let Cli { log, command } = Cli::parse();
-    if matches!(command, Command::Crd) {
-        let crd = serde_saphyr::to_string(&ProxyPair::crd())?;
-        std::io::stdout().write_all(crd.as_bytes())?;
-        return Ok(());
+    match command {
+        Command::Operator(args) => serve(&log, operator::run(args)),
+        Command::Gate(args) => serve(&log, gate::run(args)),
+        Command::Crd => {
+            let crd = serde_saphyr::to_string(&ProxyPair::crd())?;
+            Ok(std::io::stdout().write_all(crd.as_bytes())?)
+        }
+        Command::Install { directory } => Ok(proxyserv::install(&directory)?),
+        Command::ProxyservFiles(args) => Ok(proxyserv::prepare(&args)?),
     }
-    telemetry::init(&log)?;
+}
+
+fn serve<E>(log: &str, server: impl Future<Output = Result<(), E>>) -> anyhow::Result<()>
+where
+    anyhow::Error: From<E>,
+{
+    telemetry::init(log)?;
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         anyhow::bail!("a crypto provider has been installed already");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = match command {
-        Command::Operator(args) => runtime.block_on(operator::run(args)).map_err(anyhow::Error::from),
-        Command::Gate(args) => runtime.block_on(gate::run(args)).map_err(anyhow::Error::from),
-        Command::Crd => Ok(()),
-    };
+    let result = runtime.block_on(server).map_err(anyhow::Error::from);
     // A name that is still being looked up must not hold up the exit.
     runtime.shutdown_background();
     result

@@ -5,15 +5,21 @@
 
 mod control;
 mod hold;
+mod login;
+mod session;
 mod tls;
 
 use std::time::Instant;
 
 pub use control::{Steering, watch_gate};
 pub use hold::{watch_objectserver, watch_path};
+pub use login::{APPLICATION, Credentials, Login, Refusals};
 pub use tls::{TlsError, client_config};
 
-use crate::{domain::evidence::Link, gate::wire::Report};
+use crate::{
+    domain::{evidence::Link, resync::GatewaySession},
+    gate::wire::Report,
+};
 
 /// Which eye saw something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,4 +44,23 @@ pub enum Sighting {
         /// What it said.
         report: Report,
     },
+    /// The ObjectServer's word, on a session with a login.
+    Said(Saying),
+}
+
+/// What an ObjectServer says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saying {
+    /// Who asked.
+    pub eye: Eye,
+    /// When.
+    pub asked: Instant,
+    /// When the answer had come.
+    pub heard: Instant,
+    /// Its property `Name`, if it tells.
+    pub name: Option<String>,
+    /// Its property `ActingPrimary`, if it tells.
+    pub acting_primary: Option<bool>,
+    /// Its gateway sessions, if it was asked for them; in words why it does not tell.
+    pub gateways: Option<Result<Vec<GatewaySession>, String>>,
 }

@@ -5,6 +5,7 @@
 //! | [`packet`] | the 8-byte packet header, cutting messages into packets and putting them together again |
 //! | [`wire`] | reading and writing integers and counted text in the byte order that the client chose |
 //! | [`login`] | the login record |
+//! | [`encryption`] | passwords that are encrypted for the server |
 //! | [`capability`] | the bit masks in which both ends say what they can do |
 //! | [`token`] | the first bytes of tokens |
 //! | [`value`] | column types and the values in rows |
@@ -27,6 +28,7 @@
 pub mod capability;
 pub mod channel;
 pub mod client;
+pub mod encryption;
 pub mod format;
 pub mod login;
 pub mod packet;

@@ -174,12 +174,13 @@ fn the_definition_can_be_left_out() {
 }
 
 /// API groups, resources, verbs: what the operator's code calls, and no more.
-const OPERATOR_RULES: [(&str, &str, &str); 9] = [
+const OPERATOR_RULES: [(&str, &str, &str); 10] = [
     ("proxypair.dev", "proxypairs", "get list watch"),
     ("proxypair.dev", "proxypairs/status", "update"),
     ("proxypair.dev", "proxypairs/finalizers", "update"),
     ("apps", "deployments", "get list watch create patch"),
     ("", "secrets serviceaccounts services", "get list watch create patch"),
+    ("", "configmaps", "get list watch create patch"),
     ("policy", "poddisruptionbudgets", "get list watch create patch"),
     ("", "pods", "list watch delete"),
     ("discovery.k8s.io", "endpointslices", "list watch"),

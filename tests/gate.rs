@@ -2,6 +2,7 @@
 // Clippy's allowance for tests does not reach helpers outside test functions.
 #![allow(clippy::unwrap_used)]
 
+#[allow(dead_code, reason = "the tests of TLS use the rest")]
 #[path = "support/gate.rs"]
 mod support;
 

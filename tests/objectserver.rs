@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support {
+    pub mod authority;
     pub mod programs;
 }
 
@@ -13,7 +14,9 @@ use proxypair::tds::client::{Client, LoginError, QueryError};
 use proxypair::tds::login::LoginRecord;
 use proxypair::tds::packet::{PacketType, write_message};
 use proxypair::tds::wire::ByteOrder;
-use support::programs::{DEADLINE, ObjectServer, eventually};
+use proxypair::tls::ObjectServerTls;
+use support::authority::Authority;
+use support::programs::{DEADLINE, Directory, ObjectServer, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -60,15 +63,6 @@ async fn both_byte_orders_and_both_formats_give_the_same_rows() {
             client.close().await.unwrap();
         }
     }
-}
-
-#[tokio::test]
-async fn a_client_that_wants_to_encrypt_its_password_is_refused() {
-    let server = ObjectServer::start("AGG_P", &[]);
-    let mut record = LoginRecord::new("root", "", "test");
-    record.encryption = 0xa0;
-    let error = log_in_as(&record, server.address).await.unwrap_err();
-    assert!(matches!(error, LoginError::Refused { number: 4002, .. }), "{error}");
 }
 
 #[tokio::test]
@@ -279,4 +273,254 @@ async fn unknown_requests_are_answered_with_an_error() {
             .count(),
         2
     );
+}
+
+/// Logs in over TLS by OMNIbus's rule, and asks for the server's name.
+async fn name_over_tls(ca: &str, wanted: &str, server: SocketAddr) -> Result<Option<String>, String> {
+    let tls = ObjectServerTls::new(ca.as_bytes(), wanted).unwrap();
+    let stream = TcpStream::connect(server).await.unwrap();
+    let stream = timeout(DEADLINE, tls.handshake(stream)).await.expect("no handshake");
+    let stream = stream.map_err(|error| error.to_string())?;
+    let login = LoginRecord::new("root", "", "test");
+    let client = timeout(DEADLINE, Client::login(stream, &login)).await;
+    let client = client
+        .expect("no answer to a login")
+        .map_err(|error| error.to_string())?;
+    Ok(client.server().map(str::to_owned))
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_counts_from_the_next_connection_on() {
+    let (old, new, directory) = (Authority::new(), Authority::new(), Directory::new());
+    let options = old.install(directory.path(), "AGG_P").options();
+    let server = ObjectServer::start_with_agent("AGG_P", &options.each_ref().map(String::as_str));
+    let name = name_over_tls(&old.pem(), "AGG_P", server.address).await;
+    assert_eq!(name.unwrap().as_deref(), Some("AGG_P"));
+    let refusal = name_over_tls(&old.pem(), "AGG_B", server.address).await.unwrap_err();
+    assert!(refusal.contains("Common Name"), "{refusal}");
+    let refusal = name_over_tls(&new.pem(), "AGG_P", server.address).await.unwrap_err();
+    assert!(refusal.contains("chain"), "{refusal}");
+
+    new.install(directory.path(), "AGG_P");
+    let name = name_over_tls(&new.pem(), "AGG_P", server.address).await;
+    assert_eq!(name.unwrap().as_deref(), Some("AGG_P"));
+
+    std::fs::write(directory.path().join("tls.crt"), "no certificate").unwrap();
+    let name = name_over_tls(&new.pem(), "AGG_P", server.address).await;
+    assert_eq!(name.unwrap().as_deref(), Some("AGG_P"), "the last usable one counts");
+}
+
+#[tokio::test]
+async fn an_old_server_speaks_tls_1_2_only() {
+    let (authority, directory) = (Authority::new(), Directory::new());
+    let [certificate, key] = authority.install(directory.path(), "AGG_P").options();
+    let server = ObjectServer::start("AGG_P", &[&certificate, &key, "--tls12-only"]);
+    let tls = ObjectServerTls::new(authority.pem().as_bytes(), "AGG_P").unwrap();
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let stream = tls.handshake(stream).await.unwrap();
+    let version = stream.get_ref().1.protocol_version();
+    assert_eq!(version, Some(rustls::ProtocolVersion::TLSv1_2));
+}
+
+#[tokio::test]
+async fn the_users_of_a_file_may_change_while_the_server_runs() {
+    let directory = Directory::new();
+    let users = directory.path().join("users");
+    std::fs::write(&users, "root:\nchecker:first:word\n").unwrap();
+    let option = format!("--users={}", users.display());
+    let server = ObjectServer::start_with_agent("AGG_P", &[&option]);
+    let checker = |password| LoginRecord::new("checker", password, "proxypair-check");
+    log_in_as(&checker("first:word"), server.address).await.unwrap();
+    let refused = log_in_as(&checker("second"), server.address).await;
+    assert!(matches!(refused, Err(LoginError::Refused { .. })));
+    std::fs::write(&users, "checker:second\n").unwrap();
+    log_in_as(&checker("second"), server.address).await.unwrap();
+    assert!(log_in(&server).await.is_err(), "root is no user any more");
+    std::fs::remove_file(&users).unwrap();
+    assert!(log_in_as(&checker("second"), server.address).await.is_err());
+    let status = server.ask_agent("GET", "/status");
+    assert_eq!(status["logins"]["proxypair-check"], 2, "{status}");
+    assert_eq!(status["refused_logins"]["proxypair-check"], 2, "{status}");
+    eventually("both disconnects are counted", || {
+        match server.ask_agent("GET", "/status")["disconnects"]["proxypair-check"].as_u64() {
+            Some(2) => Ok(()),
+            other => Err(other),
+        }
+    });
+}
+
+async fn property(client: &mut Client<TcpStream>, name: &str) -> String {
+    let sql = format!("select PropName, Value from catalog.properties where PropName = '{name}'");
+    let answer = client.query(&sql).await.unwrap();
+    let row = answer.rows().next().unwrap();
+    row.get("Value").unwrap().text().unwrap()
+}
+
+#[tokio::test]
+async fn acting_primary_is_set_by_sql_and_by_the_agent_and_survives_a_kill() {
+    let server = ObjectServer::start_with_agent("AGG_B", &["--backup"]);
+    let mut client = log_in(&server).await.unwrap();
+    assert_eq!(property(&mut client, "ActingPrimary").await, "FALSE");
+    client.query("alter system set 'ActingPrimary' = TRUE;").await.unwrap();
+    assert_eq!(property(&mut client, "ActingPrimary").await, "TRUE");
+    for sql in ["alter system set 'Name' = 'X'", "alter system set 'ActingPrimary' = 7"] {
+        assert!(matches!(client.query(sql).await, Err(QueryError::Sql { .. })), "{sql}");
+    }
+    server.ask_agent("POST", "/kill");
+    server.ask_agent("POST", "/start");
+    let mut client = log_in(&server).await.unwrap();
+    assert_eq!(property(&mut client, "ActingPrimary").await, "TRUE");
+    assert_eq!(property(&mut client, "BackupObjectServer").await, "TRUE");
+    assert_eq!(property(&mut client, "Name").await, "AGG_B");
+    let status = server.ask_agent("POST", "/property?name=ActingPrimary&value=FALSE");
+    assert_eq!(status["properties"]["ActingPrimary"], "FALSE");
+    assert_eq!(property(&mut client, "ActingPrimary").await, "FALSE");
+}
+
+#[tokio::test]
+async fn a_session_is_shown_as_its_login_describes_it_and_can_be_dropped() {
+    let server = ObjectServer::start("AGG_P", &[]);
+    let mut login = LoginRecord::new("root", "", "GATEWAY");
+    login.process = "failover_gate".to_owned();
+    login.host = "gatehost".to_owned();
+    let mut gateway = log_in_as(&login, server.address).await.unwrap();
+    let mut client = log_in(&server).await.unwrap();
+    let sql = "select ConnectionID, HostName, LogName, AppDescription, IsRealTime, ConnectTime from catalog.connections \
+               where AppName = 'GATEWAY' and AppDescription = 'failover_gate'";
+    let answer = client.query(sql).await.unwrap();
+    let row = answer.rows().next().unwrap();
+    assert_eq!(row.get("HostName").unwrap().text().as_deref(), Some("gatehost"));
+    assert_eq!(row.get("LogName").unwrap().text().as_deref(), Some("root"));
+    assert!(row.get("ConnectTime").unwrap().int().unwrap() > 1_700_000_000);
+    let id = row.get("ConnectionID").unwrap().int().unwrap();
+    client
+        .query(&format!("alter system drop connection {id}"))
+        .await
+        .unwrap();
+    timeout(DEADLINE, gateway.lost()).await.expect("the session goes on");
+    assert!(
+        client
+            .query(&format!("alter system drop connection {id}"))
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_restricted_proxy_may_insert_events_and_nothing_else() {
+    let server = ObjectServer::start("AGG_P", &["--deny-sql"]);
+    let mut proxy = log_in_as(&LoginRecord::new("root", "", "PROXY"), server.address)
+        .await
+        .unwrap();
+    proxy
+        .query("insert into alerts.status (Identifier) values ('a')")
+        .await
+        .unwrap();
+    for sql in [
+        "select Value from catalog.properties",
+        "delete from alerts.status",
+        "alter system set 'a' = TRUE",
+    ] {
+        let error = proxy.query(sql).await.unwrap_err();
+        assert!(
+            matches!(&error, QueryError::Sql { text, .. } if text.contains("Permission denied")),
+            "{sql}: {error}"
+        );
+    }
+    log_in(&server).await.unwrap().query("select 1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lock_holds_up_requests_and_not_logins() {
+    let server = ObjectServer::start_with_agent("AGG_P", &[]);
+    let mut holder = log_in(&server).await.unwrap();
+    holder.query("lock tables").await.unwrap();
+    let mut other = log_in(&server).await.unwrap();
+    let mut question = Box::pin(other.query("select 1"));
+    holder.query("select 1").await.unwrap();
+    assert_eq!(server.ask_agent("GET", "/status")["locked"], true);
+    tokio::select! {
+        biased;
+        answer = &mut question => panic!("answered while locked: {answer:?}"),
+        () = tokio::time::sleep(std::time::Duration::from_millis(100)) => {}
+    }
+    drop(holder);
+    timeout(DEADLINE, question)
+        .await
+        .expect("the lock outlives its session")
+        .unwrap();
+
+    server.ask_agent("POST", "/lock?for=200ms");
+    let start = std::time::Instant::now();
+    timeout(DEADLINE, other.query("select 1"))
+        .await
+        .expect("the lock has no end")
+        .unwrap();
+    assert!(
+        start.elapsed() >= std::time::Duration::from_millis(150),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_row_that_a_gateway_brings_is_merged_and_not_counted_again() {
+    let server = ObjectServer::start("AGG_B", &["--backup"]);
+    let mut client = log_in(&server).await.unwrap();
+    let copy = |tally: u32, change: u32, summary: &str| {
+        format!(
+            "insert into alerts.status (Identifier, Tally, StateChange, FirstOccurrence, LastOccurrence, InternalLast, Summary, ServerName, \
+             ServerSerial) values ('e', {tally}, {change}, 50, {change}, {change}, '{summary}', 'AGG_P', 7)"
+        )
+    };
+    let row = async |client: &mut Client<TcpStream>| {
+        let sql = "select Tally, Summary, StateChange, ServerName from alerts.status";
+        let answer = client.query(sql).await.unwrap();
+        let row: Vec<_> = answer.results[0].rows[0]
+            .iter()
+            .map(|value| value.text().unwrap())
+            .collect();
+        row.join(" ")
+    };
+    client.query(&copy(3, 100, "first")).await.unwrap();
+    client.query(&copy(3, 100, "first")).await.unwrap();
+    assert_eq!(row(&mut client).await, "3 first 100 AGG_P");
+    client.query(&copy(2, 200, "newer")).await.unwrap();
+    assert_eq!(row(&mut client).await, "3 newer 200 AGG_P");
+    client.query(&copy(5, 150, "older")).await.unwrap();
+    assert_eq!(row(&mut client).await, "5 newer 200 AGG_P");
+    client
+        .query("insert into alerts.status (Identifier, Summary) values ('e', 'again')")
+        .await
+        .unwrap();
+    assert!(row(&mut client).await.starts_with("6 again "));
+}
+
+#[tokio::test]
+async fn connects_and_disconnects_leave_events_when_they_are_watched() {
+    let server = ObjectServer::start("AGG_P", &["--connection-watch"]);
+    let mut client = log_in(&server).await.unwrap();
+    let first = log_in(&server).await.unwrap();
+    first.close().await.unwrap();
+    let wanted = ["test::root:connect 2", "test::root:disconnect 1"];
+    let look = async || {
+        let sql = "select Identifier, Tally from alerts.status order by Identifier";
+        let answer = client.query(sql).await.unwrap();
+        let text = |row: &Vec<proxypair::tds::value::Value>| {
+            let values: Vec<_> = row.iter().filter_map(|value| value.text()).collect();
+            values.join(" ")
+        };
+        answer.results[0].rows.iter().map(text).collect::<Vec<_>>()
+    };
+    let seen = timeout(DEADLINE, async {
+        let mut look = look;
+        loop {
+            let seen = look().await;
+            if seen == wanted {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    seen.await.expect("no events of the watch");
 }

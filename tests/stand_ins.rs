@@ -8,6 +8,10 @@ mod clock;
 mod counters;
 #[path = "../examples/probe/gaps.rs"]
 mod gaps;
+#[path = "../examples/proxyserv/interfaces.rs"]
+mod interfaces;
+#[path = "../examples/proxyserv/properties.rs"]
+mod properties;
 #[path = "../examples/probe/record.rs"]
 mod record;
 #[path = "../examples/objectserver/sql.rs"]

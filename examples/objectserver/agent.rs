@@ -9,29 +9,30 @@
 //! | `POST /resume` | answers again |
 //! | `POST /refuse-logins`, `POST /accept-logins` | refuses right logins too, or stops doing so |
 //! | `POST /reset` | resets all connections |
-//! | `GET /status`, `GET /sessions` | how things are |
+//! | `POST /lock?for=10s` | makes requests wait as a long lock does, logins not; without `for` until `/unlock` |
+//! | `POST /unlock` | lets them go on |
+//! | `POST /property?name=ActingPrimary&value=TRUE` | sets a property |
+//! | `GET /status`, `GET /sessions` | how things are, with the logins since the server started |
 //! | `GET /sql?q=select …` | reads the tables, also while the server is down |
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Json;
 use axum::routing::{get, post};
-use jiff::SignedDuration;
 use rusqlite::types::Value as Stored;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Options;
 use crate::control::Command;
 use crate::database::{self, Outcome};
+use crate::process::{asked_to_stop, parse_duration};
 
 mod keeper;
 
@@ -57,7 +58,7 @@ pub async fn run(options: &Options, address: SocketAddr) -> anyhow::Result<()> {
         name: options.name.clone(),
         data: options.data.clone(),
     };
-    let mut keeper = Keeper::new(options)?;
+    let mut keeper = Keeper::new(options);
     keeper.start().await?;
     let api = axum::serve(listener, router(agent));
     tokio::select! {
@@ -67,18 +68,6 @@ pub async fn run(options: &Options, address: SocketAddr) -> anyhow::Result<()> {
     }
     keeper.stop().await;
     Ok(())
-}
-
-/// Waits for SIGTERM or SIGINT. As the first process of a container there is no default action that would stop it.
-pub async fn asked_to_stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 fn router(agent: Agent) -> Router {
@@ -103,6 +92,9 @@ fn router(agent: Agent) -> Router {
         .route("/refuse-logins", tell(|| Command::RefuseLogins))
         .route("/accept-logins", tell(|| Command::AcceptLogins))
         .route("/reset", tell(|| Command::Reset))
+        .route("/lock", post(lock))
+        .route("/unlock", tell(|| Command::Unlock))
+        .route("/property", post(set_property))
         .route(
             "/status",
             get(async |State(agent): State<Agent>| agent.status_after(Order::Look).await),
@@ -132,20 +124,49 @@ impl Agent {
             "sessions": report.map_or(0, |report| report.sessions.len()),
             "stalled": report.is_some_and(|report| report.stalled),
             "refusing_logins": report.is_some_and(|report| report.refusing_logins),
+            "locked": report.is_some_and(|report| report.locked),
+            "logins": report.map(|report| &report.counts.logins),
+            "refused_logins": report.map(|report| &report.counts.refused_logins),
+            "disconnects": report.map(|report| &report.counts.disconnects),
+            "properties": report.map(|report| &report.properties),
         })))
     }
 }
 
 #[derive(Deserialize)]
-struct StallQuery {
+struct TimeQuery {
     r#for: Option<String>,
 }
 
-async fn stall(State(agent): State<Agent>, Query(query): Query<StallQuery>) -> Answer {
-    let time = query.r#for.map(|text| parse_duration(&text)).transpose();
-    let time = time.map_err(|reason| failure(StatusCode::BAD_REQUEST, &reason))?;
-    let millis = time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+impl TimeQuery {
+    fn millis(&self) -> Result<Option<u64>, Failure> {
+        let time = self.r#for.as_deref().map(parse_duration).transpose();
+        let time = time.map_err(|reason| failure(StatusCode::BAD_REQUEST, &reason))?;
+        Ok(time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+async fn stall(State(agent): State<Agent>, Query(query): Query<TimeQuery>) -> Answer {
+    let millis = query.millis()?;
     agent.status_after(Order::Tell(Command::Stall { millis })).await
+}
+
+async fn lock(State(agent): State<Agent>, Query(query): Query<TimeQuery>) -> Answer {
+    let millis = query.millis()?;
+    agent.status_after(Order::Tell(Command::Lock { millis })).await
+}
+
+#[derive(Deserialize)]
+struct PropertyQuery {
+    name: String,
+    value: String,
+}
+
+async fn set_property(State(agent): State<Agent>, Query(query): Query<PropertyQuery>) -> Answer {
+    let PropertyQuery { name, value } = query;
+    agent
+        .status_after(Order::Tell(Command::SetProperty { name, value }))
+        .await
 }
 
 async fn sessions(State(agent): State<Agent>) -> Answer {
@@ -172,7 +193,7 @@ fn rows(data: &std::path::Path, sql: &str) -> Result<Value, String> {
     let table = match database::select(&connection, sql) {
         Outcome::Table(table) => table,
         Outcome::Failed(reason) => return Err(reason),
-        Outcome::Written(_) => return Err("only reading is possible here".to_owned()),
+        Outcome::Written(_) | Outcome::Done => return Err("only reading is possible here".to_owned()),
     };
     let rows = table.rows.into_iter().map(|row| {
         let names = table.columns.iter().map(|(name, _)| name.clone());
@@ -189,11 +210,6 @@ fn json_value(stored: Stored) -> Value {
         Stored::Text(text) => text.into(),
         Stored::Blob(bytes) => String::from_utf8_lossy(&bytes).into(),
     }
-}
-
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let duration: SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
-    Duration::try_from(duration).map_err(|error| error.to_string())
 }
 
 fn failure(code: StatusCode, reason: &str) -> Failure {

@@ -2,8 +2,7 @@
 
 use proxypair::tds::Error;
 use proxypair::tds::format::Column;
-use proxypair::tds::login::LoginRecord;
-use proxypair::tds::response::{AnswerWriter, Done, EnvChange, LoginAck, Message, Token};
+use proxypair::tds::response::{AnswerWriter, Done, Message, Token};
 use proxypair::tds::value::{DataType, Value};
 use rusqlite::types::Value as Stored;
 
@@ -24,10 +23,12 @@ pub const UNSUPPORTED: Complaint = Complaint {
     class: 16,
 };
 
-const LOGIN_FAILED: Complaint = Complaint {
-    number: 4002,
+/// The user may not do that.
+pub const DENIED: Complaint = Complaint {
+    number: 10330,
     class: 14,
 };
+
 const SHORT_TEXT_MAX: usize = 255;
 const LONG_TEXT_MAX: u32 = 16_384;
 const MESSAGE_TEXT_MAX: usize = 1000;
@@ -36,40 +37,6 @@ impl Complaint {
     fn message(&self, server: &str, text: &str) -> Message {
         Message::new(self.number, self.class, server, text)
     }
-}
-
-/// The reply to a login that is right.
-pub fn accepted(login: &LoginRecord, server: &str) -> Result<Vec<u8>, Error> {
-    let change = |kind, new: &str, old: &str| {
-        Token::EnvChange(vec![EnvChange {
-            kind,
-            new: new.to_owned(),
-            old: old.to_owned(),
-        }])
-    };
-    let mut tokens = vec![login_ack(LoginAck::SUCCEED)];
-    if !login.capability.request.is_empty() {
-        tokens.push(Token::Capability(login.capability.clone()));
-    }
-    tokens.extend([
-        change(EnvChange::PACKET_SIZE, "512", "512"),
-        change(EnvChange::CHARSET, "utf8", &login.charset),
-        change(EnvChange::DATABASE, "alerts", ""),
-        Token::Message(Message::new(5701, 10, server, "Changed database context to 'alerts'.")),
-        change(EnvChange::LANGUAGE, &login.language, ""),
-        Token::Done(Done::statement(0, None)),
-    ]);
-    written(login, &tokens)
-}
-
-/// The reply to a login that is wrong; the server closes after it.
-pub fn refused(login: &LoginRecord, server: &str) -> Result<Vec<u8>, Error> {
-    let tokens = [
-        login_ack(LoginAck::FAIL),
-        Token::Message(LOGIN_FAILED.message(server, "Login failed.")),
-        Token::Done(Done::statement(Done::ERROR, None)),
-    ];
-    written(login, &tokens)
 }
 
 /// The number of a session, under the name that FreeTDS expects.
@@ -101,23 +68,6 @@ pub fn write_table(table: Table, wide: bool, more: u16, answer: &mut AnswerWrite
         answer.push(&Token::Row(values.collect()))?;
     }
     answer.push(&Token::Done(Done::statement(more, Some(count))))
-}
-
-fn login_ack(status: u8) -> Token {
-    Token::LoginAck(LoginAck {
-        status,
-        tds_version: [5, 0, 0, 0],
-        program: "SQL Server".to_owned(),
-        program_version: [15, 0, 0, 0],
-    })
-}
-
-fn written(login: &LoginRecord, tokens: &[Token]) -> Result<Vec<u8>, Error> {
-    let mut answer = AnswerWriter::new(login.order);
-    for token in tokens {
-        answer.push(token)?;
-    }
-    Ok(answer.into_payload())
 }
 
 /// The column's declared text length where SQLite knows it, else what its values need: a calculated column has no declared type.

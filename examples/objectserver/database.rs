@@ -32,7 +32,7 @@ pub struct ConnectionRow {
     pub id: u32,
     /// Application name of its login.
     pub app_name: String,
-    /// The client's protocol library.
+    /// What the client says of itself.
     pub app_description: String,
     /// The client's machine.
     pub host_name: String,
@@ -60,6 +60,8 @@ pub enum Outcome {
     Table(Table),
     /// Number of rows written.
     Written(u32),
+    /// Nothing to tell.
+    Done,
     /// The engine's complaint.
     Failed(String),
 }

@@ -1,17 +1,27 @@
 //! A stand-in ObjectServer: what tests and the demonstration use in place of a licensed one.
 //!
-//! It speaks TDS 5.0 as a real one does, keeps `alerts.status` and `alerts.details` on SQLite with de-duplication on `Identifier`, and shows its
-//! sessions and properties in `catalog`. With `--agent-listen` the process becomes a small process agent, as OMNIbus has one: it runs the server
+//! It speaks TDS 5.0 as a real one does, in plain TCP or TLS, keeps `alerts.status` and `alerts.details` on SQLite with de-duplication on
+//! `Identifier`, and shows its sessions and properties in `catalog`. With `--agent-listen` the process becomes a small process agent, as OMNIbus has one: it runs the server
 //! as a child and kills, stalls, resets or restarts it over HTTP.
 
 mod agent;
 mod answer;
 mod control;
 mod database;
+mod lock;
+#[path = "../shared/login.rs"]
+mod login;
+#[path = "../shared/process.rs"]
+mod process;
+mod properties;
 mod server;
 mod session;
 mod sql;
+mod users;
+#[path = "../shared/wire.rs"]
+mod wire;
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +47,27 @@ pub struct Options {
     /// The user's password.
     #[arg(long, default_value = "")]
     password: String,
+    /// Several users instead: a file with lines `name:password`, read at each login.
+    #[arg(long, conflicts_with_all = ["user", "password"])]
+    users: Option<PathBuf>,
+    /// Encrypted passwords: asked of every client, of those that offer one, or unknown.
+    #[arg(long, value_enum, default_value = "offered")]
+    encryption: login::Encryption,
+    /// Certificate chain in PEM: the port speaks TLS from the first byte. Read again for each connection.
+    #[arg(long, requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its key in PEM.
+    #[arg(long, requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Offer TLS 1.2 and nothing newer.
+    #[arg(long, requires = "tls_cert")]
+    tls12_only: bool,
+    /// RestrictProxySQL is TRUE: a session of application PROXY may insert events and nothing else.
+    #[arg(long)]
+    deny_sql: bool,
+    /// Each login and each disconnect inserts an event, as the stock automation does.
+    #[arg(long)]
+    connection_watch: bool,
     /// This is the backup of its pair: BackupObjectServer is TRUE and ActingPrimary FALSE.
     #[arg(long)]
     backup: bool,
@@ -49,6 +80,21 @@ pub struct Options {
     /// Take the agent's commands from standard input and exit when it closes.
     #[arg(long, hide = true)]
     controlled: bool,
+}
+
+/// What the server below an agent is started with: what the agent was, without what is for the agent.
+fn arguments_of_child() -> Vec<OsString> {
+    let mut arguments = Vec::new();
+    let mut given = std::env::args_os().skip(1);
+    while let Some(argument) = given.next() {
+        if argument == "--agent-listen" {
+            given.next();
+        } else if argument != "--restart" && !argument.to_string_lossy().starts_with("--agent-listen=") {
+            arguments.push(argument);
+        }
+    }
+    arguments.push("--controlled".into());
+    arguments
 }
 
 fn main() -> anyhow::Result<()> {
@@ -71,7 +117,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn serve(options: &Options) -> anyhow::Result<()> {
-    let state = Arc::new(server::State::new(options));
+    let state = Arc::new(server::State::new(options)?);
     let database = database::Database::start(&options.data, &options.name, Arc::clone(&state))?;
     let listener = server::listen(options.listen)?;
     tracing::info!(name = options.name, address = %listener.local_addr()?, "listening");
@@ -85,6 +131,6 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     tokio::select! {
         result = server::accept_all(listener, &state, &database) => result,
         result = control => result,
-        () = agent::asked_to_stop() => Ok(()),
+        () = process::asked_to_stop() => Ok(()),
     }
 }

@@ -48,8 +48,11 @@ CREATE TABLE IF NOT EXISTS alerts.details (
     Detail VARCHAR(4096) NOT NULL DEFAULT ''
 );
 
+CREATE INDEX IF NOT EXISTS alerts.by_state_change ON status (StateChange);
+
+-- A probe says the same again.
 CREATE TRIGGER IF NOT EXISTS alerts.deduplication BEFORE INSERT ON status
-WHEN EXISTS (SELECT 1 FROM status WHERE Identifier = new.Identifier)
+WHEN new.ServerName = '' AND EXISTS (SELECT 1 FROM status WHERE Identifier = new.Identifier)
 BEGIN
     UPDATE status SET
         Tally = Tally + 1,
@@ -60,6 +63,29 @@ BEGIN
         AlertKey = new.AlertKey,
         Severity = new.Severity
     WHERE Identifier = new.Identifier;
+    SELECT RAISE(IGNORE);
+END;
+
+-- A gateway brings the row of another ObjectServer, whose name it carries: not a repetition. The newer row counts, and merging in either order
+-- and any number of times gives the same row.
+CREATE TRIGGER IF NOT EXISTS alerts.replication BEFORE INSERT ON status
+WHEN new.ServerName <> '' AND EXISTS (SELECT 1 FROM status WHERE Identifier = new.Identifier)
+BEGIN
+    UPDATE status SET
+        Node = new.Node, NodeAlias = new.NodeAlias, Manager = new.Manager, Agent = new.Agent, AlertGroup = new.AlertGroup,
+        AlertKey = new.AlertKey, Severity = new.Severity, Summary = new.Summary, StateChange = new.StateChange,
+        LastOccurrence = new.LastOccurrence, InternalLast = new.InternalLast, Poll = new.Poll, Type = new.Type, Class = new.Class,
+        Grade = new.Grade, Location = new.Location, OwnerUID = new.OwnerUID, OwnerGID = new.OwnerGID,
+        Acknowledged = new.Acknowledged, Flash = new.Flash, EventId = new.EventId, ExpireTime = new.ExpireTime,
+        ProcessReq = new.ProcessReq, SuppressEscl = new.SuppressEscl, Customer = new.Customer, Service = new.Service,
+        PhysicalSlot = new.PhysicalSlot, PhysicalPort = new.PhysicalPort, PhysicalCard = new.PhysicalCard,
+        TaskList = new.TaskList, URL = new.URL, ExtendedAttr = new.ExtendedAttr, ServerName = new.ServerName,
+        ServerSerial = new.ServerSerial
+    WHERE Identifier = new.Identifier
+        AND (new.StateChange, new.LastOccurrence, new.InternalLast, new.ServerName, new.Severity, new.Summary)
+            > (StateChange, LastOccurrence, InternalLast, ServerName, Severity, Summary);
+    UPDATE status SET Tally = MAX(Tally, new.Tally), FirstOccurrence = MIN(FirstOccurrence, new.FirstOccurrence)
+    WHERE Identifier = new.Identifier AND (Tally < new.Tally OR FirstOccurrence > new.FirstOccurrence);
     SELECT RAISE(IGNORE);
 END;
 

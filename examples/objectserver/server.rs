@@ -9,10 +9,16 @@ use std::time::Duration;
 use proxypair::dial::prepare;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::Options;
 use crate::database::{Catalog, ConnectionRow, Database};
+use crate::lock::Lock;
+use crate::login::Passwords;
+use crate::properties::Properties;
 use crate::session;
+use crate::users::Users;
+use crate::wire::Identity;
 
 /// Connections that may wait to be accepted. When a fleet comes back at once and the queue is full, the kernel drops the rest and their
 /// clients try again only after a second.
@@ -30,37 +36,81 @@ const SILENCE: Duration = Duration::from_secs(10);
 pub struct State {
     /// Name of the ObjectServer.
     pub name: String,
-    user: String,
-    password: String,
-    backup: bool,
-    sessions: Mutex<BTreeMap<u32, ConnectionRow>>,
+    /// `catalog.properties`.
+    pub properties: Properties,
+    /// What makes requests wait.
+    pub lock: Lock,
+    /// TLS, where there is any.
+    pub identity: Option<Identity>,
+    /// How passwords travel.
+    pub passwords: Passwords,
+    /// Each login and each disconnect leaves an event.
+    pub watches_connections: bool,
+    users: Users,
+    sessions: Mutex<BTreeMap<u32, Entry>>,
+    counts: Mutex<Counts>,
     next_session: AtomicU32,
     refusing: AtomicBool,
     stalled: watch::Sender<bool>,
     resets: watch::Sender<u64>,
 }
 
+/// Logins since the server started.
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
+pub struct Counts {
+    /// Those that were accepted, by application.
+    pub logins: BTreeMap<String, u64>,
+    /// Those that were refused, by application.
+    pub refused_logins: BTreeMap<String, u64>,
+    /// Sessions that ended, by application.
+    pub disconnects: BTreeMap<String, u64>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    row: ConnectionRow,
+    drop: CancellationToken,
+}
+
 impl State {
     /// A server that answers.
-    pub fn new(options: &Options) -> Self {
-        Self {
+    pub fn new(options: &Options) -> anyhow::Result<Self> {
+        let identity = match (&options.tls_cert, &options.tls_key) {
+            (Some(certificate), Some(key)) => {
+                Some(Identity::load(certificate.clone(), key.clone(), options.tls12_only)?)
+            }
+            _ => None,
+        };
+        Ok(Self {
             name: options.name.clone(),
-            user: options.user.clone(),
-            password: options.password.clone(),
-            backup: options.backup,
+            properties: Properties::load(options)?,
+            lock: Lock::new(),
+            identity,
+            passwords: Passwords::new(options.encryption),
+            watches_connections: options.connection_watch,
+            users: Users::new(options),
             sessions: Mutex::default(),
+            counts: Mutex::default(),
             next_session: AtomicU32::new(1),
             refusing: AtomicBool::new(false),
             stalled: watch::Sender::new(false),
             resets: watch::Sender::new(0),
-        }
+        })
     }
 
-    /// Whether user and password are right, in a time that does not depend on where they differ.
+    /// Whether user and password are right.
     pub fn admits(&self, user: &str, password: &str) -> bool {
-        let right_user = equal(user.as_bytes(), self.user.as_bytes());
-        let right_password = equal(password.as_bytes(), self.password.as_bytes());
-        right_user & right_password & !self.is_refusing()
+        self.users.admit(user, password) & !self.is_refusing()
+    }
+
+    /// Counts a login that was refused.
+    pub fn count_refusal(&self, application: &str) {
+        *self.counted().refused_logins.entry(application.to_owned()).or_default() += 1;
+    }
+
+    /// Logins since the server started.
+    pub fn counts(&self) -> Counts {
+        self.counted().clone()
     }
 
     /// Refuses all logins from now on, or stops refusing.
@@ -105,32 +155,43 @@ impl State {
 
     /// Shows a session in `catalog.connections` until the guard is dropped.
     pub fn enter(self: &Arc<Self>, row: ConnectionRow) -> Present {
-        let id = row.id;
-        self.sessions().insert(id, row);
-        Present {
+        *self.counted().logins.entry(row.app_name.clone()).or_default() += 1;
+        let drop = CancellationToken::new();
+        let present = Present {
             state: Arc::clone(self),
-            id,
-        }
+            row: row.clone(),
+            dropped: drop.clone(),
+        };
+        self.sessions().insert(row.id, Entry { row, drop });
+        present
     }
 
-    fn sessions(&self) -> MutexGuard<'_, BTreeMap<u32, ConnectionRow>> {
+    /// Ends the session with this number; whether there is one.
+    pub fn drop_connection(&self, id: u32) -> bool {
+        let sessions = self.sessions();
+        let entry = sessions.get(&id);
+        if let Some(entry) = entry {
+            entry.drop.cancel();
+        }
+        entry.is_some()
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<u32, Entry>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Catalog for Arc<State> {
     fn connections(&self) -> Vec<ConnectionRow> {
-        self.sessions().values().cloned().collect()
+        self.sessions().values().map(|entry| entry.row.clone()).collect()
     }
 
     fn properties(&self) -> Vec<(String, String)> {
-        let truth = |value: bool| if value { "TRUE" } else { "FALSE" }.to_owned();
-        vec![
-            ("Name".to_owned(), self.name.clone()),
-            ("ServerName".to_owned(), self.name.clone()),
-            ("BackupObjectServer".to_owned(), truth(self.backup)),
-            ("ActingPrimary".to_owned(), truth(!self.backup)),
-        ]
+        self.properties.rows()
     }
 }
 
@@ -138,12 +199,24 @@ impl Catalog for Arc<State> {
 #[derive(Debug)]
 pub struct Present {
     state: Arc<State>,
-    id: u32,
+    /// What `catalog.connections` shows of it.
+    pub row: ConnectionRow,
+    dropped: CancellationToken,
+}
+
+impl Present {
+    /// Waits until somebody drops the connection.
+    pub async fn dropped(&self) {
+        self.dropped.cancelled().await;
+    }
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
-        self.state.sessions().remove(&self.id);
+        let Self { state, row, .. } = self;
+        state.sessions().remove(&row.id);
+        state.lock.release(row.id);
+        *state.counted().disconnects.entry(row.app_name.clone()).or_default() += 1;
     }
 }
 
@@ -175,12 +248,4 @@ pub async fn accept_all(listener: TcpListener, state: &Arc<State>, database: &Da
             }
         }
     }
-}
-
-fn equal(given: &[u8], right: &[u8]) -> bool {
-    let mut difference = given.len() ^ right.len();
-    for (index, byte) in given.iter().enumerate() {
-        difference |= usize::from(byte ^ right.get(index).unwrap_or(&0));
-    }
-    difference == 0
 }

@@ -1,7 +1,8 @@
 //! The ObjectServer's SQL, made into SQLite's token by token, so that nothing inside a literal changes.
 //!
 //! Handled: `;` and `go` between statements, `@@spid`, `@@version`, `@@servername`, `getdate()`, `getservername()`, the case-insensitive
-//! `%=`, `use …` and `set …` (accepted, without effect). Everything else goes to SQLite as it is.
+//! `%=`, `use …` and `set …` (accepted, without effect), `alter system set 'Property' = value` and `alter system drop connection n`. Everything
+//! else goes to SQLite as it is. `lock tables` and `unlock tables` are this stand-in's own: what the locks of a gateway's resync do to other sessions.
 
 /// What the server substitutes in a statement.
 #[derive(Debug, Clone)]
@@ -19,6 +20,17 @@ pub enum Statement {
     Select(String),
     /// Writes; is answered when it is on disk.
     Write(String),
+    /// Sets a property of the server.
+    SetProperty {
+        /// Its name.
+        name: String,
+        /// Its value, without quotes.
+        value: String,
+    },
+    /// Ends another session.
+    DropConnection(u32),
+    /// Makes all other sessions wait, or lets them go on.
+    Lock(bool),
     /// Accepted without effect.
     Ignored,
     /// Asks for the number of the session. FreeTDS does at each login, its newer versions with other questions behind it.
@@ -66,8 +78,48 @@ fn statement(tokens: &[(Kind, &str)], names: &Names) -> Option<Statement> {
         "select" => Statement::Select(sql()),
         "insert" | "update" | "delete" => Statement::Write(sql()),
         "use" | "set" => Statement::Ignored,
+        "alter" => alter(tokens),
+        "lock" | "unlock" => Statement::Lock(first.eq_ignore_ascii_case("lock")),
         word => Statement::Refused { word: word.to_owned() },
     })
+}
+
+fn alter(tokens: &[(Kind, &str)]) -> Statement {
+    let words: Vec<_> = tokens.iter().filter(|(kind, _)| *kind != Kind::Space).collect();
+    let lower: Vec<_> = words.iter().map(|(_, text)| text.to_ascii_lowercase()).collect();
+    let lower: Vec<_> = lower.iter().map(String::as_str).collect();
+    match lower.as_slice() {
+        ["alter", "system", "set", _, "=", _] => Statement::SetProperty {
+            name: unquoted(words[3].1),
+            value: unquoted(words[5].1),
+        },
+        ["alter", "system", "drop", "connection", number] => match number.parse() {
+            Ok(number) => Statement::DropConnection(number),
+            Err(_) => Statement::Refused {
+                word: (*number).to_owned(),
+            },
+        },
+        _ => Statement::Refused {
+            word: lower.get(1).copied().unwrap_or("alter").to_owned(),
+        },
+    }
+}
+
+/// Whether a statement does what a probe does through a proxy: inserts into `alerts.status` or `alerts.details`.
+pub fn is_event(sql: &str) -> bool {
+    let tokens = tokens(sql);
+    let words = tokens.iter().filter(|(kind, _)| *kind != Kind::Space);
+    let words: Vec<_> = words.take(5).map(|(_, text)| text.to_ascii_lowercase()).collect();
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    matches!(
+        words.as_slice(),
+        ["insert", "into", "alerts", ".", "status" | "details"]
+    )
+}
+
+fn unquoted(text: &str) -> String {
+    let inner = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
+    inner('\'').or_else(|| inner('"')).unwrap_or(text).replace("''", "'")
 }
 
 fn rewrite(tokens: &[(Kind, &str)], names: &Names) -> String {
@@ -189,6 +241,48 @@ mod tests {
     fn freetds_may_ask_for_its_session_with_other_questions_behind() {
         let sql = "SELECT @@spid spid\nSELECT CONVERT(NVARCHAR(3), 'abc') nvc\nEXECUTE ('SELECT 1')\n";
         assert_eq!(parse_as_agg_p(sql), [Statement::SessionId]);
+    }
+
+    #[test]
+    fn a_property_is_set_with_and_without_quotes_around_its_value() {
+        for sql in [
+            "alter system set 'ActingPrimary' = TRUE;",
+            "ALTER SYSTEM SET 'ActingPrimary'='TRUE'\ngo",
+        ] {
+            let wanted = Statement::SetProperty {
+                name: "ActingPrimary".to_owned(),
+                value: "TRUE".to_owned(),
+            };
+            assert_eq!(parse_as_agg_p(sql), [wanted], "{sql}");
+        }
+        assert_eq!(
+            parse_as_agg_p("alter system drop connection 12"),
+            [Statement::DropConnection(12)]
+        );
+        for sql in ["alter", "alter system", "alter system set 'a' TRUE", "alter table x"] {
+            assert!(
+                matches!(parse_as_agg_p(sql).as_slice(), [Statement::Refused { .. }]),
+                "{sql}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_inserts_into_the_two_tables_of_events_are_events() {
+        for sql in [
+            "insert into alerts.status (a) values (1)",
+            " INSERT into Alerts . Details values (1)",
+        ] {
+            assert!(is_event(sql), "{sql}");
+        }
+        for sql in [
+            "select 'insert into alerts.status'",
+            "insert into alerts.server values (1)",
+            "delete from alerts.status",
+            "insert into status values (1)",
+        ] {
+            assert!(!is_event(sql), "{sql}");
+        }
     }
 
     #[test]

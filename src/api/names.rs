@@ -25,6 +25,9 @@ pub const ROLE_SIDE: &str = "side";
 /// On a Deployment and its pods: which pod template this is, so that both sides are never replaced at once.
 pub const ANNOTATION_TEMPLATE: &str = "proxypair.dev/template";
 
+/// On a proxy pod of engine Proxyserv: the resourceVersion of the Secret that it took its login and keys from.
+pub const ANNOTATION_SECRET_VERSION: &str = "proxypair.dev/secret-version";
+
 /// Condition: the serving side is up, the Service points at it and the children are as declared.
 pub const CONDITION_READY: &str = "Ready";
 /// Condition: both sides are up, so that one more failure is survived.
@@ -38,3 +41,14 @@ pub const CONDITION_BACKUP_HEALTHY: &str = "BackupHealthy";
 
 /// Name of the probes' port on Services and pods.
 pub const PORT_PROXY: &str = "proxy";
+
+/// In the Secret of `proxy.secretName`: the user that nco_proxyserv logs in as.
+pub const AUTH_USER_NAME: &str = "AuthUserName";
+/// There: that user's password, plain or encrypted.
+pub const AUTH_PASSWORD: &str = "AuthPassword";
+/// There: nco_proxyserv's key store.
+pub const OMNI_KDB: &str = "omni.kdb";
+/// There: the key store's password.
+pub const OMNI_STH: &str = "omni.sth";
+/// There: the file that decrypts encrypted properties.
+pub const ENCRYPTION_KEYFILE: &str = "encryption.keyfile";

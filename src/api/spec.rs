@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Affinity, LocalObjectReference, ResourceRequirements, Toleration};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, ProxyPairStatus};
+use super::{Duration, ProxyOverrides, ProxyPairStatus, ProxySpec};
 
 /// One of the two sides of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -68,7 +67,13 @@ impl Side {
     validation = Rule::new("self.primary.objectServer.host != self.backup.objectServer.host || self.primary.objectServer.port != self.backup.objectServer.port").message("primary and backup have the same ObjectServer address: give each its own host or port, never that of a virtual pair"),
     validation = Rule::new("self.primary.serverName != self.backup.serverName").message("primary.serverName and backup.serverName are the same: name the two proxies differently, such as PROXY_P and PROXY_B"),
     validation = Rule::new("self.serverName != self.primary.serverName && self.serverName != self.backup.serverName").message("serverName is the virtual pair's name and must differ from both proxies' names, such as PROXY_V"),
+    validation = Rule::new("!has(self.failback.resync) || self.failback.resync.policy != 'Required' || has(self.healthCheck.login)").message("failback.resync.policy Required asks the ObjectServers and needs a user for that: set healthCheck.login.secretName, or write policy: Ignored"),
     validation = Rule::new("!([self.primary.objectServer.name, self.backup.objectServer.name].exists(o, o in [self.serverName, self.primary.serverName, self.backup.serverName]))").message("an ObjectServer and a proxy have the same name: omni.dat holds each name once, so name them differently"),
+    validation = Rule::new("self.proxy.engine != 'Relay' || !((has(self.primary.proxy) && (has(self.primary.proxy.image) || has(self.primary.proxy.imagePullPolicy) || has(self.primary.proxy.properties) || has(self.primary.proxy.secretName) || has(self.primary.proxy.ncHome))) || (has(self.backup.proxy) && (has(self.backup.proxy.image) || has(self.backup.proxy.imagePullPolicy) || has(self.backup.proxy.properties) || has(self.backup.proxy.secretName) || has(self.backup.proxy.ncHome))))").message("image, imagePullPolicy, properties, secretName and ncHome of a side are for nco_proxyserv: set proxy.engine: Proxyserv or leave them out"),
+    validation = Rule::new("self.proxy.engine != 'Proxyserv' || (has(self.proxy.image) || (has(self.primary.proxy) && has(self.primary.proxy.image) && has(self.backup.proxy) && has(self.backup.proxy.image)))").message("engine Proxyserv needs the image with your nco_proxyserv: write it in proxy.image"),
+    validation = Rule::new("self.proxy.engine != 'Proxyserv' || (!(has(self.primary.objectServer.tls) || (has(self.primary.proxy) && has(self.primary.proxy.tls) ? self.primary.proxy.tls.mode == 'PassThrough' : has(self.proxy.tls) && self.proxy.tls.mode == 'PassThrough')) || (has(self.proxy.secretName) || (has(self.primary.proxy) && has(self.primary.proxy.secretName)))) && (!(has(self.backup.objectServer.tls) || (has(self.backup.proxy) && has(self.backup.proxy.tls) ? self.backup.proxy.tls.mode == 'PassThrough' : has(self.proxy.tls) && self.proxy.tls.mode == 'PassThrough')) || (has(self.proxy.secretName) || (has(self.backup.proxy) && has(self.backup.proxy.secretName))))").message("nco_proxyserv needs omni.kdb and omni.sth for TLS: name the Secret that has them in proxy.secretName"),
+    validation = Rule::new("self.proxy.engine != 'Relay' || (!(has(self.primary.proxy) && has(self.primary.proxy.tls) ? self.primary.proxy.tls.mode == 'PassThrough' : has(self.proxy.tls) && self.proxy.tls.mode == 'PassThrough') || has(self.primary.objectServer.tls)) && (!(has(self.backup.proxy) && has(self.backup.proxy.tls) ? self.backup.proxy.tls.mode == 'PassThrough' : has(self.proxy.tls) && self.proxy.tls.mode == 'PassThrough') || has(self.backup.objectServer.tls))").message("with engine Relay and tls.mode PassThrough the ObjectServers end the probes' TLS: write objectServer.tls, or use tls.mode Terminate"),
+    validation = Rule::new("has(self.proxy.tls) || (has(self.primary.proxy) && has(self.primary.proxy.tls)) == (has(self.backup.proxy) && has(self.backup.proxy.tls))").message("probes reach both sides under one name, with TLS or without: give both sides tls, in proxy.tls or in primary.proxy.tls and backup.proxy.tls"),
 )]
 pub struct ProxyPairSpec {
     /// The virtual pair's name in the omni.dat made for probes, such as PROXY_V: at most 29 upper-case letters, digits and underscores,
@@ -101,6 +106,12 @@ pub struct ProxyPairSpec {
 }
 
 impl ProxyPairSpec {
+    /// What must have become of the gateway's resync before a failback; `None` when that is ignored.
+    pub fn resync(&self) -> Option<ResyncSpec> {
+        self.health_check.login.as_ref()?;
+        Some(self.failback.resync.clone().unwrap_or_default()).filter(|resync| resync.policy == ResyncPolicy::Required)
+    }
+
     /// The declaration of one side.
     pub fn side(&self, side: Side) -> &SideSpec {
         match side {
@@ -145,100 +156,50 @@ pub struct ObjectServerSpec {
     #[serde(default = "default_object_server_port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
+
+    /// TLS towards the ObjectServer. Its certificate's Common Name must be `name`, as OMNIbus demands of proxies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ObjectServerTlsSpec>,
+}
+
+/// TLS towards an ObjectServer.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectServerTlsSpec {
+    /// The authorities that may have signed the ObjectServer's certificate.
+    pub ca_bundle: CaBundleSpec,
+}
+
+/// Where certificates of authorities are: in a ConfigMap or in a Secret.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.configMapName) != has(self.secretName)").message("write either caBundle.configMapName or caBundle.secretName"))]
+pub struct CaBundleSpec {
+    /// The ConfigMap that holds them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("write the name of a ConfigMap: lower-case letters, digits, dashes and dots"))]
+    #[schemars(length(min = 1, max = 253))]
+    pub config_map_name: Option<String>,
+
+    /// The Secret that holds them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("write the name of a Secret: lower-case letters, digits, dashes and dots"))]
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: Option<String>,
+
+    /// The key under which they stand there, in PEM.
+    #[serde(default = "default_ca_key")]
+    #[x_kube(validation = Rule::new("self.matches('^[-._A-Za-z0-9]+$')").message("write a key of a ConfigMap or Secret: letters, digits, dashes, dots and underscores, such as ca.crt"))]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+fn default_ca_key() -> String {
+    "ca.crt".to_owned()
 }
 
 fn default_object_server_port() -> i32 {
     4100
-}
-
-/// What stands behind the gate in a proxy pod.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Engine {
-    /// The gate dials the ObjectServer itself: nothing to license.
-    #[default]
-    Relay,
-}
-
-/// How the proxies of a pair run.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ProxySpec {
-    /// What stands behind the gate. `Relay`: the gate dials the ObjectServer itself.
-    #[serde(default)]
-    pub engine: Engine,
-
-    /// The rest, each of which a side can override.
-    #[serde(flatten)]
-    pub pod: ProxyOverrides,
-}
-
-/// What can be set for both sides and overridden for one.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ProxyOverrides {
-    /// Compute resources of the proxy container. Without it: requests of 50m CPU and 64Mi of memory, a limit of 512Mi.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
-
-    /// Labels that a node must have.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node_selector: Option<BTreeMap<String, String>>,
-
-    /// Taints that the proxy pod tolerates.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tolerations: Option<Vec<Toleration>>,
-
-    /// Scheduling rules. Without it the two sides prefer different nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub affinity: Option<Affinity>,
-
-    /// Secrets with credentials for the image registry.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image_pull_secrets: Option<Vec<LocalObjectReference>>,
-
-    /// The pod's priority class.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    pub priority_class_name: Option<String>,
-
-    /// Labels added to the proxy pods.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('proxypair.dev/') && !k.startsWith('app.kubernetes.io/'))").message("labels under proxypair.dev/ and app.kubernetes.io/ are the operator's: use a prefix of your own"))]
-    pub pod_labels: Option<BTreeMap<String, String>>,
-
-    /// Annotations added to the proxy pods.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('proxypair.dev/'))").message("annotations under proxypair.dev/ are the operator's: use a prefix of your own"))]
-    pub pod_annotations: Option<BTreeMap<String, String>>,
-}
-
-impl ProxyOverrides {
-    /// These fields, with those that `side` sets put over them.
-    pub fn overridden_by(&self, side: Option<&Self>) -> Self {
-        let Some(side) = side else { return self.clone() };
-        let Self {
-            resources,
-            node_selector,
-            tolerations,
-            affinity,
-            image_pull_secrets,
-            priority_class_name,
-            pod_labels,
-            pod_annotations,
-        } = side.clone();
-        Self {
-            resources: resources.or_else(|| self.resources.clone()),
-            node_selector: node_selector.or_else(|| self.node_selector.clone()),
-            tolerations: tolerations.or_else(|| self.tolerations.clone()),
-            affinity: affinity.or_else(|| self.affinity.clone()),
-            image_pull_secrets: image_pull_secrets.or_else(|| self.image_pull_secrets.clone()),
-            priority_class_name: priority_class_name.or_else(|| self.priority_class_name.clone()),
-            pod_labels: pod_labels.or_else(|| self.pod_labels.clone()),
-            pod_annotations: pod_annotations.or_else(|| self.pod_annotations.clone()),
-        }
-    }
 }
 
 /// Type of the virtual Service.
@@ -336,6 +297,25 @@ pub struct HealthCheckSpec {
     /// How long a side that was down must pass every check until it is up.
     #[serde(default = "default_healthy_after")]
     pub healthy_after: Duration,
+
+    /// Adds proof by TDS sessions: one through each proxy and one straight to each ObjectServer, kept open, with a cheap read each
+    /// `interval`. Without it a side counts as up while connections to its ObjectServer are open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<LoginSpec>,
+}
+
+/// The user that the operator logs in with to check. It needs to read `catalog.properties` and `catalog.connections` (role CatalogUser).
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoginSpec {
+    /// Secret in the namespace of the ProxyPair, with the keys AuthUserName and AuthPassword. A change is picked up at once.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+
+    /// Lets the password travel in the clear to an ObjectServer that has no `tls` and does not ask for an encrypted one. Without it such a
+    /// login is not tried.
+    #[serde(default)]
+    pub allow_plaintext_login: bool,
 }
 
 fn default_interval() -> Duration {
@@ -361,6 +341,7 @@ impl Default for HealthCheckSpec {
             unreachable_after: default_unreachable_after(),
             unresponsive_after: default_unresponsive_after(),
             healthy_after: default_healthy_after(),
+            login: None,
         }
     }
 }
@@ -391,9 +372,54 @@ pub struct FailbackSpec {
     #[serde(default = "default_minimum_on_backup")]
     pub minimum_on_backup: Duration,
 
+    /// Whether the gateway must have brought the ObjectServers back in step before. Without it: Required if there is a
+    /// `healthCheck.login`, else Ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resync: Option<ResyncSpec>,
+
     /// How the sessions on the side that is left are ended.
     #[serde(default)]
     pub drain: DrainSpec,
+}
+
+/// Whether a failback waits for the ObjectServer gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ResyncPolicy {
+    /// The gateway is attached to both ObjectServers, and the backup one does not act as primary any more.
+    #[default]
+    Required,
+    /// The primary is restored without asking.
+    Ignored,
+}
+
+/// When the ObjectServers count as in step. Asked with the `healthCheck.login`.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResyncSpec {
+    /// Required: the gateway is attached to both ObjectServers and `ActingPrimary` is FALSE on the backup one. Ignored: the primary is
+    /// restored without asking, for sites without a gateway or with one that the automation does not know.
+    #[serde(default)]
+    pub policy: ResyncPolicy,
+
+    /// The `AppDescription` of the gateway's sessions in `catalog.connections`. OMNIbus's automation resets `ActingPrimary` only for
+    /// `failover_gate`, which the multitier gateway configuration sets.
+    #[serde(default = "default_gateway_description")]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_ .:/-]+$')").message("gatewayDescription is compared with AppDescription in catalog.connections: write letters, digits, blanks and _ . : / - only, such as failover_gate"))]
+    pub gateway_description: String,
+}
+
+fn default_gateway_description() -> String {
+    "failover_gate".to_owned()
+}
+
+impl Default for ResyncSpec {
+    fn default() -> Self {
+        Self {
+            policy: ResyncPolicy::default(),
+            gateway_description: default_gateway_description(),
+        }
+    }
 }
 
 fn default_stable_for() -> Duration {
@@ -410,6 +436,7 @@ impl Default for FailbackSpec {
             mode: FailbackMode::default(),
             stable_for: default_stable_for(),
             minimum_on_backup: default_minimum_on_backup(),
+            resync: None,
             drain: DrainSpec::default(),
         }
     }

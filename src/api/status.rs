@@ -116,8 +116,12 @@ pub enum Cause {
     ObjectServerUnresponsive,
     /// Proxy and ObjectServer are both there, the way between them is not.
     PathBroken,
-    /// The certificates of gate and operator do not fit each other.
+    /// A certificate was refused: the ObjectServer's, or those of gate and operator.
     TlsRejected,
+    /// The ObjectServer refuses the login of `healthCheck.login`, or asks for something that it cannot give.
+    LoginRefused,
+    /// The server behind the address says another name than the pair gives it.
+    WrongObjectServer,
 }
 
 impl Cause {
@@ -132,6 +136,8 @@ impl Cause {
             Self::ObjectServerUnresponsive => "ObjectServerUnresponsive",
             Self::PathBroken => "PathBroken",
             Self::TlsRejected => "TlsRejected",
+            Self::LoginRefused => "LoginRefused",
+            Self::WrongObjectServer => "WrongObjectServer",
         }
     }
 }
@@ -161,6 +167,10 @@ pub struct SideStatus {
 
     /// The ObjectServer of this side.
     pub object_server: String,
+
+    /// What the ObjectServer's property `ActingPrimary` says, while a `healthCheck.login` reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acting_primary: Option<bool>,
 }
 
 /// What a failback waits for, while the backup serves.

@@ -201,6 +201,43 @@ fn refuses_timings_that_contradict_each_other() {
 }
 
 #[test]
+fn refuses_to_wait_for_a_resync_without_a_user_that_can_ask() {
+    refused_with(
+        "/spec/failback",
+        json!({"resync": {"policy": "Required"}}),
+        "set healthCheck.login.secretName, or write policy: Ignored",
+    );
+    refused_with(
+        "/spec/failback",
+        json!({"resync": {"policy": "Ignored", "gatewayDescription": "a'b"}}),
+        "gatewayDescription is compared with AppDescription",
+    );
+    let mut manifest = valid();
+    manifest["spec"]["failback"] = json!({"resync": {"policy": "Ignored"}});
+    assert_eq!(refusals(&manifest), Vec::<String>::new());
+    manifest["spec"]["healthCheck"] = json!({"login": {"secretName": "netcool-check"}});
+    manifest["spec"]["failback"] = json!({"resync": {}});
+    assert_eq!(refusals(&manifest), Vec::<String>::new());
+}
+
+#[test]
+fn a_failback_waits_for_the_resync_whenever_somebody_can_ask_unless_told_otherwise() {
+    let resync = |spec: Value| {
+        let mut manifest = valid();
+        for (key, value) in spec.as_object().unwrap() {
+            manifest["spec"][key] = value.clone();
+        }
+        let pair: ProxyPair = serde_json::from_value(manifest).unwrap();
+        pair.spec.resync()
+    };
+    let login = json!({"login": {"secretName": "netcool-check"}});
+    assert_eq!(resync(json!({})), None);
+    assert_eq!(resync(json!({"healthCheck": login})), Some(ResyncSpec::default()));
+    let ignored = json!({"healthCheck": login, "failback": {"resync": {"policy": "Ignored"}}});
+    assert_eq!(resync(ignored), None);
+}
+
+#[test]
 fn refuses_service_fields_that_do_not_fit_its_type() {
     refused_with(
         "/spec/service",
@@ -226,6 +263,256 @@ fn refuses_labels_and_annotations_that_are_the_operators() {
             "are the operator's",
         );
     }
+}
+
+/// A valid `spec.proxy` of engine Proxyserv, with `more` in it.
+fn proxyserv(more: Value) -> Value {
+    let mut proxy = json!({"engine": "Proxyserv", "image": "registry.example.com/nco-proxyserv:8.1.0.31"});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        proxy[key] = value.clone();
+    }
+    proxy
+}
+
+#[track_caller]
+fn accepted(changes: &[(&str, Value)]) {
+    let mut manifest = valid();
+    for (key, value) in changes {
+        manifest["spec"][key] = value.clone();
+    }
+    assert_eq!(refusals(&manifest), Vec::<String>::new());
+}
+
+fn tls_side(name: &str) -> Value {
+    let mut side = valid()["spec"][name].clone();
+    side["objectServer"]["tls"] = json!({"caBundle": {"configMapName": "netcool-ca"}});
+    side
+}
+
+#[test]
+fn proxyserv_needs_an_image_on_both_sides() {
+    let needed = "engine Proxyserv needs the image";
+    refused_with("/spec/proxy", json!({"engine": "Proxyserv"}), needed);
+    let mut manifest = valid();
+    manifest["spec"]["proxy"] = json!({"engine": "Proxyserv"});
+    manifest["spec"]["primary"]["proxy"] = json!({"image": "example.com/nco:1"});
+    assert!(refusals(&manifest)[0].contains(needed));
+    manifest["spec"]["backup"]["proxy"] = json!({"image": "example.com/nco:2"});
+    assert_eq!(refusals(&manifest), Vec::<String>::new());
+    accepted(&[("proxy", proxyserv(json!({})))]);
+}
+
+#[test]
+fn relay_refuses_what_is_for_nco_proxyserv() {
+    for (key, value) in [
+        ("image", json!("example.com/nco:1")),
+        ("imagePullPolicy", json!("Always")),
+        ("properties", json!({})),
+        ("secretName", json!("netcool-proxy")),
+        ("ncHome", json!("/opt/netcool")),
+    ] {
+        for path in ["/spec/proxy", "/spec/primary/proxy", "/spec/backup/proxy"] {
+            refused_with(
+                path,
+                json!({key: value}),
+                "for nco_proxyserv: set proxy.engine: Proxyserv",
+            );
+        }
+    }
+}
+
+#[test]
+fn refuses_images_and_paths_that_are_none() {
+    for image in ["", "-x", "nco proxyserv", "nco\nproxyserv"] {
+        refused_with("/spec/proxy", proxyserv(json!({"image": image})), "write an image as");
+    }
+    for path in [
+        "opt/netcool",
+        "/",
+        "/opt/netcool/",
+        "/opt/../etc",
+        "/opt/net cool",
+        "/opt//netcool",
+    ] {
+        refused_with(
+            "/spec/proxy",
+            proxyserv(json!({"ncHome": path})),
+            "write ncHome as an absolute path",
+        );
+    }
+    refused_with(
+        "/spec/proxy",
+        proxyserv(json!({"secretName": "Netcool_Proxy"})),
+        "write the name of a Secret",
+    );
+}
+
+#[test]
+fn refuses_properties_that_are_the_operators_and_says_where_to_write_them() {
+    for (name, value, message) in [
+        ("Name", json!("PROXY_P"), "primary.serverName"),
+        ("RemoteServer", json!("AGG_P"), "primary.objectServer"),
+        ("AuthUserName", json!("root"), "the Secret that proxy.secretName names"),
+        (
+            "AuthPassword",
+            json!("secret"),
+            "the Secret that proxy.secretName names",
+        ),
+        ("ConfigKeyFile", json!("/key"), "under encryption.keyfile"),
+        ("PropsFile", json!("/props"), "under proxy.properties"),
+        ("PAAwareID", json!(1), "for the process agent"),
+        ("PAServerName", json!("NCO_PA"), "for the process agent"),
+        ("Help", json!(true), "print and end"),
+        ("Version", json!(false), "print and end"),
+    ] {
+        let properties = json!({"ConnectionRatio": 5, name: value});
+        refused_with("/spec/proxy", proxyserv(json!({"properties": properties})), message);
+        let mut manifest = valid();
+        manifest["spec"]["proxy"] = proxyserv(json!({}));
+        manifest["spec"]["backup"]["proxy"] = json!({"properties": properties});
+        assert!(
+            refusals(&manifest).iter().any(|refusal| refusal.contains(message)),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn takes_every_other_property_and_knows_all_25() {
+    let properties = json!({
+        "ClientHeartbeatRate": 10, "ConfigCryptoAlg": "AES_FIPS", "ConnectionRatio": 10, "Connections": 256, "DebugMode": false,
+        "Ipc.SingleThreaded": false, "Ipc.Timeout": 60, "Ipc.TruncateVendorLogFile": true, "Ipc.VendorLogFileSize": 1024,
+        "MaxLogFileSize": 1024, "MessageLevel": "warn", "MessageLog": "$OMNIHOME/log/proxy.log", "Props.CheckNames": true,
+        "SecureMode": true, "UniqueLog": false,
+    });
+    accepted(&[("proxy", proxyserv(json!({"properties": properties})))]);
+    let crd = serde_json::to_value(ProxyPair::crd()).unwrap();
+    let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    let known = spec["proxy"]["properties"]["properties"]["properties"]
+        .as_object()
+        .unwrap();
+    assert_eq!(known.len(), 25);
+    assert_eq!(properties.as_object().unwrap().len() + 10, known.len());
+    let read: ProxyProperties = serde_json::from_value(properties.clone()).unwrap();
+    assert_eq!(serde_json::to_value(read).unwrap(), properties);
+}
+
+#[test]
+fn refuses_properties_of_the_wrong_type_or_out_of_range() {
+    let schema = serde_json::to_value(ProxyPair::crd()).unwrap();
+    let spec = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    let of = |name: &str| spec["proxy"]["properties"]["properties"]["properties"][name].clone();
+    assert_eq!(
+        (
+            of("ConnectionRatio")["type"].clone(),
+            of("ConnectionRatio")["minimum"].clone()
+        ),
+        (json!("integer"), json!(1.0))
+    );
+    assert_eq!(of("SecureMode")["type"], "boolean");
+    assert_eq!(
+        of("MessageLevel")["enum"],
+        json!(["debug", "info", "warn", "error", "fatal"])
+    );
+    for log in ["a'b", "a\\b", "a\nb", "a b", "a#b"] {
+        let properties = json!({"MessageLog": log});
+        refused_with(
+            "/spec/proxy",
+            proxyserv(json!({"properties": properties})),
+            "write MessageLog as",
+        );
+    }
+}
+
+#[test]
+fn a_ca_bundle_is_in_one_place() {
+    let wrong = "write either caBundle.configMapName or caBundle.secretName";
+    for bundle in [json!({}), json!({"configMapName": "a", "secretName": "b"})] {
+        refused_with("/spec/primary/objectServer/tls", json!({"caBundle": bundle}), wrong);
+    }
+    refused_with(
+        "/spec/primary/objectServer/tls",
+        json!({"caBundle": {"secretName": "ca", "key": "../ca"}}),
+        "write a key of a ConfigMap or Secret",
+    );
+    accepted(&[("primary", tls_side("primary"))]);
+    let pair: ObjectServerTlsSpec = serde_json::from_value(json!({"caBundle": {"secretName": "ca"}})).unwrap();
+    assert_eq!(pair.ca_bundle.key, "ca.crt");
+}
+
+#[test]
+fn a_listener_certificate_goes_with_terminate() {
+    refused_with(
+        "/spec/proxy",
+        json!({"tls": {}}),
+        "tls.mode Terminate needs tls.secretName",
+    );
+    let mut manifest = valid();
+    manifest["spec"]["primary"] = tls_side("primary");
+    manifest["spec"]["backup"] = tls_side("backup");
+    manifest["spec"]["proxy"] = json!({"tls": {"mode": "PassThrough", "secretName": "x"}});
+    assert_eq!(refusals(&manifest).len(), 1);
+    assert!(refusals(&manifest)[0].contains("tls.secretName goes with tls.mode Terminate"));
+    manifest["spec"]["proxy"] = json!({"tls": {"mode": "PassThrough"}});
+    assert_eq!(refusals(&manifest), Vec::<String>::new());
+    accepted(&[("proxy", json!({"tls": {"secretName": "proxy-tls"}}))]);
+}
+
+#[test]
+fn both_sides_speak_tls_or_neither() {
+    let tls = json!({"tls": {"secretName": "proxy-p-tls"}});
+    refused_with("/spec/primary/proxy", tls.clone(), "give both sides tls");
+    refused_with("/spec/backup/proxy", tls.clone(), "give both sides tls");
+    let mut manifest = valid();
+    manifest["spec"]["primary"]["proxy"] = tls.clone();
+    manifest["spec"]["backup"]["proxy"] = json!({"tls": {"secretName": "proxy-b-tls"}});
+    assert_eq!(refusals(&manifest), Vec::<String>::new());
+}
+
+#[test]
+fn pass_through_needs_somebody_who_ends_tls() {
+    let pass_through = json!({"tls": {"mode": "PassThrough"}});
+    refused_with("/spec/proxy", pass_through, "the ObjectServers end the probes' TLS");
+    let mut manifest = valid();
+    manifest["spec"]["primary"] = tls_side("primary");
+    manifest["spec"]["primary"]["proxy"] = json!({"tls": {"mode": "PassThrough"}});
+    manifest["spec"]["backup"]["proxy"] = json!({"tls": {"secretName": "proxy-b-tls"}});
+    assert_eq!(refusals(&manifest), Vec::<String>::new());
+}
+
+#[test]
+fn nco_proxyserv_needs_a_key_store_for_tls() {
+    let needed = "nco_proxyserv needs omni.kdb and omni.sth for TLS";
+    let mut manifest = valid();
+    manifest["spec"]["proxy"] = proxyserv(json!({}));
+    manifest["spec"]["backup"] = tls_side("backup");
+    assert_eq!(refusals(&manifest).len(), 1);
+    assert!(refusals(&manifest)[0].contains(needed));
+    manifest["spec"]["backup"]["proxy"] = json!({"secretName": "netcool-proxy"});
+    assert_eq!(refusals(&manifest), Vec::<String>::new());
+    refused_with(
+        "/spec/proxy",
+        proxyserv(json!({"tls": {"mode": "PassThrough"}})),
+        needed,
+    );
+    accepted(&[(
+        "proxy",
+        proxyserv(json!({"tls": {"mode": "PassThrough"}, "secretName": "netcool-proxy"})),
+    )]);
+}
+
+#[test]
+fn a_side_overrides_single_fields() {
+    let mut manifest = valid();
+    manifest["spec"]["proxy"] = proxyserv(json!({"secretName": "both", "ncHome": "/opt/netcool"}));
+    manifest["spec"]["backup"]["proxy"] = json!({"secretName": "backup", "imagePullPolicy": "Always"});
+    let pair: ProxyPair = serde_json::from_value(manifest).unwrap();
+    let of = |side: Side| pair.spec.proxy.pod.overridden_by(pair.spec.side(side).proxy.as_ref());
+    assert_eq!(of(Side::Primary).secret_name.as_deref(), Some("both"));
+    assert_eq!(of(Side::Primary).image_pull_policy, None);
+    assert_eq!(of(Side::Backup).secret_name.as_deref(), Some("backup"));
+    assert_eq!(of(Side::Backup).nc_home.as_deref(), Some("/opt/netcool"));
+    assert_eq!(of(Side::Backup).image_pull_policy, Some(PullPolicy::Always));
 }
 
 #[test]

@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     apply::ApplyError,
+    references::{self, References},
     watches::{self, Changes, GuardedPair},
 };
 use crate::{
@@ -64,6 +65,8 @@ pub struct Context {
     pub slices: Store<EndpointSlice>,
     /// The children, without their content.
     pub children: Children,
+    /// Secrets and ConfigMaps of users.
+    pub references: Arc<References>,
     /// Something has changed in `slices` or `pods`.
     pub changes: Changes,
     standing: watch::Receiver<Standing>,
@@ -128,7 +131,9 @@ impl Context {
         let (secrets, secrets_task) = watches::children(&client, namespace, &nudge);
         let (accounts, accounts_task) = watches::children(&client, namespace, &nudge);
         let (budgets, budgets_task) = watches::children(&client, namespace, &nudge);
-        let tasks: [BoxFuture<'static, ()>; 7] = [
+        let references = Arc::new(References::default());
+        let references_task = references::watch(&client, namespace, &references, &nudge);
+        let tasks: [BoxFuture<'static, ()>; 8] = [
             pods_task,
             slices_task,
             deployments_task,
@@ -136,6 +141,7 @@ impl Context {
             secrets_task,
             accounts_task,
             budgets_task,
+            references_task,
         ];
         let reporter = Reporter {
             controller: "proxypair.dev/operator".to_owned(),
@@ -155,6 +161,7 @@ impl Context {
                 accounts,
                 budgets,
             },
+            references,
             changes,
             standing,
         };

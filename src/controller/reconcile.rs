@@ -20,6 +20,7 @@ use super::{
     apply::{ApplyError, apply, find},
     context::Context,
     keys::{self, CA_CRT, KeySet, KeysError, SecretData, TLS_CRT, TLS_KEY},
+    references,
     registry::{Applied, Registry},
     steward::{Declared, Steward, refuse},
     watches::GuardedPair,
@@ -29,10 +30,13 @@ use crate::{
     domain::{
         children,
         pair::{InvalidPair, Pair},
+        references::{Contents, authorities, lacking, login, named_in, needs},
         status::Problem,
     },
+    health::index,
     metrics::ReasonLabels,
-    probe,
+    probe::{self, Credentials},
+    tls::ObjectServerTls,
 };
 
 /// Why a reconciliation failed.
@@ -119,6 +123,21 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
         return Ok(look_again(applied.renew_at));
     }
     registry.remember(key.clone(), None);
+    let needs = needs(&pair);
+    let contents = context
+        .references
+        .read(&context.client, &key, &named_in(&needs))
+        .await?;
+    let authorities = Side::BOTH.map(|side| authorities(&pair, side, &contents));
+    let problem = needs.iter().find_map(|need| lacking(need, &contents)).or_else(|| {
+        Side::BOTH
+            .into_iter()
+            .find_map(|side| unusable(&pair, side, authorities[index(side)].as_deref()?))
+    });
+    let held_back = |side: Side| {
+        let of_side = needs.iter().filter(|need| need.side == Some(side));
+        of_side.into_iter().any(|need| lacking(need, &contents).is_some())
+    };
     let mut versions = Versions::new();
     let keys = declare_keys(&pair, context, &mut versions).await?;
     declare_child(context, &pair, &children::service_account(&pair), &mut versions).await?;
@@ -127,13 +146,16 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
         declare_child(context, &pair, &children::side_service(&pair, side), &mut versions).await?;
     }
     let service: Option<Service> = find(&context.client, &pair, &pair.service_name()).await?;
-    let complete = declare_deployments(object, &pair, registry, &mut versions).await?;
+    let complete = declare_deployments(object, &pair, registry, &contents, held_back, &mut versions).await?;
 
     let config = probe::client_config(&keys.operator[CA_CRT], &keys.operator[TLS_CRT], &keys.operator[TLS_KEY])?;
     let declared = Declared {
         pair: Arc::clone(&pair),
         object: Arc::clone(object),
         service,
+        login: login(&pair, &contents).map(|(user, password)| Credentials { user, password }),
+        authorities: authorities.map(|bundle| bundle.map(Arc::new)),
+        problem,
         keys: config,
         key_text: keys.operator[TLS_CRT].clone(),
     };
@@ -157,9 +179,19 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
         generation: pair.generation,
         renew_at: keys.renew_at,
         versions,
+        references: references::versions(&contents),
     };
     registry.remember(key, Some(applied));
     Ok(look_again(keys.renew_at))
+}
+
+/// What is wrong with a CA bundle, if anything.
+fn unusable(pair: &Pair, side: Side, bundle: &[u8]) -> Option<Problem> {
+    let name = &pair.spec.side(side).object_server.name;
+    ObjectServerTls::new(bundle, name).err().map(|error| Problem {
+        reason: "CaBundleUnusable",
+        message: format!("spec.{}.objectServer.tls: {error}", side.label()),
+    })
 }
 
 fn look_again(renew_at: Timestamp) -> Action {
@@ -234,11 +266,13 @@ fn content(secret: &Secret) -> SecretData {
 }
 
 /// A changed pod template goes to the idle side first, and to the serving side only when the idle one is up with it. Returns whether both
-/// sides have theirs.
+/// sides have theirs. A side that is held back keeps the pod that it has: a new one could not start.
 async fn declare_deployments(
     object: &ProxyPair,
     pair: &Pair,
     registry: &Registry,
+    contents: &Contents,
+    held_back: impl Fn(Side) -> bool,
     versions: &mut Versions,
 ) -> Result<bool, ReconcileError> {
     let context = &registry.context;
@@ -253,8 +287,10 @@ async fn declare_deployments(
     let idle = serving.other();
     let image = &context.settings.image;
 
-    let wanted = children::deployment(pair, idle, image);
-    declare_child(context, pair, &wanted, versions).await?;
+    let wanted = children::deployment(pair, idle, image, contents);
+    if !held_back(idle) {
+        declare_child(context, pair, &wanted, versions).await?;
+    }
     let runs_it = |uid: Option<&str>| {
         let pods = context.pods.state();
         let pod = uid.and_then(|uid| pods.iter().find(|pod| pod.metadata.uid.as_deref() == Some(uid)));
@@ -264,7 +300,10 @@ async fn declare_deployments(
         known.settled && known.serving == serving && known.health(idle) == Health::Up && runs_it(known.pod(idle))
     });
 
-    let wanted = children::deployment(pair, serving, image);
+    if held_back(serving) {
+        return Ok(true);
+    }
+    let wanted = children::deployment(pair, serving, image, contents);
     let found: Option<Deployment> = find(&context.client, pair, &pair.side_name(serving)).await?;
     let changes =
         found.is_some_and(|found| children::template_of(&found.metadata) != children::template_of(&wanted.metadata));

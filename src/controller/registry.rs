@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 
-use super::{context::Context, steward::Steward, watches::GuardedPair};
+use super::{context::Context, references::ReferenceVersions, steward::Steward, watches::GuardedPair};
 
 /// What reconciliations share among each other.
 pub struct Registry {
@@ -29,6 +29,8 @@ pub struct Applied {
     pub renew_at: Timestamp,
     /// `metadata.resourceVersion` of each child, by kind and name.
     pub versions: BTreeMap<(String, String), String>,
+    /// The Secrets and ConfigMaps that the user refers to.
+    pub references: ReferenceVersions,
 }
 
 impl Registry {
@@ -53,6 +55,7 @@ impl Registry {
         let same = applied.uid == uid
             && applied.generation == generation
             && applied.renew_at > Timestamp::now()
+            && self.context.references.unchanged(namespace, &applied.references)
             && applied.versions.iter().all(|((kind, name), version)| {
                 self.context.children.version(kind, namespace, name).as_deref() == Some(version)
             });
@@ -74,6 +77,7 @@ impl Registry {
     /// Ends what was done for a pair that is gone.
     pub fn forget(&self, pair: &ObjectRef<GuardedPair>) {
         self.remember(pair.clone(), None);
+        self.context.references.forget(pair);
         if self.with_stewards(|stewards| stewards.remove(pair)).is_some() {
             tracing::info!(%pair, "the ProxyPair is gone");
         }

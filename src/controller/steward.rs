@@ -37,6 +37,7 @@ use crate::{
         status::{Problem, refused},
     },
     health::{Finding, index},
+    probe::Credentials,
 };
 
 /// What a reconciliation hands over.
@@ -48,6 +49,12 @@ pub struct Declared {
     pub object: Arc<ProxyPair>,
     /// The virtual Service as it was found.
     pub service: Option<Service>,
+    /// How to log in to the ObjectServers, if that is declared and known.
+    pub login: Option<Credentials>,
+    /// Who may have issued the certificates of the ObjectServers, in PEM, as far as that is declared and known.
+    pub authorities: [Option<Arc<Vec<u8>>>; 2],
+    /// Why not all is as declared.
+    pub problem: Option<Problem>,
     /// How to prove to the gates who asks.
     pub keys: Arc<ClientConfig>,
     /// Tells new keys from old ones.

@@ -39,7 +39,8 @@ impl Changes {
     }
 }
 
-type Nudge = mpsc::UnboundedSender<ObjectRef<GuardedPair>>;
+/// Asks for a reconciliation.
+pub type Nudge = mpsc::UnboundedSender<ObjectRef<GuardedPair>>;
 
 /// An API over one namespace, or all.
 pub fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>

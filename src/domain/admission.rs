@@ -57,7 +57,8 @@ pub fn order(
     if !idle || !other.may_serve() || (occupancy.sessions == 0 && !leaving) {
         return Admission::Admit;
     }
-    let failed = this.health == Health::Down && !leaving && !this.recovers();
+    let works = leaving || this.recovers() || this.cause == Some(Cause::LoginRefused);
+    let failed = this.health == Health::Down && !works;
     if failed || occupancy.last == Some(Admission::Drop) {
         Admission::Drop
     } else if drains_from(routing).is_some_and(|from| now < from) {

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::resync::Word;
 use crate::api::{Cause, HealthCheckSpec};
 
 /// One persistent connection, as seen from the operator.
@@ -22,11 +23,24 @@ pub enum Link {
     Failed {
         /// When it was first seen.
         since: Instant,
-        /// The certificates were the reason.
-        tls: bool,
+        /// What kind of failure it is.
+        fault: Fault,
         /// In words, for status and logs.
         message: String,
     },
+}
+
+/// Why a connection is no good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It was refused or closed.
+    Connection,
+    /// A certificate was refused.
+    Tls,
+    /// The ObjectServer answers and refuses the operator's login.
+    Login,
+    /// Another server than the declared one answers.
+    WrongServer,
 }
 
 impl Link {
@@ -77,6 +91,20 @@ pub struct GateReport {
 pub enum Upstream {
     /// It does.
     Reachable,
+    /// Its certificate was refused.
+    Rejected {
+        /// Since when the gate has said so.
+        since: Instant,
+        /// The gate's words.
+        message: String,
+    },
+    /// The proxy server behind the gate was refused or closed.
+    ProxyUnreachable {
+        /// Since when the gate has said so.
+        since: Instant,
+        /// The gate's words.
+        message: String,
+    },
     /// It was refused, closed, or the name has no address.
     Unreachable {
         /// Since when the gate has said so.
@@ -91,11 +119,25 @@ pub enum Upstream {
     },
 }
 
+impl Upstream {
+    /// Since when it has been refused or closed, for whatever reason.
+    pub fn bad_since(&self) -> Option<Instant> {
+        match self {
+            Self::Rejected { since, .. } | Self::ProxyUnreachable { since, .. } | Self::Unreachable { since, .. } => {
+                Some(*since)
+            }
+            Self::Reachable | Self::Unresponsive { .. } => None,
+        }
+    }
+}
+
 /// Everything that was seen of one side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// The API server's word.
     pub pod: Pod,
+    /// What keeps the pod from running, in words, from there too.
+    pub trouble: Option<String>,
     /// The session with the gate.
     pub control: Link,
     /// What the gate last said on it.
@@ -104,6 +146,8 @@ pub struct Evidence {
     pub path: Link,
     /// The connection straight to the ObjectServer.
     pub direct: Link,
+    /// What the ObjectServer last said of itself on that connection, if the operator logs in there.
+    pub word: Option<Word>,
 }
 
 impl Evidence {
@@ -111,10 +155,12 @@ impl Evidence {
     pub fn none() -> Self {
         Self {
             pod: Pod::Unknown,
+            trouble: None,
             control: Link::Untried,
             report: None,
             path: Link::Untried,
             direct: Link::Untried,
+            word: None,
         }
     }
 }
@@ -136,6 +182,11 @@ impl Timing {
     /// A silence shorter than this says nothing: an answer is merely on its way.
     pub fn doubtful_after(&self) -> Duration {
         (self.interval * 2).min(self.unresponsive_after)
+    }
+
+    /// How old an ObjectServer's word of itself may be: two rounds of questions, and not less than a few seconds.
+    pub fn word_lasts(&self) -> Duration {
+        (self.interval * 2).max(Duration::from_secs(3))
     }
 }
 
@@ -178,9 +229,28 @@ const OTHER_EYE: Duration = Duration::from_millis(50);
 
 /// Says what the evidence of one side means, looking from the outside in: pod, gate, path, ObjectServer.
 ///
-/// The direct connection never brings a side down by itself: while the path through the gate is proved, events arrive. It tells *the
-/// ObjectServer is dead* from *the way to it is broken*.
+/// The direct connection never brings a side down by its silence or failure: while the path through the gate is proved, events arrive. It
+/// tells *the ObjectServer is dead* from *the way to it is broken*. Only its word that another server answers is believed alone, because
+/// through a proxy that name may be hidden.
 pub fn classify(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
+    match (read(evidence, timing, now), &evidence.trouble) {
+        (
+            Reading::Bad {
+                cause: cause @ (Cause::ProxyMissing | Cause::ProxyUnreachable),
+                message,
+                down_at,
+            },
+            Some(trouble),
+        ) => Reading::Bad {
+            cause,
+            message: format!("{message}: {trouble}"),
+            down_at,
+        },
+        (reading, _) => reading,
+    }
+}
+
+fn read(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
     let proved = |cause, since: Instant, message: String| Reading::Bad {
         cause,
         message,
@@ -219,14 +289,10 @@ pub fn classify(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
     match &evidence.control {
         Link::Failed {
             since,
-            tls: true,
+            fault: Fault::Tls,
             message,
         } => return proved(Cause::TlsRejected, *since, message.clone()),
-        Link::Failed {
-            since,
-            tls: false,
-            message,
-        } => return proved(Cause::ProxyUnreachable, *since, message.clone()),
+        Link::Failed { since, message, .. } => return proved(Cause::ProxyUnreachable, *since, message.clone()),
         Link::Silent { since } => match silent(Cause::ProxyUnresponsive, *since, "the gate") {
             Reading::Doubtful { .. } if evidence.report.is_some() => {}
             reading => return reading,
@@ -246,6 +312,10 @@ pub fn classify(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
     }
     match &report.upstream {
         Upstream::Reachable => {}
+        Upstream::Rejected { since, message } => return proved(Cause::TlsRejected, *since, message.clone()),
+        Upstream::ProxyUnreachable { since, message } => {
+            return proved(Cause::ProxyUnreachable, *since, message.clone());
+        }
         Upstream::Unreachable { since, message } => {
             if evidence.direct != Link::Answering {
                 return proved(Cause::ObjectServerUnreachable, *since, message.clone());
@@ -273,23 +343,44 @@ pub fn classify(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
         }
     }
 
+    if let Link::Failed {
+        since,
+        fault: Fault::WrongServer,
+        message,
+    } = &evidence.direct
+    {
+        return proved(Cause::WrongObjectServer, *since, message.clone());
+    }
+    let is_direct_silent = evidence.direct.silent_since().is_some();
     match &evidence.path {
         Link::Untried => Reading::Unknown,
         Link::Answering => Reading::Good,
+        Link::Silent { since } if is_direct_silent => {
+            silent(Cause::ObjectServerUnresponsive, *since, "the ObjectServer")
+        }
         Link::Silent { since } => silent(Cause::PathBroken, *since, "the ObjectServer through the gate"),
-        Link::Failed { since, .. } if report.at <= *since || now < *since + OTHER_EYE => Reading::Doubtful {
+        Link::Failed {
+            since,
+            fault: Fault::Connection,
+            ..
+        } if report.at <= *since || now < *since + OTHER_EYE => Reading::Doubtful {
             until: Some(*since + OTHER_EYE).filter(|until| *until > now),
         },
-        Link::Failed {
-            since,
-            tls: true,
-            message,
-        } => proved(Cause::TlsRejected, *since, message.clone()),
-        Link::Failed {
-            since,
-            tls: false,
-            message,
-        } => proved(Cause::PathBroken, *since, message.clone()),
+        Link::Failed { since, fault, message } => {
+            let cause = match fault {
+                Fault::Tls => Cause::TlsRejected,
+                Fault::Login => Cause::LoginRefused,
+                Fault::WrongServer => Cause::WrongObjectServer,
+                Fault::Connection => match &evidence.direct {
+                    Link::Failed {
+                        fault: Fault::Connection,
+                        ..
+                    } => Cause::ObjectServerUnreachable,
+                    _ => Cause::PathBroken,
+                },
+            };
+            proved(cause, *since, message.clone())
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::health::SideHealth;
+use super::{health::SideHealth, resync::Missing};
 use crate::api::{Cause, FailbackMode, FailbackSpec, Health, Side, SwitchKind};
 
 /// Where the virtual Service points, and where it is to point.
@@ -61,6 +61,8 @@ pub enum Waiting {
     MinimumOnBackup,
     /// `failback.mode` is Never.
     ModeNever,
+    /// The ObjectServers are not in step.
+    Resync(Missing),
 }
 
 /// What to do now.
@@ -91,11 +93,20 @@ pub enum Decision {
 /// Decides where the traffic goes.
 ///
 /// 1. A switch that is under way is finished if its target can serve, withdrawn if only the side it leaves can.
-/// 2. A serving side that is down is left as soon as the other one can serve; with both down nothing moves.
-/// 3. The primary is restored when it has been up for `stable_for`, and the backup has served for `minimum_on_backup`.
+/// 2. A serving side that is down is left as soon as the other one can serve; with both down nothing moves. A refused login alone is no
+///    reason to leave: it is the operator's own, and the probes' events arrive.
+/// 3. The primary is restored when it has been up for `stable_for`, the backup has served for `minimum_on_backup`, and nothing is `missing`
+///    until the ObjectServers are in step.
 ///
 /// Only a side that [`SideHealth::may_serve`] ever receives the traffic.
-pub fn decide(routing: &Routing, primary: &SideHealth, backup: &SideHealth, policy: &Policy, now: Instant) -> Decision {
+pub fn decide(
+    routing: &Routing,
+    primary: &SideHealth,
+    backup: &SideHealth,
+    missing: &[Missing],
+    policy: &Policy,
+    now: Instant,
+) -> Decision {
     let of = |side| if side == Side::Primary { primary } else { backup };
     let stay = |look_again| Decision::Stay {
         waiting: Vec::new(),
@@ -111,7 +122,7 @@ pub fn decide(routing: &Routing, primary: &SideHealth, backup: &SideHealth, poli
     }
 
     let (serving, idle) = (of(routing.serving), of(routing.serving.other()));
-    if serving.health == Health::Down {
+    if serving.health == Health::Down && serving.cause != Some(Cause::LoginRefused) {
         let leave_at = if routing.since.is_none() {
             serving.since + policy.first_start
         } else {
@@ -157,6 +168,9 @@ pub fn decide(routing: &Routing, primary: &SideHealth, backup: &SideHealth, poli
     }
     if !primary.may_serve() {
         waiting.insert(0, Waiting::PrimaryUp);
+        look_again = None;
+    } else if !missing.is_empty() {
+        waiting.extend(missing.iter().cloned().map(Waiting::Resync));
         look_again = None;
     }
     if waiting.is_empty() {

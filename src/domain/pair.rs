@@ -6,7 +6,7 @@ use kube::{Resource, ResourceExt};
 use rustls::pki_types::ServerName;
 
 use crate::{
-    api::{ProxyPair, ProxyPairSpec, Side},
+    api::{Engine, ProxyOverrides, ProxyPair, ProxyPairSpec, ProxyProperties, PullPolicy, Side, TlsMode},
     dial::Address,
 };
 
@@ -27,8 +27,41 @@ pub struct Pair {
     pub spec: ProxyPairSpec,
     /// Where the ObjectServers of primary and backup are.
     pub object_servers: [Address; 2],
+    /// What the probes of primary and backup speak.
+    pub listeners: [Listener; 2],
+    /// The proxy servers of primary and backup, with engine Proxyserv.
+    pub proxyservs: Option<[ProxyservPod; 2]>,
     /// The name in the gates' certificate. It is never resolved: the operator dials pod addresses and checks this name.
     pub gate_name: ServerName<'static>,
+}
+
+/// What probes speak to a proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// TDS in the clear.
+    Plain,
+    /// TLS, which the gate ends with the certificate in a Secret.
+    Terminate {
+        /// Name of the Secret.
+        secret_name: String,
+    },
+    /// TLS, which whatever stands behind the gate ends.
+    PassThrough,
+}
+
+/// The user's own nco_proxyserv, behind the gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyservPod {
+    /// Where its image is pulled from.
+    pub image: String,
+    /// When.
+    pub pull_policy: Option<PullPolicy>,
+    /// `$NCHOME` in the image.
+    pub nc_home: String,
+    /// The Secret with login and keys.
+    pub secret_name: Option<String>,
+    /// What the user sets.
+    pub properties: ProxyProperties,
 }
 
 /// Why a ProxyPair cannot be acted on. The schema and CEL refuse the same when a manifest is applied; an object stored before a rule
@@ -49,6 +82,20 @@ pub enum InvalidPair {
     /// The names of pair and namespace do not make a DNS name.
     #[error("{0} is no DNS name: use lower-case letters, digits and dashes in metadata.name")]
     Name(String),
+    /// nco_proxyserv comes in the user's image.
+    #[error("engine Proxyserv needs the image with your nco_proxyserv: write it in proxy.image")]
+    NoImage,
+    /// The gate cannot end TLS without one.
+    #[error(
+        "tls.mode Terminate needs tls.secretName: name a Secret of type kubernetes.io/tls with the proxy's certificate"
+    )]
+    NoCertificate,
+    /// Both sides are reached under one name.
+    #[error("probes reach both sides under one name, with TLS or without: give both sides tls")]
+    OneSidedTls,
+    /// The authorities stand in one object.
+    #[error("write either caBundle.configMapName or caBundle.secretName")]
+    CaBundle,
     /// A port that TCP does not have.
     #[error("{field} is {value}: write a port from 1 to 65535")]
     Port {
@@ -85,6 +132,21 @@ impl Pair {
                 .ok_or(InvalidPair::Port { field, value })
         };
         port("spec.service.port", spec.service.port)?;
+        let listeners = both(|side| listener(spec, side))?;
+        if (listeners[0] == Listener::Plain) != (listeners[1] == Listener::Plain) {
+            return Err(InvalidPair::OneSidedTls);
+        }
+        let bundles = [primary, backup].into_iter().filter_map(|server| server.tls.as_ref());
+        if bundles
+            .map(|tls| &tls.ca_bundle)
+            .any(|bundle| bundle.config_map_name.is_some() == bundle.secret_name.is_some())
+        {
+            return Err(InvalidPair::CaBundle);
+        }
+        let proxyservs = match spec.proxy.engine {
+            Engine::Relay => None,
+            Engine::Proxyserv => Some(both(|side| proxyserv(spec, side))?),
+        };
         let name = object.name_any();
         let namespace = object.namespace().ok_or(InvalidPair::Incomplete("namespace"))?;
         let gate_name = format!("gate.{name}.{namespace}.proxypair.internal");
@@ -100,6 +162,8 @@ impl Pair {
                 ),
                 Address::new(backup.host.clone(), port("spec.backup.objectServer.port", backup.port)?),
             ],
+            listeners,
+            proxyservs,
             gate_name: ServerName::try_from(gate_name.clone()).map_err(|_| InvalidPair::Name(gate_name))?,
             name,
             namespace,
@@ -131,9 +195,62 @@ impl Pair {
         format!("{}-proxy", self.name)
     }
 
+    /// How the proxy of one side runs.
+    pub fn proxy(&self, side: Side) -> ProxyOverrides {
+        proxy_of(&self.spec, side)
+    }
+
+    /// What the probes of one side speak.
+    pub fn listener(&self, side: Side) -> &Listener {
+        let [primary, backup] = &self.listeners;
+        if side == Side::Primary { primary } else { backup }
+    }
+
+    /// The proxy server of one side, with engine Proxyserv.
+    pub fn proxyserv(&self, side: Side) -> Option<&ProxyservPod> {
+        let [primary, backup] = self.proxyservs.as_ref()?;
+        Some(if side == Side::Primary { primary } else { backup })
+    }
+
     /// Where the ObjectServer of one side is.
     pub fn object_server(&self, side: Side) -> &Address {
         let [primary, backup] = &self.object_servers;
         if side == Side::Primary { primary } else { backup }
     }
 }
+
+/// `$NCHOME` where IBM's installer puts it.
+const NC_HOME: &str = "/opt/IBM/tivoli/netcool";
+
+fn proxy_of(spec: &ProxyPairSpec, side: Side) -> ProxyOverrides {
+    spec.proxy.pod.overridden_by(spec.side(side).proxy.as_ref())
+}
+
+fn both<T>(of: impl Fn(Side) -> Result<T, InvalidPair>) -> Result<[T; 2], InvalidPair> {
+    Ok([of(Side::Primary)?, of(Side::Backup)?])
+}
+
+fn listener(spec: &ProxyPairSpec, side: Side) -> Result<Listener, InvalidPair> {
+    let Some(tls) = proxy_of(spec, side).tls else {
+        return Ok(Listener::Plain);
+    };
+    match (tls.mode, tls.secret_name) {
+        (TlsMode::PassThrough, _) => Ok(Listener::PassThrough),
+        (TlsMode::Terminate, Some(secret_name)) => Ok(Listener::Terminate { secret_name }),
+        (TlsMode::Terminate, None) => Err(InvalidPair::NoCertificate),
+    }
+}
+
+fn proxyserv(spec: &ProxyPairSpec, side: Side) -> Result<ProxyservPod, InvalidPair> {
+    let settings = proxy_of(spec, side);
+    Ok(ProxyservPod {
+        image: settings.image.ok_or(InvalidPair::NoImage)?,
+        pull_policy: settings.image_pull_policy,
+        nc_home: settings.nc_home.unwrap_or_else(|| NC_HOME.to_owned()),
+        secret_name: settings.secret_name,
+        properties: settings.properties.unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+pub mod fixture;

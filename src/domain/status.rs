@@ -9,6 +9,7 @@ use super::{
     failover::{Decision, Routing, Waiting},
     health::SideHealth,
     pair::Pair,
+    resync::Missing,
 };
 use crate::api::{
     CONDITION_BACKUP_HEALTHY, CONDITION_PRIMARY_HEALTHY, CONDITION_PRIMARY_SERVING, CONDITION_PROTECTED,
@@ -66,6 +67,8 @@ pub struct SideKnown<'a> {
     pub health: &'a SideHealth,
     /// Probe sessions.
     pub sessions: u32,
+    /// What the ObjectServer says of its `ActingPrimary`.
+    pub acting_primary: Option<bool>,
 }
 
 /// Everything that status says.
@@ -119,6 +122,7 @@ pub fn render(known: &Known<'_>, before: &ProxyPairStatus, now: Now) -> ProxyPai
                 .or_else(|| Some(wall(known.health.since))),
             connections: count(known.sessions),
             object_server: pair.spec.side(side).object_server.name.clone(),
+            acting_primary: known.acting_primary,
         }
     };
     let [primary, backup] = sides;
@@ -346,6 +350,31 @@ fn in_words(waiting: &Waiting, pair: &Pair) -> String {
         Waiting::PrimaryStable => format!("the primary to be up for {} without a break", failback.stable_for),
         Waiting::MinimumOnBackup => format!("the backup to have served for {}", failback.minimum_on_backup),
         Waiting::ModeNever => "nobody: failback.mode is Never".to_owned(),
+        Waiting::Resync(missing) => resync_in_words(missing, pair),
+    }
+}
+
+fn resync_in_words(missing: &Missing, pair: &Pair) -> String {
+    let name = |side| &pair.spec.side(side).object_server.name;
+    let wanted = pair.spec.resync().unwrap_or_default().gateway_description;
+    match missing {
+        Missing::Answer(side) => format!("an answer of {} about its gateway", name(*side)),
+        Missing::Sight(side, why) => {
+            let name = name(*side);
+            format!("leave to read catalog.connections on {name}, which says: {why}")
+        }
+        Missing::Gateway(side) => format!("the gateway {wanted} to be attached to {}", name(*side)),
+        Missing::Description(side, others) => format!(
+            "the gateway {wanted} to be attached to {}: those that are call themselves {}",
+            name(*side),
+            others.join(", ")
+        ),
+        Missing::Property => format!("{} to tell its property ActingPrimary", name(Side::Backup)),
+        Missing::ActingPrimary => {
+            let name = name(Side::Backup);
+            format!("the resync to finish: ActingPrimary is TRUE on {name}")
+        }
+        Missing::Confirmation => format!("{} to confirm that the resync has finished", name(Side::Backup)),
     }
 }
 

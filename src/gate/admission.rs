@@ -35,7 +35,7 @@ impl fmt::Display for Decision {
                 }
             }
             Self::Closed(ClosedBy::Order) => f.write_str("refuse: ordered"),
-            Self::Closed(ClosedBy::Upstream) => f.write_str("refuse: no ObjectServer"),
+            Self::Closed(ClosedBy::Upstream) => f.write_str("refuse: no way to the ObjectServer"),
         }
     }
 }
@@ -54,7 +54,7 @@ pub enum Pace {
 pub enum ClosedBy {
     /// The order `Drop`.
     Order,
-    /// The ObjectServer cannot be reached.
+    /// The ObjectServer cannot be reached, or the proxy server before it.
     Upstream,
 }
 

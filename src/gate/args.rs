@@ -39,6 +39,25 @@ pub struct GateArgs {
     #[arg(long, value_name = "HOST:PORT")]
     pub object_server: Address,
 
+    /// File with the authorities for the ObjectServer's certificate (PEM). With it the gate speaks TLS to the ObjectServer, whose
+    /// certificate must bear --object-server-name as its Common Name. Read again when it changes.
+    #[arg(long, value_name = "FILE")]
+    pub object_server_ca: Option<PathBuf>,
+
+    /// Proxy server in this pod that serves probes and checks, in plain TCP. Probes are admitted while both it and the ObjectServer can
+    /// be reached.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub proxy: Option<Address>,
+
+    /// Directory with tls.crt and tls.key, the proxy's own certificate: probes must speak TLS, which ends here. Read again when they change.
+    #[arg(long, value_name = "DIR")]
+    pub listener_tls_dir: Option<PathBuf>,
+
+    /// Probes speak TLS with the server behind the gate, which passes it through. Message boundaries cannot be seen then: a drain closes
+    /// sessions at quiet moments.
+    #[arg(long, conflicts_with = "listener_tls_dir")]
+    pub pass_through: bool,
+
     /// Directory with ca.crt, tls.crt and tls.key for the check and the control port. Read again when they change.
     #[arg(long)]
     pub tls_dir: PathBuf,

@@ -67,6 +67,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, stream: S) -> 
     let mut upstream = gate.upstream();
     let mut orders = gate.orders();
     let mut sessions = gate.sessions();
+    let mut certificate = gate.certificate.subscribe();
     let mut last = gate.report();
     send(gate, &mut lines, &last).await?;
     let mut counters_due = Instant::now() + COUNTERS_EVERY;
@@ -90,6 +91,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, stream: S) -> 
             Ok(()) = listening.changed() => {}
             Ok(()) = upstream.changed() => {}
             Ok(()) = orders.changed() => {}
+            Ok(()) = certificate.changed() => {}
             Ok(()) = sessions.changed(), if !is_other_count => {}
             () = sleep_until(counters_due), if is_other_count => {}
             () = gate.shutdown.cancelled() => {
@@ -204,7 +206,7 @@ mod tests {
         let gate = gate();
         let (mut client, stream) = duplex(4096);
         client.write_all(HELLO_LINE).await.unwrap();
-        gate.found_upstream(crate::gate::wire::Upstream::Reachable);
+        gate.found_object_server(crate::gate::wire::Upstream::Reachable);
         gate.sessions.send_replace(3);
         client
             .write_all(b"{\"type\":\"Drain\",\"gracePeriodMs\":9000,\"connectionsPerSecond\":1}\n")
@@ -242,7 +244,7 @@ mod tests {
             lines.next().await.unwrap().unwrap();
             assert_eq!(start.elapsed(), COUNTERS_EVERY);
             gate.sessions.send_replace(2);
-            gate.found_upstream(crate::gate::wire::Upstream::Reachable);
+            gate.found_object_server(crate::gate::wire::Upstream::Reachable);
             let line = lines.next().await.unwrap().unwrap();
             assert!(line.contains("Reachable") && line.contains("\"sessions\":2"), "{line}");
             assert_eq!(start.elapsed(), COUNTERS_EVERY);

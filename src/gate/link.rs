@@ -1,4 +1,4 @@
-//! The pump between a probe and the ObjectServer: forwards bytes unchanged and shows them to the [`Tracker`] as they pass.
+//! The pump between a probe and the ObjectServer: forwards bytes unchanged and shows them to [`Passing`] as they pass.
 //!
 //! Two buffers of [`BUFFER`] bytes, allocated once; no lock, no allocation and no timer on the way of a byte. One direction waits for its
 //! reader without holding up the other, and no more is read than the other end has taken.
@@ -9,7 +9,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::metrics::{Ending, Metrics};
-use super::tracker::{Malformed, Outstanding, Tracker};
+use super::passing::{Broken, Passing};
+use super::tracker::Outstanding;
 
 /// Size of each of a session's two buffers, in bytes.
 pub const BUFFER: usize = 16 * 1024;
@@ -21,7 +22,7 @@ pub struct Link<'a, C, U> {
     upstream: U,
     to_upstream: Lane,
     to_client: Lane,
-    tracker: Tracker,
+    passing: Passing,
     messages: u64,
     metrics: &'a Metrics,
 }
@@ -55,21 +56,26 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Joins the two. `first` holds what the client has sent already.
+    /// Joins the two. `first` holds what the client has sent already, and `passing` knows by it what the session carries.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] when that is not TDS.
-    pub fn join(client: &'a mut C, upstream: U, first: Lane, metrics: &'a Metrics) -> Result<Self, Malformed> {
-        let mut tracker = Tracker::default();
-        let messages = u64::from(tracker.client(first.waiting())?);
+    /// [`Broken`] when the rest of it is something else.
+    pub fn join(
+        client: &'a mut C,
+        upstream: U,
+        first: Lane,
+        mut passing: Passing,
+        metrics: &'a Metrics,
+    ) -> Result<Self, Broken> {
+        let messages = u64::from(passing.client(first.waiting())?);
         metrics.bytes_to_upstream.inc_by(first.waiting().len() as u64);
         Ok(Self {
             client,
             upstream,
             to_upstream: first,
             to_client: Lane::default(),
-            tracker,
+            passing,
             messages,
             metrics,
         })
@@ -82,20 +88,19 @@ where
 
     /// Whether bytes of the client wait for the ObjectServer to take them.
     pub fn is_waiting_for_upstream(&self) -> bool {
-        !self.to_upstream.waiting().is_empty()
+        !self.to_upstream.is_delivered()
     }
 
     /// The present standing.
     pub fn standing(&self, is_draining: bool) -> Standing {
-        let outstanding =
-            if !is_draining || !self.to_upstream.waiting().is_empty() || !self.to_client.waiting().is_empty() {
-                Outstanding::Request
-            } else {
-                self.tracker.outstanding()
-            };
+        let outstanding = if is_draining && self.to_upstream.is_delivered() && self.to_client.is_delivered() {
+            self.passing.outstanding()
+        } else {
+            Outstanding::Request
+        };
         Standing {
             has_logged_in: self.messages > 0,
-            is_mid_message: self.tracker.is_client_mid_message(),
+            is_mid_message: self.passing.is_client_mid_message(),
             is_half_closed: self.to_upstream.is_ended || self.to_client.is_ended,
             outstanding,
             activity: if outstanding == Outstanding::Unsure {
@@ -117,25 +122,25 @@ where
             upstream,
             to_upstream,
             to_client,
-            tracker,
+            passing,
             messages,
             metrics,
         } = self;
 
-        let answers = to_client.poll(context, upstream, *client, |bytes| {
+        let answers = to_client.poll(context, upstream, *client, |bytes, is_first| {
             metrics.bytes_to_client.inc_by(bytes.len() as u64);
-            tracker.upstream(bytes);
-            Ok(())
+            passing.upstream(bytes, is_first)
         });
         match answers {
+            Poll::Ready(Stop::Malformed) => return Poll::Ready(Progress::Ended(Ending::UpstreamTls)),
             Poll::Ready(Stop::Done | Stop::ReadFailed) => return Poll::Ready(Progress::Ended(Ending::Upstream)),
-            Poll::Ready(Stop::WriteFailed | Stop::Malformed) => return Poll::Ready(Progress::Ended(Ending::Client)),
+            Poll::Ready(Stop::WriteFailed) => return Poll::Ready(Progress::Ended(Ending::Client)),
             Poll::Pending => {}
         }
 
-        let requests = to_upstream.poll(context, *client, upstream, |bytes| {
+        let requests = to_upstream.poll(context, *client, upstream, |bytes, _| {
             metrics.bytes_to_upstream.inc_by(bytes.len() as u64);
-            *messages += u64::from(tracker.client(bytes)?);
+            *messages += u64::from(passing.client(bytes)?);
             Ok(())
         });
         match requests {
@@ -160,6 +165,8 @@ pub struct Lane {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
+    /// Nothing that was written waits inside the writer, as it may in TLS.
+    is_flushed: bool,
     /// The reader has reached its end.
     is_ended: bool,
     /// And the writer has been told.
@@ -173,6 +180,7 @@ impl Default for Lane {
             buffer: vec![0; BUFFER].into_boxed_slice(),
             start: 0,
             end: 0,
+            is_flushed: true,
             is_ended: false,
             is_closed: false,
             carried: 0,
@@ -194,6 +202,11 @@ impl Lane {
         &self.buffer[self.start..self.end]
     }
 
+    /// Whether all that was read is with the writer's kernel.
+    fn is_delivered(&self) -> bool {
+        self.start == self.end && self.is_flushed
+    }
+
     /// Reads once, behind what is waiting. Returns the number of bytes, 0 at the end of the stream or when the buffer is full.
     ///
     /// # Errors
@@ -202,6 +215,7 @@ impl Lane {
     pub async fn fill<R: AsyncRead + Unpin>(&mut self, reader: &mut R) -> std::io::Result<usize> {
         let read = tokio::io::AsyncReadExt::read(reader, &mut self.buffer[self.end..]).await?;
         self.end += read;
+        self.is_flushed = false;
         Ok(read)
     }
 
@@ -211,7 +225,7 @@ impl Lane {
         context: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
-        mut on_bytes: impl FnMut(&[u8]) -> Result<(), Malformed>,
+        mut on_bytes: impl FnMut(&[u8], bool) -> Result<(), Broken>,
     ) -> Poll<Stop>
     where
         R: AsyncRead + Unpin,
@@ -226,6 +240,12 @@ impl Lane {
             }
             self.start = 0;
             self.end = 0;
+            if !self.is_flushed {
+                if ready!(Pin::new(&mut *writer).poll_flush(context)).is_err() {
+                    return Poll::Ready(Stop::WriteFailed);
+                }
+                self.is_flushed = true;
+            }
             if self.is_ended {
                 if !self.is_closed {
                     // A writer that cannot be shut down is gone, which its own direction finds out.
@@ -240,8 +260,10 @@ impl Lane {
                 Ok(()) => {
                     let filled = read.filled();
                     self.end = filled.len();
+                    self.is_flushed = false;
+                    let is_first = self.carried == 0;
                     self.carried = self.carried.wrapping_add(filled.len() as u64);
-                    if on_bytes(filled).is_err() {
+                    if on_bytes(filled, is_first).is_err() {
                         return Poll::Ready(Stop::Malformed);
                     }
                 }

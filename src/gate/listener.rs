@@ -10,13 +10,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 
 use super::Gate;
 use super::admission::Decision;
+use super::certificate::NotSecured;
 use super::metrics::{Ending, Refusal};
 use super::session::{self, Outcome, Surroundings};
 use crate::dial::prepare;
@@ -55,7 +58,7 @@ pub async fn run(gate: Arc<Gate>) {
         let listener = tokio::select! {
             biased;
             _ = decisions.wait_for(|decision| *decision != Decision::Open) => continue,
-            listener = bind_until_done(gate.listen, listening) => listener,
+            listener = open(&gate, listening) => listener,
         };
         listening.send_replace(Listening::Yes);
         info!(address = %gate.listen, "admitting probes");
@@ -69,24 +72,47 @@ pub async fn run(gate: Arc<Gate>) {
     }
 }
 
-async fn bind_until_done(address: SocketAddr, listening: &watch::Sender<Listening>) -> TcpListener {
+/// Opens the socket as soon as there is a certificate to show, if one is to be shown, and the kernel lets it.
+async fn open(gate: &Gate, listening: &watch::Sender<Listening>) -> TcpListener {
+    if gate.ends_tls {
+        wait_for_certificate(gate, listening).await;
+    }
     loop {
-        match bind(address) {
+        match bind(gate.listen) {
             Ok(listener) => return listener,
             Err(error) => {
-                let failed = Listening::Failed(format!("failed to listen on {address}: {error}"));
-                listening.send_if_modified(|state| {
-                    let is_news = *state != failed;
-                    if is_news {
-                        warn!(%address, %error, "failed to listen for probes, trying again");
-                        *state = failed;
-                    }
-                    is_news
-                });
+                fail(listening, format!("failed to listen on {}: {error}", gate.listen));
                 sleep(RETRY).await;
             }
         }
     }
+}
+
+async fn wait_for_certificate(gate: &Gate, listening: &watch::Sender<Listening>) {
+    let mut certificate = gate.certificate.subscribe();
+    loop {
+        let why = match &*certificate.borrow_and_update() {
+            Ok(_) => return,
+            Err(why) => why.clone(),
+        };
+        fail(listening, format!("no certificate to show to probes: {why}"));
+        // The gate holds the sender: this channel stays open.
+        let _changed = certificate.changed().await;
+    }
+}
+
+fn fail(listening: &watch::Sender<Listening>, why: String) {
+    let failed = Listening::Failed(why);
+    listening.send_if_modified(|state| {
+        let is_news = *state != failed;
+        if is_news {
+            if let Listening::Failed(why) = &failed {
+                warn!(why, "cannot listen for probes, trying again");
+            }
+            *state = failed;
+        }
+        is_news
+    });
 }
 
 /// A listening socket that can be opened again although sessions of its predecessor are still there.
@@ -128,7 +154,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn admit(gate: &Arc<Gate>, mut client: TcpStream, peer: SocketAddr, sparingly: &Arc<Sparingly>) {
+fn admit(gate: &Arc<Gate>, client: TcpStream, peer: SocketAddr, sparingly: &Arc<Sparingly>) {
     gate.metrics.sessions_accepted.inc();
     let Some(slot) = Slot::take(gate) else {
         gate.metrics.refuse(Refusal::Full);
@@ -136,47 +162,102 @@ fn admit(gate: &Arc<Gate>, mut client: TcpStream, peer: SocketAddr, sparingly: &
             .say(|| warn!(%peer, limit = gate.max_sessions, "refused a probe: there are as many sessions as allowed"));
         return;
     };
+    let login_by = Instant::now() + gate.patience.login;
     let gate = Arc::clone(gate);
     let sparingly = Arc::clone(sparingly);
     let sessions = gate.sessions_running.clone();
     sessions.spawn(async move {
-        let surroundings = Surroundings {
-            decisions: gate.decisions(),
-            pacer: &gate.pacer,
-            metrics: &gate.metrics,
-            patience: gate.patience,
-        };
-        // A session may be quiet for as long as it likes, and a busy ObjectServer may leave bytes unread for long: both ends are given
-        // the message timeout. That the ObjectServer's machine is gone is found out sooner, by the watch.
-        let silence = gate.patience.message;
-        let dial = || async {
-            let upstream = gate.dialer.dial().await?;
-            if let Err(error) = prepare(&upstream, silence) {
-                debug!(%error, "failed to prepare a connection to the ObjectServer");
-            }
-            Ok(upstream)
-        };
-        if let Err(error) = prepare(&client, silence) {
+        if let Err(error) = prepare(&client, gate.patience.message) {
             debug!(%peer, %error, "failed to prepare a probe's connection");
         }
-        let outcome = session::serve(&mut client, dial, surroundings).await;
-        match outcome {
-            Outcome::Refused(reason) => gate.metrics.refuse(reason),
-            Outcome::Ended(how) => gate.metrics.end(how),
+        if !gate.ends_tls {
+            return converse(&gate, client, peer, login_by, slot, &sparingly).await;
         }
-        debug!(%peer, ?outcome, "session over");
-        drop(slot);
-        match outcome {
-            Outcome::Ended(Ending::DrainedIdle | Ending::Upstream) => session::part(client).await,
-            Outcome::Refused(Refusal::Tls) => {
-                sparingly.say(|| warn!(%peer, "refused a client: it speaks TLS, and this port speaks plain TDS"));
+        // On the heap, so that a session without TLS is no larger for it.
+        let secured = async {
+            match secure(&gate, client, login_by).await {
+                Ok(Ok(client)) => converse(&gate, client, peer, login_by, slot, &sparingly).await,
+                Ok(Err(why)) => {
+                    gate.metrics.refuse(match why {
+                        NotSecured::Gone => Refusal::Gone,
+                        NotSecured::Plain => Refusal::Plain,
+                        NotSecured::Failed(_) => Refusal::Handshake,
+                    });
+                    if !matches!(why, NotSecured::Gone) {
+                        sparingly.say(|| warn!(%peer, "refused a client: {why}"));
+                    }
+                }
+                Err(reason) => gate.metrics.refuse(reason),
             }
-            Outcome::Refused(Refusal::NotLogin) => {
-                sparingly.say(|| warn!(%peer, "refused a client: its first bytes are no TDS login"));
-            }
-            _ => {}
-        }
+        };
+        Box::pin(secured).await;
     });
+}
+
+/// The handshake with a probe whose TLS ends here.
+async fn secure(
+    gate: &Gate,
+    client: TcpStream,
+    login_by: Instant,
+) -> Result<Result<TlsStream<TcpStream>, NotSecured>, Refusal> {
+    // The socket was opened because there was a certificate, and there has been one ever since.
+    let certificate = gate.certificate.borrow().clone().map_err(|_| Refusal::Handshake)?;
+    let mut decisions = gate.decisions();
+    tokio::select! {
+        biased;
+        _ = decisions.wait_for(|decision| *decision != Decision::Open) => Err(Refusal::NotAdmitting),
+        secured = timeout_at(login_by, certificate.handshake(client)) => secured.map_err(|_| Refusal::LoginTimeout),
+    }
+}
+
+async fn converse<C>(gate: &Gate, mut client: C, peer: SocketAddr, login_by: Instant, slot: Slot, sparingly: &Sparingly)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let surroundings = Surroundings {
+        decisions: gate.decisions(),
+        pacer: &gate.pacer,
+        metrics: &gate.metrics,
+        patience: gate.patience,
+        login_by,
+        accepts: gate.route.accepts(),
+    };
+    // A session may be quiet for as long as it likes, and a busy ObjectServer may leave bytes unread for long: both ends are given the
+    // message timeout. That the ObjectServer's machine is gone is found out sooner, by the watch.
+    let dial = || async {
+        let dialled = async { gate.route.for_session()?.dial().await };
+        let upstream = dialled.await.inspect_err(|error| gate.doubt_if_rejected(error))?;
+        if let Err(error) = prepare(upstream.socket(), gate.patience.message) {
+            debug!(%error, "failed to prepare a connection to the ObjectServer");
+        }
+        Ok(upstream)
+    };
+    let outcome = session::serve(&mut client, dial, surroundings).await;
+    match outcome {
+        Outcome::Refused(reason) => gate.metrics.refuse(reason),
+        Outcome::Ended(how) => gate.metrics.end(how),
+    }
+    debug!(%peer, ?outcome, "session over");
+    drop(slot);
+    match outcome {
+        Outcome::Ended(Ending::DrainedIdle | Ending::Upstream) => session::part(client).await,
+        Outcome::Refused(reason) => complain(reason, peer, sparingly),
+        Outcome::Ended(Ending::UpstreamTls) => {
+            sparingly.say(|| warn!("a session was closed: the server behind this gate speaks TLS, and the gate was told of no CA bundle"));
+        }
+        Outcome::Ended(_) => {}
+    }
+}
+
+/// Says of refusals that somebody has to mend.
+fn complain(reason: Refusal, peer: SocketAddr, sparingly: &Sparingly) {
+    let why = match reason {
+        Refusal::Tls => "it speaks TLS, and this port speaks plain TDS",
+        Refusal::Plain => "it speaks plain TDS, and this port speaks TLS",
+        Refusal::NotLogin => "its first bytes are no TDS login",
+        _ => return,
+    };
+    sparingly.say(|| warn!(%peer, "refused a client: {why}"));
 }
 
 /// One of the sessions that are allowed at the same time; given back when dropped.

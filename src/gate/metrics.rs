@@ -23,7 +23,7 @@ pub struct Metrics {
     pub bytes_to_upstream: Counter<u64, AtomicU64>,
     /// Bytes forwarded from the ObjectServer to probes.
     pub bytes_to_client: Counter<u64, AtomicU64>,
-    /// 1 while the ObjectServer can be reached, else 0.
+    /// 1 while the ObjectServer can be reached, and the proxy server if there is one, else 0.
     pub upstream_reachable: Gauge,
     /// Connections of the operator's checks now.
     pub checks: Gauge,
@@ -52,6 +52,10 @@ pub enum Refusal {
     NotLogin,
     /// Its first bytes began a TLS handshake, on a port that speaks plain TDS.
     Tls,
+    /// Its first bytes were plain TDS, on a port that speaks TLS.
+    Plain,
+    /// Its TLS handshake failed.
+    Handshake,
     /// No complete login header came within the login timeout.
     LoginTimeout,
     /// The client closed before it had sent a login header.
@@ -69,8 +73,10 @@ pub enum Ending {
     Client,
     /// The ObjectServer closed it.
     Upstream,
-    /// The client sent something that is not TDS.
+    /// The client sent something that is not TDS, or not the TLS that it began with.
     Malformed,
+    /// The server behind the gate answered plain TDS with TLS.
+    UpstreamTls,
     /// The client did not complete its login in time.
     LoginTimeout,
     /// A message, or the rest of a session that one end has closed, took too long.

@@ -2,8 +2,10 @@
 //!
 //! Order of events, each with what ends it early:
 //!
-//! 1. The first packet header is read. It must be that of a TDS login, and the whole login message must be there within the login timeout.
-//!    Until then nobody else is troubled: the ObjectServer is not dialled.
+//! 1. TLS that ends here has its handshake, before this begins. Then the first packet header is read. It must be that of a TDS login, and the
+//!    whole login message must be there within the login timeout, the handshake included. Until then nobody else is troubled: the
+//!    ObjectServer is not dialled. Where TLS passes through, its first record stands for the header and its first application data for the
+//!    login.
 //! 2. The ObjectServer is dialled.
 //! 3. Bytes are forwarded, without a limit in time between messages. A message once begun must be complete within the message timeout; the
 //!    time that the ObjectServer takes to accept it does not count.
@@ -26,18 +28,15 @@ use super::admission::{ClosedBy, Decision};
 use super::drain::Pacer;
 use super::link::{Lane, Link, Progress, Standing};
 use super::metrics::{Ending, Metrics, Refusal};
+use super::passing::{Accepts, Passing};
 use super::tracker::Outstanding;
 use crate::dial::DialError;
-use crate::tds::packet::{HEADER_LEN, Header, PacketType};
 
 /// Silence after which a session is taken to be between messages when headers cannot tell.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// How long a closed session waits for the probe to close too, so that what it still sends does not destroy the last answer on its way.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// First bytes of a TLS handshake.
-const TLS_HANDSHAKE: [u8; 2] = [0x16, 0x03];
 
 /// How long a probe may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +67,10 @@ pub struct Surroundings<'a> {
     pub metrics: &'a Metrics,
     /// The time limits.
     pub patience: Patience,
+    /// When the login must be complete: [`Patience::login`] after the probe has connected.
+    pub login_by: Instant,
+    /// What the probe may speak.
+    pub accepts: Accepts,
 }
 
 /// Serves one probe until its session is over. Closes the upstream connection; the client's is left to [`part`] or to be dropped.
@@ -82,15 +85,16 @@ where
         pacer,
         metrics,
         patience,
+        login_by,
+        accepts,
     } = surroundings;
-    let login_by = Instant::now() + patience.login;
     let set_up = async {
-        let first = match timeout_at(login_by, login_header(client)).await {
+        let (first, passing) = match timeout_at(login_by, first_bytes(client, accepts)).await {
             Ok(first) => first?,
             Err(_) => return Err(Refusal::LoginTimeout),
         };
         match dial().await {
-            Ok(upstream) => Ok((first, upstream)),
+            Ok(upstream) => Ok((first, passing, upstream)),
             Err(error) => {
                 debug!(%error, "a session finds no ObjectServer");
                 Err(Refusal::Upstream)
@@ -102,11 +106,11 @@ where
         _ = decisions.wait_for(|decision| *decision != Decision::Open) => Err(Refusal::NotAdmitting),
         set_up = set_up => set_up,
     };
-    let (first, upstream) = match set_up {
+    let (first, passing, upstream) = match set_up {
         Ok(set_up) => set_up,
         Err(reason) => return Outcome::Refused(reason),
     };
-    match Link::join(client, upstream, first, metrics) {
+    match Link::join(client, upstream, first, passing, metrics) {
         Ok(link) => Outcome::Ended(forward(link, decisions, pacer, login_by, patience).await),
         Err(_) => Outcome::Refused(Refusal::NotLogin),
     }
@@ -126,20 +130,14 @@ pub async fn part<C: AsyncRead + AsyncWrite + Unpin>(mut client: C) {
     let _late = timeout(LINGER, linger).await;
 }
 
-async fn login_header<C: AsyncRead + Unpin>(client: &mut C) -> Result<Lane, Refusal> {
+async fn first_bytes<C: AsyncRead + Unpin>(client: &mut C, accepts: Accepts) -> Result<(Lane, Passing), Refusal> {
     let mut lane = Lane::default();
     loop {
         if lane.fill(client).await.unwrap_or(0) == 0 {
             return Err(Refusal::Gone);
         }
-        if lane.waiting().starts_with(&TLS_HANDSHAKE) {
-            return Err(Refusal::Tls);
-        }
-        if let Some(header) = lane.waiting().first_chunk::<HEADER_LEN>() {
-            return match Header::decode(*header) {
-                Ok(header) if header.kind == PacketType::LOGIN => Ok(lane),
-                _ => Err(Refusal::NotLogin),
-            };
+        if let Some(passing) = Passing::begin(lane.waiting(), accepts)? {
+            return Ok((lane, passing));
         }
     }
 }
@@ -271,9 +269,9 @@ impl Clock {
 mod tests {
     use super::*;
     use crate::gate::admission::Pace;
-    use crate::tds::packet::write_message;
+    use crate::tds::packet::{PacketType, write_message};
     use std::sync::Arc;
-    use tokio::io::{DuplexStream, duplex};
+    use tokio::io::{BufStream, DuplexStream, duplex};
     use tokio::task::JoinHandle;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -295,6 +293,10 @@ mod tests {
 
     impl Stage {
         fn set() -> Self {
+            Self::set_for(Accepts::Tds)
+        }
+
+        fn set_for(accepts: Accepts) -> Self {
             let (client, mut inner_client) = duplex(PIPE);
             let (upstream, inner_upstream) = duplex(PIPE);
             let decisions = watch::Sender::new(Decision::Open);
@@ -310,6 +312,8 @@ mod tests {
                     pacer: &pacer,
                     metrics: &metrics,
                     patience: PATIENCE,
+                    login_by: Instant::now() + PATIENCE.login,
+                    accepts,
                 };
                 serve(&mut inner_client, || async { Ok(inner_upstream) }, surroundings).await
             });
@@ -476,6 +480,76 @@ mod tests {
             assert!(!stage.session.is_finished());
         }
         assert_eq!(stage.ending().await, (Outcome::Ended(Ending::DrainedIdle), 9));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_writer_keeps_back_is_flushed() {
+        let (mut client, inner_client) = duplex(PIPE);
+        let (mut upstream, inner_upstream) = duplex(PIPE);
+        // As in TLS, what is written stays inside until it is flushed or too much.
+        let (mut inner_client, inner_upstream) = (BufStream::new(inner_client), BufStream::new(inner_upstream));
+        let (pacer, metrics) = (Pacer::default(), Metrics::default());
+        let decisions = watch::Sender::new(Decision::Open);
+        let surroundings = Surroundings {
+            decisions: decisions.subscribe(),
+            pacer: &pacer,
+            metrics: &metrics,
+            patience: PATIENCE,
+            login_by: Instant::now() + PATIENCE.login,
+            accepts: Accepts::Tds,
+        };
+        let exchange = async {
+            for kind in [PacketType::LOGIN, PacketType::NORMAL] {
+                client.write_all(&message(kind, 100)).await.unwrap();
+                upstream.read_exact(&mut [0; 108]).await.unwrap();
+                upstream.write_all(&message(PacketType::RESPONSE, 50)).await.unwrap();
+                client.read_exact(&mut [0; 58]).await.unwrap();
+            }
+        };
+        tokio::select! {
+            outcome = serve(&mut inner_client, || async { Ok(inner_upstream) }, surroundings) => panic!("{outcome:?}"),
+            done = timeout(30 * SECOND, exchange) => done.unwrap(),
+        }
+    }
+
+    /// A TLS record.
+    fn record(kind: u8, length: u8) -> Vec<u8> {
+        let mut out = vec![kind, 3, 3, 0, length];
+        out.resize(5 + usize::from(length), 0xab);
+        out
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tls_that_passes_through_is_drained_a_quiet_moment_after_the_last_word_of_the_server() {
+        let mut stage = Stage::set_for(Accepts::Tls);
+        for (kind, length) in [(22, 100), (23, 30)] {
+            stage.send(&record(kind, length)).await;
+            stage.read_upstream(5 + usize::from(length)).await;
+            stage.answer(&record(kind, 50)).await;
+            stage.read_client(55).await;
+        }
+        stage.send(&record(23, 10)).await;
+        stage.read_upstream(15).await;
+        stage.drain(100 * SECOND);
+        tokio::time::sleep(30 * SECOND).await;
+        assert!(!stage.session.is_finished());
+        // An answer in pieces.
+        for _ in 0..3 {
+            stage.answer(&record(23, 50)).await;
+            stage.read_client(55).await;
+            tokio::time::sleep(QUIET * 9 / 10).await;
+            assert!(!stage.session.is_finished());
+        }
+        assert_eq!(stage.ending().await, (Outcome::Ended(Ending::DrainedIdle), 32));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tls_that_passes_through_has_the_login_timeout_for_its_handshake() {
+        let mut stage = Stage::set_for(Accepts::Either);
+        stage.send(&record(22, 100)).await;
+        stage.read_upstream(105).await;
+        stage.answer(&record(22, 100)).await;
+        assert_eq!(stage.ending().await, (Outcome::Ended(Ending::LoginTimeout), 10));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,9 +1,5 @@
-//! Mutual TLS for the control and the check port, with certificates that are read again when their files change.
-//!
-//! The files come from a mounted Secret. The kubelet replaces a directory behind a symbolic link, so three reads in a row may see two
-//! generations; a set that does not fit together is not used, and the next look finds the whole new one.
+//! Mutual TLS for the control and the check port.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,13 +11,15 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
+use super::files::{Current, read};
 use crate::dial::prepare;
+use crate::tls::BundleError;
 
 /// The authority that signed every client that may connect, PEM.
 pub const CA: &str = "ca.crt";
@@ -29,9 +27,6 @@ pub const CA: &str = "ca.crt";
 pub const CERTIFICATE: &str = "tls.crt";
 /// The key of the certificate, PEM.
 pub const KEY: &str = "tls.key";
-
-/// Time between two looks at the files.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Time a client has for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -73,34 +68,78 @@ pub enum TlsError {
     /// Key and certificate do not belong together, or rustls does not know their kind.
     #[error("{CERTIFICATE} and {KEY} cannot be used: {0}")]
     Certificate(#[source] rustls::Error),
+    /// The authorities for ObjectServers cannot be used.
+    #[error("{path}: {source}")]
+    Bundle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: BundleError,
+    },
 }
 
-/// The files as they were read.
+/// A certificate and its key as they were read.
 #[derive(Clone, PartialEq, Eq)]
-struct Files {
-    ca: Vec<u8>,
+pub struct Identity {
     certificate: Vec<u8>,
     key: Vec<u8>,
 }
 
-impl Files {
-    fn read(directory: &Path) -> Result<Self, TlsError> {
-        let read = |name| {
-            let path = directory.join(name);
-            fs::read(&path).map_err(|source| TlsError::Read { path, source })
-        };
+impl Identity {
+    /// Reads [`CERTIFICATE`] and [`KEY`] in a directory.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Read`].
+    pub fn read(directory: &Path) -> Result<Self, TlsError> {
         Ok(Self {
-            ca: read(CA)?,
-            certificate: read(CERTIFICATE)?,
-            key: read(KEY)?,
+            certificate: read(&directory.join(CERTIFICATE))?,
+            key: read(&directory.join(KEY))?,
         })
     }
 
-    fn configuration(&self) -> Result<ServerConfig, TlsError> {
-        let certificates = |file, bytes| {
-            let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
-            certificates.map_err(|source| TlsError::Pem { file, source })
-        };
+    /// What is in the files; the gate's own certificate comes first.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Pem`].
+    pub fn parse(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|source| TlsError::Pem { file: KEY, source })?;
+        Ok((certificates(CERTIFICATE, &self.certificate)?, key))
+    }
+}
+
+fn certificates(file: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    certificates.map_err(|source| TlsError::Pem { file, source })
+}
+
+/// The files of the two ports as they were read.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Files {
+    ca: Vec<u8>,
+    identity: Identity,
+}
+
+impl Files {
+    /// Reads the three files in a directory.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Read`].
+    pub fn read(directory: &Path) -> Result<Self, TlsError> {
+        Ok(Self {
+            ca: read(&directory.join(CA))?,
+            identity: Identity::read(directory)?,
+        })
+    }
+
+    /// TLS 1.3 with clients that the authority knows.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`] when the files are not what they should be, or do not fit together.
+    pub fn configuration(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let mut roots = RootCertStore::empty();
         for authority in certificates(CA, &self.ca)? {
             roots.add(authority).map_err(TlsError::Certificate)?;
@@ -108,53 +147,12 @@ impl Files {
         let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
             .build()
             .map_err(TlsError::Authority)?;
-        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|source| TlsError::Pem { file: KEY, source })?;
-        ServerConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
+        let (chain, key) = self.identity.parse()?;
+        let config = ServerConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
             .with_client_cert_verifier(verifier)
-            .with_single_cert(certificates(CERTIFICATE, &self.certificate)?, key)
-            .map_err(TlsError::Certificate)
-    }
-}
-
-/// The configuration in force: none until a usable set of certificates has been read.
-pub type Configuration = Option<Arc<ServerConfig>>;
-
-/// Reads the certificates of a directory again and again and publishes each usable set. A bad one leaves the old in force, with one
-/// warning. Ends when nobody listens.
-pub async fn keep_current(directory: PathBuf, configuration: watch::Sender<Configuration>) {
-    let mut looks = interval(LOOK_EVERY);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut seen = None;
-    let mut complaint = None;
-    loop {
-        tokio::select! {
-            _ = looks.tick() => {}
-            () = configuration.closed() => return,
-        }
-        // Small files in memory, a few a minute: not worth a thread.
-        let found = Files::read(&directory).and_then(|files| {
-            if seen.as_ref() == Some(&files) {
-                return Ok(None);
-            }
-            let loaded = files.configuration();
-            seen = Some(files);
-            loaded.map(Some)
-        });
-        match found {
-            Ok(Some(loaded)) => {
-                configuration.send_replace(Some(Arc::new(loaded)));
-                complaint = None;
-                info!(directory = %directory.display(), "certificates loaded");
-            }
-            Ok(None) => {}
-            Err(error) => {
-                let text = error.to_string();
-                if complaint.as_ref() != Some(&text) {
-                    warn!(directory = %directory.display(), error = text, "certificates cannot be used, keeping those from before");
-                    complaint = Some(text);
-                }
-            }
-        }
+            .with_single_cert(chain, key)
+            .map_err(TlsError::Certificate)?;
+        Ok(Arc::new(config))
     }
 }
 
@@ -163,7 +161,7 @@ pub async fn keep_current(directory: PathBuf, configuration: watch::Sender<Confi
 pub async fn accept<F>(
     port: &'static str,
     listener: TcpListener,
-    configuration: watch::Receiver<Configuration>,
+    configuration: watch::Receiver<Current<Arc<ServerConfig>>>,
     connections: TaskTracker,
     serve: impl Fn(TlsStream<TcpStream>) -> F + Clone + Send + Sync + 'static,
 ) where
@@ -184,7 +182,7 @@ pub async fn accept<F>(
             debug!(port, %peer, limit = HANDSHAKES_AT_MOST, "refused a connection: too many handshakes are under way");
             continue;
         };
-        let Some(configuration) = configuration.borrow().clone() else {
+        let Ok(configuration) = configuration.borrow().clone() else {
             debug!(port, %peer, "refused a connection: there are no certificates yet");
             continue;
         };

@@ -1,13 +1,18 @@
-//! The gate's own ObjectServer: how to dial it, and the watch that knows at every instant whether it can be reached.
+//! The watch that knows at every instant whether a server can be reached: the gate's own ObjectServer, and the proxy server before it if
+//! there is one.
 //!
-//! The watch holds one TCP connection with a read pending and never sends a byte, so it is no login and leaves no event behind. What each
-//! fault looks like on it (measured, kernel 6):
+//! The watch holds one connection with a read pending. It never sends a byte, but for the TLS handshake where there is TLS, so it is no
+//! login and leaves no event behind. What each fault looks like on it (measured, kernel 6):
 //!
 //! | fault | seen as | after |
 //! |---|---|---|
 //! | process gone | end of file or reset, then the new dial refused | milliseconds |
 //! | machine or network gone | keepalive unanswered, or a dial without answer | `unresponsive_after` |
 //! | process hung | nothing: its kernel goes on answering | never; that takes a question in TDS, which is the operator's |
+//! | wrong certificate | the handshake refuses it | the next dial |
+//!
+//! A new handshake is made when there is reason to think that it would end otherwise: other authorities, a session whose handshake was
+//! refused, the end of the certificate's validity.
 //!
 //! A server may close connections that do not log in. That is no fault: the watch dials again, at once as long as it happens rarely, and
 //! says that the server cannot be reached only when the new dial fails.
@@ -15,17 +20,20 @@
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use super::wire::{UnreachableCause, Upstream};
-use crate::dial::{DialError, Dialer, prepare};
+use crate::dial::{DialError, Dialer, Stream, prepare};
 
 /// Time from a failed dial to the next.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// Time from a handshake that was refused to the next, unless there is reason to try sooner: people mend certificates.
+const RETRY_TLS: Duration = Duration::from_secs(1);
 
 /// How long a dial waits for its answer while the server is known to be away. Short, because after an outage of the network the kernel
 /// repeats an unanswered dial ever more rarely: a new one is answered sooner.
@@ -41,7 +49,9 @@ const REDIAL_EVERY: Duration = Duration::from_secs(1);
 fn cause(error: &DialError) -> UnreachableCause {
     match error {
         DialError::Resolve { .. } => UnreachableCause::Unresolved,
-        DialError::Silence { .. } => UnreachableCause::TimedOut,
+        DialError::Silence { .. } | DialError::SilentHandshake { .. } => UnreachableCause::TimedOut,
+        DialError::Tls { .. } if error.is_closed_in_handshake() => UnreachableCause::Closed,
+        DialError::Tls { .. } => UnreachableCause::TlsRejected,
         DialError::Connect { source, .. } => cause_of(source),
     }
 }
@@ -56,62 +66,127 @@ fn cause_of(error: &io::Error) -> UnreachableCause {
     }
 }
 
-/// Watches the server for ever and calls `publish` with each finding, repeated ones included.
-pub async fn watch_over(dialer: Dialer, publish: impl Fn(Upstream)) {
+/// What is watched.
+#[derive(Debug, Clone, Copy)]
+pub struct Watched<'a> {
+    /// What to call it in the log.
+    pub server: &'static str,
+    /// Silence after which it is taken for absent.
+    pub unresponsive_after: Duration,
+    /// Told when a new handshake might end otherwise than the last.
+    pub doubts: &'a Notify,
+}
+
+/// Watches a server for ever and calls `publish` with each finding, repeated ones included.
+pub async fn watch_over(
+    watched: Watched<'_>,
+    dialer: impl Fn() -> Result<Dialer, DialError>,
+    publish: impl Fn(Upstream),
+) {
+    let Watched {
+        server,
+        unresponsive_after,
+        doubts,
+    } = watched;
     let mut redials = Redials::new(Instant::now());
-    let mut patience = dialer.unresponsive_after();
+    let mut patience = unresponsive_after;
+    let mut is_second_try = false;
     loop {
-        match dialer.dial_within(patience).await {
+        let dial = async { dialer()?.dial_within(patience).await };
+        let wait = match dial.await {
             Ok(stream) => {
-                patience = dialer.unresponsive_after();
+                patience = unresponsive_after;
+                is_second_try = false;
                 publish(Upstream::Reachable);
-                match hold(stream, dialer.unresponsive_after()).await {
-                    Lost::Closed(how) => {
+                match hold(stream, unresponsive_after, doubts).await {
+                    Lost::Again(why) => {
                         let wait = redials.take(Instant::now());
-                        debug!(address = %dialer.address(), how, ?wait, "the ObjectServer closed the watch's connection, dialling again");
+                        debug!(server, why, ?wait, "the watch dials again");
                         sleep(wait).await;
                         continue;
                     }
                     Lost::Silent(error) => publish(Upstream::Unreachable {
                         cause: UnreachableCause::TimedOut,
-                        message: format!("no sign of life from {}: {error}", dialer.address()),
+                        message: format!("no sign of life from the {server}: {error}"),
                     }),
                 }
+                RETRY
             }
-            Err(error) => publish(Upstream::Unreachable {
-                cause: cause(&error),
-                message: error.to_string(),
-            }),
+            // A process that dies may have accepted the connection: what that means, the next dial says.
+            Err(error) if error.is_closed_in_handshake() && !is_second_try => {
+                is_second_try = true;
+                continue;
+            }
+            Err(error) => {
+                publish(Upstream::Unreachable {
+                    cause: cause(&error),
+                    message: error.to_string(),
+                });
+                if error.is_tls_rejected() { RETRY_TLS } else { RETRY }
+            }
+        };
+        patience = unresponsive_after.min(RETRY_PATIENCE);
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = doubts.notified(), if wait > RETRY => {}
         }
-        patience = dialer.unresponsive_after().min(RETRY_PATIENCE);
-        sleep(RETRY).await;
     }
 }
 
 /// How the watch's connection ended.
 enum Lost {
-    /// The other kernel closed it: what that means, the next dial says.
-    Closed(String),
+    /// The other kernel closed it, or a new handshake is wanted: what that means, the next dial says.
+    Again(String),
     /// The other end has not answered for too long.
     Silent(io::Error),
 }
 
-async fn hold(mut stream: TcpStream, silence: Duration) -> Lost {
-    if let Err(error) = prepare(&stream, silence) {
-        return Lost::Closed(error.to_string());
+async fn hold(mut stream: Stream, silence: Duration, doubts: &Notify) -> Lost {
+    if let Err(error) = prepare(stream.socket(), silence) {
+        return Lost::Again(error.to_string());
     }
+    let valid_for = stream.peer_expires().map(until);
+    let expiry = sleep(valid_for.unwrap_or_default());
+    tokio::pin!(expiry);
     let mut discarded = [0; 512];
     loop {
-        match stream.read(&mut discarded).await {
-            Ok(0) => return Lost::Closed("end of file".to_owned()),
+        let read = tokio::select! {
+            read = stream.read(&mut discarded) => read,
+            () = doubts.notified() => return Lost::Again("its certificate is in doubt".to_owned()),
+            () = &mut expiry, if valid_for.is_some() => return Lost::Again("its certificate has expired".to_owned()),
+        };
+        match read {
+            Ok(0) => return Lost::Again("it closed the connection".to_owned()),
             Ok(_) => {}
             Err(error) => {
                 return match cause_of(&error) {
                     UnreachableCause::TimedOut | UnreachableCause::Unroutable => Lost::Silent(error),
-                    _ => Lost::Closed(error.to_string()),
+                    _ => Lost::Again(error.to_string()),
                 };
             }
         }
+    }
+}
+
+/// Time until this instant is over, in seconds as certificates count them.
+fn until(end: Timestamp) -> Duration {
+    let left = end.duration_since(Timestamp::now());
+    Duration::try_from(left).unwrap_or_default() + Duration::from_secs(1)
+}
+
+/// What the gate finds on its way to the ObjectServer, over the proxy server if there is one. If both are away it is the ObjectServer that is
+/// spoken of.
+#[must_use]
+pub fn combine(object_server: &Upstream, proxy: Option<&Upstream>) -> Upstream {
+    match (object_server, proxy) {
+        (Upstream::Reachable, Some(Upstream::Unreachable { cause, message })) => Upstream::Unreachable {
+            cause: match cause {
+                UnreachableCause::Untried => UnreachableCause::Untried,
+                _ => UnreachableCause::ProxyUnreachable,
+            },
+            message: format!("the proxy server: {message}"),
+        },
+        _ => object_server.clone(),
     }
 }
 
@@ -123,6 +198,10 @@ pub fn publish(channel: &watch::Sender<Upstream>, found: Upstream) -> bool {
         }
         match &found {
             Upstream::Reachable => info!("the ObjectServer can be reached"),
+            Upstream::Unreachable {
+                cause: cause @ UnreachableCause::ProxyUnreachable,
+                message,
+            } => warn!(?cause, message, "the proxy server cannot be reached"),
             Upstream::Unreachable { cause, message } => warn!(?cause, message, "the ObjectServer cannot be reached"),
         }
         *known = found;
@@ -187,6 +266,33 @@ mod tests {
         for minute in 1..10 {
             assert_eq!(redials.take(start + Duration::from_secs(60 * minute)), Duration::ZERO);
         }
+    }
+
+    #[test]
+    fn speaks_of_the_objectserver_first_and_of_the_proxy_server_when_that_alone_is_away() {
+        let away = |cause| Upstream::Unreachable {
+            cause,
+            message: "gone".to_owned(),
+        };
+        let (refused, here) = (away(UnreachableCause::Refused), Upstream::Reachable);
+        for proxy in [None, Some(&here), Some(&refused)] {
+            assert_eq!(combine(&refused, proxy), refused);
+        }
+        assert_eq!(combine(&here, None), here);
+        assert_eq!(combine(&here, Some(&here)), here);
+        let Upstream::Unreachable { cause, message } = combine(&here, Some(&refused)) else {
+            panic!("the proxy server is away");
+        };
+        assert_eq!(cause, UnreachableCause::ProxyUnreachable);
+        assert_eq!(message, "the proxy server: gone");
+        let untried = combine(&here, Some(&away(UnreachableCause::Untried)));
+        assert!(matches!(
+            untried,
+            Upstream::Unreachable {
+                cause: UnreachableCause::Untried,
+                ..
+            }
+        ));
     }
 
     #[test]

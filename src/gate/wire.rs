@@ -18,6 +18,7 @@
 //! Additions to these types must be readable by the other side's older version: unknown fields are ignored, unknown
 //! requests are answered as refused, unknown causes are read as [`UnreachableCause::Other`].
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// The longest line that either side accepts, in bytes, without its line feed.
@@ -84,6 +85,9 @@ pub struct Report {
     /// Why the listening socket for probes could not be opened although sessions are to be admitted; it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen_error: Option<String>,
+    /// When the certificate that probes are shown ends to be valid. Absent when the gate shows none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener_certificate_expires: Option<Timestamp>,
     /// Why the order just received is not followed. In one report on the connection that gave the order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_order: Option<String>,
@@ -104,7 +108,8 @@ pub enum Admission {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all_fields = "camelCase")]
 pub enum Upstream {
-    /// A TCP connection is held, or was a moment ago and is being made again.
+    /// A connection is held, or was a moment ago and is being made again; with the TLS handshake if there is TLS, and one to the proxy
+    /// server if there is one.
     Reachable,
     /// No probe could be served: the listening socket is closed.
     Unreachable {
@@ -115,7 +120,7 @@ pub enum Upstream {
     },
 }
 
-/// Why an ObjectServer cannot be reached.
+/// Why an ObjectServer, or the proxy server before it, cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum UnreachableCause {
     /// Nothing is known yet: the process has just started.
@@ -130,6 +135,10 @@ pub enum UnreachableCause {
     Unresolved,
     /// No route to host or network.
     Unroutable,
+    /// The ObjectServer's certificate breaks the rule, or there is no TLS with it for another reason.
+    TlsRejected,
+    /// The ObjectServer can be reached, and the proxy server in the pod cannot.
+    ProxyUnreachable,
     /// Anything else; the message says what.
     #[serde(other)]
     Other,
@@ -182,9 +191,10 @@ mod tests {
             },
             leaving: true,
             listen_error: None,
+            listener_certificate_expires: Some("2026-12-01T06:00:00Z".parse().unwrap()),
             refused_order: None,
         };
-        let line = r#"{"gate":"PROXY_P","objectServer":"AGG_P","instance":"00ff","sequence":3,"answers":1,"admission":"Draining","sessions":5,"draining":5,"upstream":{"state":"Unreachable","cause":"TimedOut","message":"no answer"},"leaving":true}"#;
+        let line = r#"{"gate":"PROXY_P","objectServer":"AGG_P","instance":"00ff","sequence":3,"answers":1,"admission":"Draining","sessions":5,"draining":5,"upstream":{"state":"Unreachable","cause":"TimedOut","message":"no answer"},"leaving":true,"listenerCertificateExpires":"2026-12-01T06:00:00Z"}"#;
         assert_eq!(serde_json::to_string(&report).unwrap(), line);
         assert_eq!(serde_json::from_str::<Report>(line).unwrap(), report);
     }

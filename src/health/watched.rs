@@ -1,6 +1,10 @@
 //! One side under watch: its eyes, what they have seen, and the order that its gate is given.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -13,14 +17,15 @@ use crate::{
     domain::{
         admission::{Admission, Occupancy},
         children::{CHECK_PORT, CONTROL_PORT},
-        evidence::{Evidence, GateReport, Link, Upstream},
+        evidence::{Evidence, Fault, GateReport, Link, Upstream},
         health::SideHealth,
+        resync::Word,
     },
     gate::wire::{self, Request},
-    probe::{Eye, Sighting, Steering, watch_gate, watch_objectserver, watch_path},
+    probe::{Eye, Login, Refusals, Sighting, Steering, watch_gate, watch_objectserver, watch_path},
 };
 
-/// Where sightings go, with the side and the generation of the eyes that saw them.
+/// Where sightings go, with the side and the number of the eyes that saw them.
 pub(super) type Sightings = mpsc::Sender<(Side, u64, Sighting)>;
 
 /// One side under watch.
@@ -32,9 +37,38 @@ pub(super) struct Watched {
     sessions: u32,
     last: Option<Admission>,
     steering: watch::Sender<Steering>,
-    /// Grows when the eyes are sent elsewhere: what older ones still say is not listened to.
-    generation: u64,
-    eyes: Vec<AbortHandle>,
+    /// Whether the ObjectServer is asked for its gateways.
+    gateways: watch::Sender<bool>,
+    refusals: Arc<Refusals>,
+    /// The eyes on the pod.
+    on_pod: Eyes,
+    /// The eye on the ObjectServer.
+    on_server: Eyes,
+    /// Numbers given to eyes so far.
+    numbers: u64,
+    description: String,
+    word_lasts: Duration,
+}
+
+/// Tasks that are ended together, with a number: what older ones still say is not listened to.
+#[derive(Default)]
+struct Eyes {
+    number: u64,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Eyes {
+    fn open(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.push(tokio::spawn(task).abort_handle());
+    }
+}
+
+impl Drop for Eyes {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
 }
 
 impl Watched {
@@ -53,100 +87,153 @@ impl Watched {
             sessions: 0,
             last: None,
             steering: watch::Sender::new(steering),
-            generation: 0,
-            eyes: Vec::new(),
+            gateways: watch::Sender::new(false),
+            refusals: Arc::default(),
+            on_pod: Eyes::default(),
+            on_server: Eyes::default(),
+            numbers: 0,
+            description: String::new(),
+            word_lasts: Duration::ZERO,
         };
-        watched.look_at(assignment, identity, out);
+        watched.look_at_server(assignment, out);
+        watched.look_at_pod(assignment, out);
         watched
     }
 
-    pub(super) fn assign(&mut self, old: &Assignment, new: &Assignment, identity: &Identity, out: &Sightings) {
+    pub(super) fn assign(&mut self, old: &Assignment, new: &Assignment, out: &Sightings) {
         let at = index(self.side);
-        let same_place = (&self.pod.uid, self.pod.ip) == (&new.pods[at].uid, new.pods[at].ip)
-            && old.object_servers[at] == new.object_servers[at]
-            && old.timing == new.timing;
+        let same_server = (&old.login, &old.servers[at], old.timing) == (&new.login, &new.servers[at], new.timing);
+        let same_pod = (&self.pod.uid, self.pod.ip) == (&new.pods[at].uid, new.pods[at].ip);
         let same_keys = match (&old.keys, &new.keys) {
             (Some(old), Some(new)) => Arc::ptr_eq(old, new),
             (None, None) => true,
             _ => false,
         };
-        if same_place && same_keys {
+        if old.resync != new.resync {
+            self.description_of(new);
+            self.evidence.word = None;
+        }
+        if !same_server {
+            self.refusals = Arc::default();
+            self.look_at_server(new, out);
+        }
+        if same_pod && same_keys && same_server {
             self.pod = new.pods[at].clone();
             self.evidence.pod = self.pod.state;
+            self.evidence.trouble = self.pod.trouble.clone();
             return;
         }
-        if self.pod.uid != new.pods[at].uid {
+        if !same_pod {
             self.last = None;
             self.sessions = 0;
         }
-        let direct = self.evidence.direct.clone();
-        self.look_at(new, identity, out);
-        if old.object_servers[at] == new.object_servers[at] {
-            self.evidence.direct = direct;
-        }
+        self.look_at_pod(new, out);
         tracing::debug!(side = self.side.label(), pod = self.pod.name, "watching another pod");
     }
 
-    /// Sends the eyes where `assignment` says.
-    fn look_at(&mut self, assignment: &Assignment, identity: &Identity, out: &Sightings) {
-        for eye in self.eyes.drain(..) {
-            eye.abort();
-        }
-        self.generation += 1;
-        let at = index(self.side);
-        self.pod = assignment.pods[at].clone();
+    fn description_of(&mut self, assignment: &Assignment) {
+        self.description = assignment
+            .resync
+            .as_ref()
+            .map(|resync| resync.gateway_description.clone())
+            .unwrap_or_default();
+        self.word_lasts = assignment.timing.word_lasts();
+    }
+
+    fn login(&self, assignment: &Assignment) -> Option<Login> {
+        let server = &assignment.servers[index(self.side)];
+        assignment.login.clone().map(|credentials| Login {
+            credentials: Arc::new(credentials),
+            allow_plaintext: server.allow_plaintext || server.authorities.is_some(),
+            object_server: server.name.clone(),
+            proxy: server.proxy.clone(),
+            gateways: self.gateways.subscribe(),
+            refusals: Arc::clone(&self.refusals),
+        })
+    }
+
+    /// Sends an eye to the ObjectServer.
+    fn look_at_server(&mut self, assignment: &Assignment, out: &Sightings) {
+        self.on_server = Eyes::default();
+        self.description_of(assignment);
+        self.evidence.direct = Link::Untried;
+        self.evidence.word = None;
+        let dialer = match assignment.servers[index(self.side)].dialer(assignment.timing.unresponsive_after) {
+            Ok(dialer) => dialer,
+            Err(error) => {
+                self.evidence.direct = Link::Failed {
+                    since: Instant::now(),
+                    fault: Fault::Tls,
+                    message: error.to_string(),
+                };
+                return;
+            }
+        };
+        let (relayed, relay) = self.relay(out);
+        self.on_server.number = self.numbers;
+        self.on_server.open(relay);
+        self.on_server.open(watch_objectserver(
+            dialer,
+            assignment.timing,
+            self.login(assignment),
+            relayed,
+        ));
+    }
+
+    /// Sends the eyes to the pod, if it has an address.
+    fn look_at_pod(&mut self, assignment: &Assignment, out: &Sightings) {
+        self.on_pod = Eyes::default();
+        self.pod = assignment.pods[index(self.side)].clone();
         self.evidence = Evidence {
             pod: self.pod.state,
+            trouble: self.pod.trouble.clone(),
+            direct: self.evidence.direct.clone(),
+            word: self.evidence.word.clone(),
             ..Evidence::none()
         };
-        self.steering.send_modify(|steering| steering.term = identity.term);
-        let timing = assignment.timing;
-        let object_server = assignment.object_servers[at].clone();
-        let relayed = self.relay(out);
-        self.eyes
-            .push(tokio::spawn(watch_objectserver(object_server, timing, relayed)).abort_handle());
         let (Some(ip), Some(keys)) = (self.pod.ip, &assignment.keys) else {
             return;
         };
-        let name = &assignment.gate_name;
-        let (relayed, steering) = (self.relay(out), self.steering.subscribe());
-        let control = watch_gate(
+        let (name, timing) = (&assignment.gate_name, assignment.timing);
+        let (relayed, relay) = self.relay(out);
+        self.on_pod.number = self.numbers;
+        self.on_pod.open(relay);
+        let steering = self.steering.subscribe();
+        self.on_pod.open(watch_gate(
             SocketAddr::new(ip, CONTROL_PORT),
             name.clone(),
             Arc::clone(keys),
             timing,
             steering,
-            relayed,
-        );
-        self.eyes.push(tokio::spawn(control).abort_handle());
-        let relayed = self.relay(out);
-        let path = watch_path(
+            relayed.clone(),
+        ));
+        self.on_pod.open(watch_path(
             SocketAddr::new(ip, CHECK_PORT),
             name.clone(),
             Arc::clone(keys),
             timing,
+            self.login(assignment),
             relayed,
-        );
-        self.eyes.push(tokio::spawn(path).abort_handle());
+        ));
     }
 
-    /// A channel whose sightings arrive with this side and generation on them.
-    fn relay(&mut self, out: &Sightings) -> mpsc::Sender<Sighting> {
+    /// A channel whose sightings arrive with this side and a new number on them, and the task that carries them.
+    fn relay(&mut self, out: &Sightings) -> (mpsc::Sender<Sighting>, impl Future<Output = ()> + Send + use<>) {
+        self.numbers += 1;
         let (sender, mut receiver) = mpsc::channel(16);
-        let (side, generation, out) = (self.side, self.generation, out.clone());
+        let (side, number, out) = (self.side, self.numbers, out.clone());
         let relay = async move {
             while let Some(sighting) = receiver.recv().await {
-                if out.send((side, generation, sighting)).await.is_err() {
+                if out.send((side, number, sighting)).await.is_err() {
                     return;
                 }
             }
         };
-        self.eyes.push(tokio::spawn(relay).abort_handle());
-        sender
+        (sender, relay)
     }
 
-    pub(super) fn see(&mut self, generation: u64, sighting: Sighting) {
-        if generation != self.generation {
+    pub(super) fn see(&mut self, number: u64, sighting: Sighting) {
+        if number != self.on_pod.number && number != self.on_server.number {
             return;
         }
         tracing::trace!(side = self.side.label(), ?sighting, "seen");
@@ -158,12 +245,34 @@ impl Watched {
                 }
                 self.evidence.path = link;
             }
-            Sighting::Link(Eye::Direct, link) => self.evidence.direct = link,
+            Sighting::Link(Eye::Direct, link) => {
+                if matches!(link, Link::Failed { .. }) {
+                    self.evidence.word = None;
+                }
+                self.evidence.direct = link;
+            }
             Sighting::Report { at, report } => {
                 self.sessions = report.sessions;
                 self.evidence.report = Some(self.understood(at, report));
             }
+            Sighting::Said(said) if said.eye == Eye::Direct => {
+                let word = Word {
+                    asked: said.asked,
+                    heard: said.heard,
+                    acting_primary: said.acting_primary,
+                    gateways: said.gateways,
+                    attached_since: None,
+                };
+                self.evidence.word = Some(word.after(self.evidence.word.as_ref(), &self.description, self.word_lasts));
+            }
+            Sighting::Said(_) => {}
         }
+    }
+
+    /// Has the ObjectServer asked for its gateways, or not any more.
+    pub(super) fn ask_for_gateways(&mut self, wanted: bool) {
+        self.gateways
+            .send_if_modified(|current| std::mem::replace(current, wanted) != wanted);
     }
 
     fn understood(&self, at: Instant, report: wire::Report) -> GateReport {
@@ -173,12 +282,18 @@ impl Watched {
                 cause: wire::UnreachableCause::TimedOut,
                 message,
             } => Upstream::Unresponsive { message },
-            wire::Upstream::Unreachable { message, .. } => {
-                let since = match self.evidence.report.as_ref().map(|report| &report.upstream) {
-                    Some(Upstream::Unreachable { since, .. }) => *since,
-                    _ => at,
-                };
-                Upstream::Unreachable { since, message }
+            wire::Upstream::Unreachable { cause, message } => {
+                let since = self
+                    .evidence
+                    .report
+                    .as_ref()
+                    .and_then(|report| report.upstream.bad_since());
+                let since = since.unwrap_or(at);
+                match cause {
+                    wire::UnreachableCause::TlsRejected => Upstream::Rejected { since, message },
+                    wire::UnreachableCause::ProxyUnreachable => Upstream::ProxyUnreachable { since, message },
+                    _ => Upstream::Unreachable { since, message },
+                }
             }
         };
         GateReport {
@@ -222,15 +337,8 @@ impl Watched {
         SideFinding {
             health: self.health.clone(),
             sessions: self.sessions,
+            acting_primary: self.evidence.word.as_ref().and_then(|word| word.acting_primary),
             pod: self.pod.clone(),
-        }
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        for eye in &self.eyes {
-            eye.abort();
         }
     }
 }

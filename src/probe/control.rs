@@ -28,6 +28,8 @@ use crate::{
 
 /// Time from a failed attempt to the next.
 const RETRY: Duration = Duration::from_millis(100);
+/// Questions asked at the least within `unresponsiveAfter`.
+const QUESTIONS: u32 = 6;
 
 /// What the operator wants of a gate. It is said again on each new session.
 #[derive(Clone, Debug)]
@@ -137,7 +139,8 @@ impl Session<'_> {
         if let Some(order) = order {
             self.send(&order).await?;
         }
-        let mut tick = interval(self.timing.interval);
+        // A silence counts from the question that it leaves unanswered, so that questions must come more often than silence is allowed.
+        let mut tick = interval(self.timing.interval.min(self.timing.unresponsive_after / QUESTIONS));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {

@@ -9,17 +9,17 @@ use std::{
 
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::TcpStream,
     sync::mpsc,
-    time::{self, sleep, timeout},
+    time::{self, sleep, sleep_until, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Eye, Sighting};
+use super::{Eye, Sighting, login::Login, session::log_in_and_ask};
 use crate::{
-    dial::{Address, Dialer, prepare},
-    domain::evidence::{Link, Timing},
+    dial::{Dialer, prepare},
+    domain::evidence::{Fault, Link, Timing},
 };
 
 /// A connection counts only when it has stayed open so long: one that is accepted and closed again leads nowhere.
@@ -31,31 +31,45 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// Why a connection could not be made.
 pub(super) struct Refused {
-    pub tls: bool,
+    pub fault: Fault,
     pub message: String,
 }
 
 impl Refused {
     pub(super) fn plain(message: impl ToString) -> Self {
         Self {
-            tls: false,
+            fault: Fault::Connection,
             message: message.to_string(),
+        }
+    }
+
+    /// Nothing has come back, which has been said.
+    pub(super) fn silence() -> Self {
+        Self {
+            fault: Fault::Connection,
+            message: String::new(),
         }
     }
 }
 
-/// Holds a connection to the ObjectServer at `address`, and says nothing on it: it is no login and leaves no event there.
-pub async fn watch_objectserver(address: Address, timing: Timing, out: mpsc::Sender<Sighting>) {
-    let dialer = Dialer::new(address, timing.unresponsive_after);
+/// Holds a connection to the ObjectServer that `dialer` leads to. Without a `login` it says nothing on it, and leaves no event there.
+pub async fn watch_objectserver(dialer: Dialer, timing: Timing, login: Option<Login>, out: mpsc::Sender<Sighting>) {
     let dial = || {
         let dialer = dialer.clone();
         async move {
-            let stream = dialer.dial().await.map_err(Refused::plain)?;
-            prepare(&stream, timing.unresponsive_after).map_err(Refused::plain)?;
+            let stream = dialer.dial().await.map_err(|error| Refused {
+                fault: if error.is_tls_rejected() {
+                    Fault::Tls
+                } else {
+                    Fault::Connection
+                },
+                message: error.to_string(),
+            })?;
+            prepare(stream.socket(), timing.unresponsive_after).map_err(Refused::plain)?;
             Ok(stream)
         }
     };
-    hold(Eye::Direct, &timing, dial, out).await;
+    hold(Eye::Direct, &timing, dial, login, out).await;
 }
 
 /// Holds a connection to the ObjectServer through the check port of the gate at `address`.
@@ -64,13 +78,14 @@ pub async fn watch_path(
     name: ServerName<'static>,
     config: Arc<ClientConfig>,
     timing: Timing,
+    login: Option<Login>,
     out: mpsc::Sender<Sighting>,
 ) {
     let dial = || {
         let (name, config) = (name.clone(), Arc::clone(&config));
         async move { connect(address, &name, &config, &timing).await }
     };
-    hold(Eye::Path, &timing, dial, out).await;
+    hold(Eye::Path, &timing, dial, login, out).await;
 }
 
 /// Dials a port of a gate and proves who is who.
@@ -83,7 +98,7 @@ pub(super) async fn connect(
     let refused = |error: io::Error| {
         let tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
         Refused {
-            tls,
+            fault: if tls { Fault::Tls } else { Fault::Connection },
             message: format!("{address}: {error}"),
         }
     };
@@ -96,25 +111,34 @@ pub(super) async fn connect(
 }
 
 /// Makes a connection with `dial`, keeps a read pending on it, and begins again when it ends. Returns when nobody listens.
-async fn hold<S, D>(eye: Eye, timing: &Timing, dial: impl Fn() -> D, out: mpsc::Sender<Sighting>)
+async fn hold<S, D>(eye: Eye, timing: &Timing, dial: impl Fn() -> D, login: Option<Login>, out: mpsc::Sender<Sighting>)
 where
-    S: AsyncRead + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send,
     D: Future<Output = Result<S, Refused>>,
 {
-    let mut trouble = Trouble::new(eye, timing, out);
-    loop {
+    let mut trouble = Trouble::new(eye, timing, out.clone());
+    while !out.is_closed() {
+        if let Some(refusal) = login.as_ref().and_then(|login| login.refusals.standing(Instant::now())) {
+            let refused = Refused {
+                fault: Fault::Login,
+                message: refusal.message,
+            };
+            if !trouble.failed(refused).await {
+                return;
+            }
+            sleep_until(refusal.until.into()).await;
+        }
         let Some(dialled) = trouble.attempt(dial()).await else {
             return;
         };
-        let ended = match dialled {
-            Ok(stream) => settle_and_read(stream, &mut trouble).await,
-            Err(refused) => Err(refused),
+        let ended = match (dialled, &login) {
+            (Ok(stream), None) => settle_and_read(stream, &mut trouble).await,
+            (Ok(stream), Some(login)) => log_in_and_ask(stream, login, timing, &mut trouble, &out).await,
+            (Err(refused), _) => Err(refused),
         };
-        let more = match ended {
-            Ok(()) => true,
-            Err(refused) => trouble.failed(refused).await && pause().await,
-        };
-        if !more {
+        if let Err(refused) = ended
+            && !(trouble.failed(refused).await && pause().await)
+        {
             return;
         }
     }
@@ -185,11 +209,28 @@ impl Trouble {
         match time::timeout_at(until, dial).await {
             Ok(done) => Some(done),
             // Still silent, which has been said.
-            Err(_) => Some(Err(Refused {
-                tls: false,
-                message: String::new(),
-            })),
+            Err(_) => Some(Err(Refused::silence())),
         }
+    }
+
+    /// Who sees it.
+    pub(super) const fn eye(&self) -> Eye {
+        self.eye
+    }
+
+    /// How long something may take until it is called late.
+    pub(super) const fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// Since when nothing comes back: the earliest moment that was told, or `since`.
+    pub(super) fn is_silent(&mut self, since: Instant) -> Instant {
+        *self.since.get_or_insert(since)
+    }
+
+    /// Since when nothing came back, if that was told.
+    pub(super) const fn silent_since(&self) -> Option<Instant> {
+        self.since
     }
 
     /// The connection works.
@@ -211,7 +252,7 @@ impl Trouble {
         }
         self.say(Link::Failed {
             since,
-            tls: refused.tls,
+            fault: refused.fault,
             message: refused.message,
         })
         .await
@@ -227,6 +268,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::dial::Address;
 
     const TIMING: Timing = Timing {
         interval: Duration::from_millis(200),
@@ -255,7 +297,8 @@ mod tests {
     fn watch(address: SocketAddr) -> mpsc::Receiver<Sighting> {
         let (out, seen) = mpsc::channel(64);
         let address = Address::new(address.ip().to_string(), address.port());
-        tokio::spawn(watch_objectserver(address, TIMING, out));
+        let dialer = Dialer::new(address, TIMING.unresponsive_after);
+        tokio::spawn(watch_objectserver(dialer, TIMING, None, out));
         seen
     }
 
@@ -272,7 +315,7 @@ mod tests {
         assert!(matches!(links[0], Link::Silent { .. }), "{links:?}");
         let Link::Failed {
             since,
-            tls: false,
+            fault: Fault::Connection,
             message,
         } = &links[links.len() - 1]
         else {

@@ -13,14 +13,20 @@
 //!
 //! Assumptions: the caller sets a deadline around each step (`tokio::time::timeout`) and drops the client when it passes. There is no
 //! cancel: after a deadline nobody knows what the server has done, and a dropped connection is the only state that both ends agree on.
-//! Passwords go over the stream as they are: encrypt the stream.
+//!
+//! How the password travels is for the caller to say, by a [`PasswordPolicy`]. [`PasswordPolicy::Plain`] sends it as it is: right in TLS, and the one
+//! form that an ObjectServer takes in FIPS mode too. A server that demands an encrypted one all the same gets it. [`PasswordPolicy::Encrypted`] never
+//! shows it: it logs in with an empty password and the offer to send the real one encrypted. The offer has a price with servers that do not know it:
+//! they take the empty password for the real one. One that refuses it has counted a failed login ([`LoginError::OfferRefused`]): do not try again
+//! before something has changed. One that lets it in has asked for no proof, and the session is given up ([`LoginError::Unauthenticated`]). For the same
+//! reason a caller that may send plain text is not made to offer first: each of its logins would cost a failed one.
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Error;
 use super::channel::{Channel, ReceiveError};
+use super::encryption::{Challenge, OFFER};
 use super::login::LoginRecord;
 use super::packet::{Message as Packets, PacketType};
 use super::request::Request;
@@ -28,79 +34,40 @@ use super::response::{Done, EnvChange, LoginAck, Message, Token, Tokens};
 use super::wire::ByteOrder;
 
 mod answer;
+mod error;
 
 pub use answer::{Answer, ResultSet, Row};
+pub use error::{LoginError, QueryError};
 
 /// Largest answer in bytes that a client accepts unless [`Client::with_limit`] says otherwise: ample for a health check.
 pub const ANSWER_MAX: usize = 1 << 20;
 
-/// Why there is no session.
-#[derive(Debug, thiserror::Error)]
-pub enum LoginError {
-    /// The connection failed.
-    #[error("connection failed during the login")]
-    Io(#[source] io::Error),
-    /// The server closed. Without a single byte before, the port may be one that expects TLS.
-    #[error("closed by the server {}", if *.spoke { "during the login" } else { "before any TDS byte: is this a TLS port?" })]
-    Closed {
-        /// The server had sent something.
-        spoke: bool,
-    },
-    /// The first bytes are not the header of a TDS answer.
-    #[error("the answer begins with {first:#04x}, which is not TDS")]
-    NotTds {
-        /// The first byte; 0x15 is a TLS alert.
-        first: u8,
-    },
-    /// The answer is not TDS 5.0, or the login cannot be written as such.
-    #[error("the login broke the protocol")]
-    Protocol(#[source] Error),
-    /// User or password was refused.
-    #[error("login refused: {text} (message {number})")]
-    Refused {
-        /// Number of the server's message; 0 when it sent none.
-        number: u32,
-        /// Its text; empty when it sent none.
-        text: String,
-    },
-    /// The server demands an encrypted password, which this client does not offer. Trying again cannot help.
-    #[error("the server demands an encrypted password")]
-    EncryptionDemanded,
-    /// The server speaks an older version of TDS, whose rows look different.
-    #[error("the server speaks TDS {}.{}", .version[0], .version[1])]
-    OlderProtocol {
-        /// The version in its LOGINACK.
-        version: [u8; 4],
-    },
-    /// The answer ended without a word about the login.
-    #[error("the server neither accepted nor refused the login")]
-    NoVerdict,
+/// How the password of a login may travel. An empty password has nothing to hide and always travels as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PasswordPolicy {
+    /// As it is, unless the server demands encryption.
+    #[default]
+    Plain,
+    /// Encrypted or not at all.
+    Encrypted,
 }
 
-/// Why a query has no answer. All but [`QueryError::Sql`] end the session.
-#[derive(Debug, thiserror::Error)]
-pub enum QueryError {
-    /// The connection failed.
-    #[error("connection failed")]
-    Io(#[source] io::Error),
-    /// The server closed the session.
-    #[error("closed by the server")]
-    Closed,
-    /// The answer is not TDS 5.0.
-    #[error("the answer broke the protocol")]
-    Protocol(#[source] Error),
-    /// The server says that the statement failed. The session remains usable.
-    #[error("{server}: {text} (message {number}, class {class})")]
-    Sql {
-        /// Name of the server that says so; may be empty.
-        server: String,
-        /// Number of its message; 0 when it sent none.
-        number: u32,
-        /// Class of its message; 0 when it sent none.
-        class: u8,
-        /// Its text.
-        text: String,
-    },
+impl PasswordPolicy {
+    /// The policy for a stream that is encrypted itself or not, of a user who allows plain text on any stream or does not.
+    #[must_use]
+    pub const fn on_stream(encrypted: bool, allow_plaintext: bool) -> Self {
+        if encrypted || allow_plaintext {
+            Self::Plain
+        } else {
+            Self::Encrypted
+        }
+    }
+}
+
+/// What the answer to a login says.
+enum Verdict {
+    Welcome,
+    Challenged(Challenge),
 }
 
 /// A session on a stream.
@@ -112,33 +79,68 @@ pub struct Client<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
-    /// Logs in on a connected stream and accepts answers up to [`ANSWER_MAX`].
+    /// Logs in on a connected stream with the password as it is, and accepts answers up to [`ANSWER_MAX`].
     ///
     /// # Errors
     ///
     /// See [`LoginError`]; the stream is dropped with it.
     pub async fn login(stream: S, login: &LoginRecord) -> Result<Self, LoginError> {
-        Self::with_limit(stream, login, ANSWER_MAX).await
+        Self::with_policy(stream, login, PasswordPolicy::Plain, ANSWER_MAX).await
     }
 
-    /// Logs in and accepts answers up to `limit` bytes.
+    /// The same with answers up to `limit` bytes.
     ///
     /// # Errors
     ///
     /// See [`LoginError`].
     pub async fn with_limit(stream: S, login: &LoginRecord, limit: usize) -> Result<Self, LoginError> {
+        Self::with_policy(stream, login, PasswordPolicy::Plain, limit).await
+    }
+
+    /// Logs in with the password as `policy` allows, and accepts answers up to `limit` bytes.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoginError`].
+    pub async fn with_policy(
+        stream: S,
+        login: &LoginRecord,
+        policy: PasswordPolicy,
+        limit: usize,
+    ) -> Result<Self, LoginError> {
         let mut client = Self {
             channel: Channel::new(stream, limit),
             order: login.order,
             server: None,
         };
+        let withheld = policy == PasswordPolicy::Encrypted && !login.password.is_empty();
         let mut payload = Vec::new();
-        login.encode(&mut payload).map_err(LoginError::Protocol)?;
-        let sent = client.channel.send(PacketType::LOGIN, &payload).await;
-        sent.map_err(LoginError::Io)?;
-        let answer = client.login_answer().await?;
-        client.judge(&answer)?;
-        Ok(client)
+        if withheld {
+            let offer = LoginRecord {
+                password: String::new(),
+                encryption: OFFER,
+                ..login.clone()
+            };
+            offer.encode(&mut payload).map_err(LoginError::Protocol)?;
+        } else {
+            login.encode(&mut payload).map_err(LoginError::Protocol)?;
+        }
+        let challenge = match client.ask_to_log_in(PacketType::LOGIN, &payload).await {
+            Ok(Verdict::Welcome) if withheld => return Err(LoginError::Unauthenticated),
+            Ok(Verdict::Welcome) => return Ok(client),
+            Ok(Verdict::Challenged(challenge)) => challenge,
+            Err(LoginError::Refused { number, text }) if withheld => {
+                return Err(LoginError::OfferRefused { number, text });
+            }
+            Err(error) => return Err(error),
+        };
+        let payload = challenge
+            .answer(&login.password, login.order)
+            .map_err(LoginError::Encryption)?;
+        match client.ask_to_log_in(PacketType::NORMAL, &payload).await? {
+            Verdict::Welcome => Ok(client),
+            Verdict::Challenged(_) => Err(LoginError::EncryptionDemanded),
+        }
     }
 
     /// Name of the server, as it gave it in a message of the login or of an answer.
@@ -159,6 +161,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
     ///
     /// See [`QueryError`].
     pub async fn query(&mut self, sql: &str) -> Result<Answer, QueryError> {
+        let payload = self.exchange(sql).await?;
+        let answer = Answer::decode(&payload, self.order).map_err(QueryError::Protocol)?;
+        self.learn_server(answer.messages.iter());
+        match answer.failure() {
+            Some(failure) => Err(failure),
+            None => Ok(answer),
+        }
+    }
+
+    /// Asks `sql` and gives the answer as it came, in the byte order of the login: for those who pass it on. An error of the server is in it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`QueryError`] that end the session.
+    pub async fn exchange(&mut self, sql: &str) -> Result<Vec<u8>, QueryError> {
         let request = Request::Language {
             sql: sql.to_owned(),
             has_parameters: false,
@@ -167,13 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         request.encode(self.order, &mut payload).map_err(QueryError::Protocol)?;
         let sent = self.channel.send(PacketType::NORMAL, &payload).await;
         sent.map_err(QueryError::Io)?;
-        let message = self.receive().await?;
-        let answer = Answer::decode(&message.payload, self.order).map_err(QueryError::Protocol)?;
-        self.learn_server(answer.messages.iter());
-        match answer.failure() {
-            Some(failure) => Err(failure),
-            None => Ok(answer),
-        }
+        Ok(self.receive().await?.payload)
     }
 
     /// Waits until the session is lost, discarding messages that belong to no request. Safe to cancel.
@@ -222,20 +233,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         })
     }
 
-    fn judge(&mut self, answer: &Packets) -> Result<(), LoginError> {
+    async fn ask_to_log_in(&mut self, kind: PacketType, payload: &[u8]) -> Result<Verdict, LoginError> {
+        let sent = self.channel.send(kind, payload).await;
+        sent.map_err(LoginError::Io)?;
+        let answer = self.login_answer().await?;
+        self.judge(&answer)
+    }
+
+    fn judge(&mut self, answer: &Packets) -> Result<Verdict, LoginError> {
+        let tokens = Tokens::new(&answer.payload, self.order).collect::<Result<Vec<_>, _>>();
+        let tokens = tokens.map_err(LoginError::Protocol)?;
         let mut ack = None;
-        let mut messages: Vec<Message> = Vec::new();
+        let mut messages: Vec<&Message> = Vec::new();
         let mut done: Option<Done> = None;
-        for token in Tokens::new(&answer.payload, self.order) {
-            match token.map_err(LoginError::Protocol)? {
+        for token in &tokens {
+            match token {
                 Token::LoginAck(found) => ack = Some(found),
                 Token::Message(message) => messages.push(message),
-                Token::EnvChange(changes) => self.follow(&changes),
-                Token::Done(found) => done = Some(found),
+                Token::EnvChange(changes) => self.follow(changes),
+                Token::Done(found) => done = Some(*found),
                 _ => {}
             }
         }
-        self.learn_server(messages.iter());
+        self.learn_server(messages.iter().copied());
         let refused = || {
             let reason = messages.iter().find(|message| message.is_error());
             LoginError::Refused {
@@ -244,7 +264,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
             }
         };
         let Some(ack) = ack else {
-            return Err(if messages.iter().any(Message::is_error) {
+            return Err(if messages.iter().any(|message| message.is_error()) {
                 refused()
             } else {
                 LoginError::NoVerdict
@@ -254,9 +274,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
             LoginAck::SUCCEED if ack.tds_version[0] < 5 => Err(LoginError::OlderProtocol {
                 version: ack.tds_version,
             }),
-            LoginAck::SUCCEED if done.is_some_and(Done::is_final) => Ok(()),
+            LoginAck::SUCCEED if done.is_some_and(Done::is_final) => Ok(Verdict::Welcome),
             LoginAck::FAIL => Err(refused()),
-            LoginAck::NEGOTIATE => Err(LoginError::EncryptionDemanded),
+            LoginAck::NEGOTIATE => match Challenge::from_tokens(&tokens) {
+                Some(challenge) => Ok(Verdict::Challenged(challenge)),
+                None => Err(LoginError::EncryptionDemanded),
+            },
             _ => Err(LoginError::NoVerdict),
         }
     }

@@ -51,7 +51,8 @@ pub struct LoginRecord {
     pub charset: String,
     /// Packet size that the client asks for, as decimal text of at most 6 bytes.
     pub packet_size: String,
-    /// Bit mask of encrypted logins that the client offers; 0 means that the password above is the real one.
+    /// Bit mask of encrypted logins that the client offers, such as [`OFFER`](super::encryption::OFFER); 0 means that the password above is the
+    /// real one.
     pub encryption: u8,
     /// What the client can do.
     pub capability: Capability,
@@ -168,9 +169,11 @@ impl LoginRecord {
         put(&mut writer, self.application.as_bytes(), NAME_MAX, "application name")?;
         put(&mut writer, self.server.as_bytes(), NAME_MAX, "server name")?;
         let mut remote = Vec::new();
-        let mut entry = Writer::new(&mut remote, self.order);
-        entry.u8(0);
-        entry.counted8(password, "password")?;
+        if !password.is_empty() || self.encryption == 0 {
+            let mut entry = Writer::new(&mut remote, self.order);
+            entry.u8(0);
+            entry.counted8(password, "password")?;
+        }
         put(&mut writer, &remote, REMOTE_PASSWORDS_LEN, "remote passwords")?;
         writer.bytes(&self.tds_version);
         put(&mut writer, self.program.as_bytes(), PROGRAM_MAX, "program name")?;

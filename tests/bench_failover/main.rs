@@ -15,6 +15,7 @@ mod support {
     pub mod operator;
     pub mod outage;
     pub mod pair;
+    pub mod site;
     pub mod stage;
     pub mod stand_ins;
     pub mod wait;

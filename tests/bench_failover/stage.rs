@@ -18,7 +18,7 @@ use crate::support::{
     namespace::{Namespace, TESTER},
     operator::Operator,
     pair::{self, Pair},
-    stand_ins::{Fleet, FleetOptions, ObjectServer},
+    stand_ins::{Fleet, FleetOptions, ObjectServer, ServerOptions},
     wait::eventually,
 };
 
@@ -54,15 +54,15 @@ impl Stage {
     pub async fn set(cluster: &Cluster, name: &str, nodes: bool) -> Result<Self> {
         define(cluster).await?;
         let namespace = fresh_namespace(cluster, name).await?;
-        let safe = nodes.then_some(SAFE);
+        let safe = ServerOptions::on(nodes.then_some(SAFE));
         let mut values = json!({"log": "info"});
         if nodes {
             values["nodeSelector"] = json!({"kubernetes.io/hostname": SAFE});
         }
         let (operator, agg_p, agg_b) = tokio::try_join!(
             Operator::install(&namespace, &values),
-            ObjectServer::start(&namespace, "AGG_P", safe),
-            ObjectServer::start(&namespace, "AGG_B", safe),
+            ObjectServer::start(&namespace, "AGG_P", &safe),
+            ObjectServer::start(&namespace, "AGG_B", &safe),
         )?;
         let mut manifest = pair::manifest("proxy-v", &agg_p, &agg_b);
         // Time to look at the probes while they are away.
@@ -84,7 +84,7 @@ impl Stage {
                 Duration::from_secs(2)
             },
             reconnect_delay: Duration::from_millis(10),
-            node: safe.map(str::to_owned),
+            node: safe.node.clone(),
         };
         let fleet = Fleet::start(&namespace, "load", &format!("{}:{}", pair.name, pair::PORT), &options).await?;
         fleet.until_all_on("AGG_P", START).await?;

@@ -15,6 +15,7 @@ mod support {
     pub mod operator;
     pub mod outage;
     pub mod pair;
+    pub mod site;
     pub mod stage;
     pub mod stand_ins;
     pub mod wait;
@@ -40,7 +41,7 @@ use support::{
     cluster::{Cluster, repository},
     outage::{Reading, now},
     pair::{self, Pair},
-    stand_ins::{Fleet, FleetOptions, ObjectServer},
+    stand_ins::{Fleet, FleetOptions, ObjectServer, ServerOptions},
     wait::eventually,
 };
 use table::Results;
@@ -128,7 +129,7 @@ impl Stage {
             anyhow::Ok(())
         };
         let server = async |name| {
-            let server = ObjectServer::start(&namespace, name, None).await?;
+            let server = ObjectServer::start(&namespace, name, &ServerOptions::default()).await?;
             live.say(Who::Cluster, format!("ObjectServer {name} runs"));
             anyhow::Ok(server)
         };

@@ -12,6 +12,7 @@ mod support {
     pub mod namespace;
     pub mod operator;
     pub mod pair;
+    pub mod site;
     pub mod stage;
     pub mod stand_ins;
     pub mod wait;
@@ -24,9 +25,11 @@ mod both_sides_down;
 mod children_edited;
 mod free_tds;
 mod idle_pair;
+mod login_refused;
 mod malformed_pair;
 mod node_cut_off;
 mod objectserver_killed;
+mod objectserver_stalls;
 mod operator_killed;
 mod pair_deleted;
 mod primary_returns;
@@ -47,6 +50,17 @@ fn main() -> std::process::ExitCode {
         ),
         test("idle_pair_writes_nothing", OwnClusterAlone, idle_pair::writes_nothing),
         test("objectserver_killed", AnyCluster, objectserver_killed::fails_over),
+        test(
+            "objectserver_stalls_for_a_while",
+            AnyCluster,
+            objectserver_stalls::for_a_while,
+        ),
+        test(
+            "objectserver_stalls_for_ever",
+            AnyCluster,
+            objectserver_stalls::for_ever,
+        ),
+        test("login_refused_and_repaired", AnyCluster, login_refused::and_repaired),
         test(
             "primary_returns_and_every_probe_comes_home",
             AnyCluster,

@@ -73,6 +73,7 @@ fn setting(operator: Value) -> Setting {
             connect_timeout: Duration::from_millis(500),
             ..FleetOptions::default()
         },
+        site: None,
     }
 }
 

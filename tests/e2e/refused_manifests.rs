@@ -122,7 +122,7 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
             json!({"podAnnotations": {"proxypair.dev/template": "x"}}),
             "are the operator's: use a prefix of your own",
         ),
-        ("/spec/proxy", json!({"engine": "Proxyserv"}), "Unsupported value"),
+        ("/spec/proxy", json!({"engine": "Haproxy"}), "Unsupported value"),
         ("/spec/primary", Value::Null, "spec.primary"),
         // A field that does nothing is not taken in silence.
         ("/spec/proxy", json!({"nodeSelektor": {}}), "nodeSelektor"),

@@ -21,14 +21,14 @@ use proxypair::tds::packet::{Assembler, Message, PacketType, write_message};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::codec::{Framed, LinesCodec};
 use tokio_util::sync::CancellationToken;
 
@@ -77,12 +77,16 @@ fn own_address() -> Ipv4Addr {
 pub struct Directory(PathBuf);
 
 impl Directory {
-    fn new() -> Self {
+    pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("gate-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&path).unwrap();
         Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 
@@ -242,7 +246,12 @@ impl Gate {
     }
 
     pub fn has_logged(&self, text: &str) -> bool {
-        self.log.lock().unwrap().iter().any(|line| line.contains(text))
+        self.times_logged(text) > 0
+    }
+
+    pub fn times_logged(&self, text: &str) -> usize {
+        let log = self.log.lock().unwrap();
+        log.iter().filter(|line| line.contains(text)).count()
     }
 
     /// Asks it to stop.
@@ -400,6 +409,8 @@ pub struct ObjectServer {
     deeds: Arc<Mutex<Deeds>>,
     /// Answers are given while this is true.
     answering: watch::Sender<bool>,
+    /// How new connections are secured, if they are.
+    tls: watch::Sender<Option<Arc<ServerConfig>>>,
     stopped: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -424,17 +435,33 @@ impl ObjectServer {
     }
 
     pub async fn start_at(address: SocketAddr, manners: Manners) -> Self {
+        Self::start_with(address, manners, None).await
+    }
+
+    /// One that speaks TLS.
+    pub async fn start_secured(address: SocketAddr, tls: Arc<ServerConfig>) -> Self {
+        Self::start_with(address, Manners::default(), Some(tls)).await
+    }
+
+    /// Secures new connections in another way.
+    pub fn secure(&self, tls: Arc<ServerConfig>) {
+        self.tls.send_replace(Some(tls));
+    }
+
+    async fn start_with(address: SocketAddr, manners: Manners, tls: Option<Arc<ServerConfig>>) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(address).unwrap();
         let listener = socket.listen(1024).unwrap();
         let deeds = Arc::new(Mutex::new(Deeds::default()));
         let answering = watch::Sender::new(true);
+        let tls = watch::Sender::new(tls);
         let stopped = CancellationToken::new();
         let (told, done, stop) = (answering.subscribe(), Arc::clone(&deeds), stopped.clone());
+        let secured = tls.subscribe();
         let task = tokio::spawn(async move {
             tokio::select! {
-                () = serve(listener, manners, told, done, stop.clone()) => {}
+                () = serve(listener, manners, secured, told, done, stop.clone()) => {}
                 () = stop.cancelled() => {}
             }
         });
@@ -442,6 +469,7 @@ impl ObjectServer {
             address,
             deeds,
             answering,
+            tls,
             stopped,
             task,
         }
@@ -471,6 +499,7 @@ impl ObjectServer {
 async fn serve(
     listener: TcpListener,
     manners: Manners,
+    tls: watch::Receiver<Option<Arc<ServerConfig>>>,
     answering: watch::Receiver<bool>,
     deeds: Arc<Mutex<Deeds>>,
     stopped: CancellationToken,
@@ -478,28 +507,45 @@ async fn serve(
     while let Ok((stream, _)) = listener.accept().await {
         deeds.lock().unwrap().accepted += 1;
         let (answering, deeds, stopped) = (answering.clone(), Arc::clone(&deeds), stopped.clone());
+        let tls = tls.borrow().clone();
         tokio::spawn(async move {
             tokio::select! {
-                _ = converse(stream, manners, answering, deeds) => {}
+                _ = receive(stream, tls, manners, answering, deeds) => {}
                 () = stopped.cancelled() => {}
             }
         });
     }
 }
 
-async fn converse(
-    mut stream: TcpStream,
+async fn receive(
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+    manners: Manners,
+    answering: watch::Receiver<bool>,
+    deeds: Arc<Mutex<Deeds>>,
+) -> io::Result<()> {
+    if let Some(patience) = manners.closes_silent_after
+        && tokio::time::timeout(patience, stream.peek(&mut [0])).await.is_err()
+    {
+        return Ok(());
+    }
+    match tls {
+        Some(tls) => {
+            let stream = TlsAcceptor::from(tls).accept(stream).await?;
+            converse(stream, manners, answering, deeds).await
+        }
+        None => converse(stream, manners, answering, deeds).await,
+    }
+}
+
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
     manners: Manners,
     mut answering: watch::Receiver<bool>,
     deeds: Arc<Mutex<Deeds>>,
 ) -> io::Result<()> {
     let mut assembler = Assembler::new(1 << 20);
     let mut buffer = vec![0; 8192];
-    if let Some(patience) = manners.closes_silent_after
-        && tokio::time::timeout(patience, stream.peek(&mut [0])).await.is_err()
-    {
-        return Ok(());
-    }
     loop {
         let read = stream.read(&mut buffer).await?;
         if read == 0 {
@@ -533,13 +579,14 @@ async fn converse(
             let mut out = Vec::new();
             write_message(PacketType::RESPONSE, &payload, 512, &mut out);
             stream.write_all(&out).await?;
+            stream.flush().await?;
         }
     }
 }
 
 /// A probe's session.
-pub struct Probe {
-    pub stream: TcpStream,
+pub struct Probe<S = TcpStream> {
+    pub stream: S,
     assembler: Assembler,
 }
 
@@ -570,18 +617,44 @@ impl Probe {
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            assembler: Assembler::new(1 << 20),
-        })
+        Ok(Self::over(stream))
     }
 
     /// Connects and logs in.
     pub async fn log_in(address: SocketAddr) -> io::Result<Self> {
-        let mut probe = Self::connect(address).await?;
-        probe.stream.write_all(&login()).await?;
-        probe.answer().await?;
-        Ok(probe)
+        Self::connect(address).await?.logged_in().await
+    }
+
+    /// Whether the session is still there.
+    pub fn is_open(&self) -> bool {
+        matches!(self.stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl Probe<TlsStream<TcpStream>> {
+    /// Connects with TLS and logs in.
+    pub async fn log_in_secured(address: SocketAddr, config: Arc<ClientConfig>) -> io::Result<Self> {
+        Self::over(connect_tls(address, config).await?).logged_in().await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Probe<S> {
+    fn over(stream: S) -> Self {
+        Self {
+            stream,
+            assembler: Assembler::new(1 << 20),
+        }
+    }
+
+    async fn logged_in(mut self) -> io::Result<Self> {
+        self.send(&login()).await?;
+        self.answer().await?;
+        Ok(self)
+    }
+
+    pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
     }
 
     /// The next message from the server. An end of the stream is an error.
@@ -602,7 +675,7 @@ impl Probe {
 
     /// Sends a request and checks that the answer belongs to it.
     pub async fn ask(&mut self, id: u64) -> io::Result<()> {
-        self.stream.write_all(&request(id, 100)).await?;
+        self.send(&request(id, 100)).await?;
         let answer = self.answer().await?;
         assert_eq!(answer.first_chunk(), Some(&id.to_be_bytes()), "somebody else's answer");
         Ok(())
@@ -614,11 +687,6 @@ impl Probe {
         // A reset is a close too.
         let _reset = within("the gate closes the session", self.stream.read_to_end(&mut rest)).await;
         rest.len()
-    }
-
-    /// Whether the session is still there.
-    pub fn is_open(&self) -> bool {
-        matches!(self.stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::coordination::v1::Lease;
-use kube::{ResourceExt, api::DeleteParams};
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, LogParams},
+};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -83,6 +86,16 @@ impl Operator {
     /// The user that it is for the API server.
     pub fn user(&self) -> String {
         format!("system:serviceaccount:{}:{RELEASE}", self.namespace.name)
+    }
+
+    /// What its pods have logged.
+    pub async fn logs(&self) -> Result<String> {
+        let api = self.namespace.api::<Pod>();
+        let mut logs = String::new();
+        for pod in self.namespace.pods(PODS).await? {
+            logs += &api.logs(&pod.name_any(), &LogParams::default()).await?;
+        }
+        Ok(logs)
     }
 
     /// Waits until all replicas are ready and one of them leads.

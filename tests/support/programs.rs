@@ -38,21 +38,22 @@ pub fn eventually<T, E: Debug>(what: &str, mut look: impl FnMut() -> Result<T, E
     }
 }
 
-/// An address on loopback where nothing listens, and where no outgoing connection of the machine can be: its port is below the range from
-/// which the kernel takes those.
+/// An address where nothing listens: on a loopback address of this process's own, so that other test programs cannot take it meanwhile, and with
+/// a port below the range from which the kernel takes those of outgoing connections.
 pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let range = FREE_PORTS.end - FREE_PORTS.start;
-    let start = std::process::id().wrapping_mul(101);
-    for _ in 0..range {
-        let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % range;
+    /// 127.128.0.0, above which there is room for every process id.
+    const OWN: u32 = 0x7f80_0000;
+    let own = Ipv4Addr::from(OWN | (std::process::id() & 0x3f_ffff));
+    for _ in FREE_PORTS {
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed) % (FREE_PORTS.end - FREE_PORTS.start);
         let port = u16::try_from(FREE_PORTS.start + offset).expect("ports have 16 bits");
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let address = SocketAddr::from((own, port));
         if TcpListener::bind(address).is_ok() {
             return address;
         }
     }
-    panic!("no free port in {FREE_PORTS:?}");
+    panic!("no free port in {FREE_PORTS:?} of {own}");
 }
 
 /// A directory of one test's own, removed when dropped.
@@ -81,7 +82,7 @@ impl Drop for Directory {
 
 /// A running program, killed when dropped.
 #[derive(Debug)]
-pub struct Program(Child);
+pub struct Program(pub Child);
 
 impl Program {
     /// Starts the example of this name.
@@ -121,7 +122,8 @@ impl Drop for Program {
     }
 }
 
-fn path_of(example: &str) -> PathBuf {
+/// Where the example of this name is.
+pub fn path_of(example: &str) -> PathBuf {
     let test = std::env::current_exe().expect("no path of the test");
     let profile = test
         .parent()

@@ -13,7 +13,8 @@ use super::{
     namespace::Namespace,
     operator::Operator,
     pair::{self, Pair},
-    stand_ins::{Fleet, FleetOptions, ObjectServer},
+    site::Site,
+    stand_ins::{Fleet, FleetOptions, ObjectServer, ServerOptions},
     wait::eventually,
 };
 
@@ -59,20 +60,34 @@ impl Scene {
     /// Sets the stage.
     pub async fn set_with(&self, setting: &Setting) -> Result<Stage<'_>> {
         let namespace = &self.namespace;
-        let [server_node, fleet_node] = setting.nodes.map_or([None, None], |node| [Some(node); 2]);
+        let at = ServerOptions::on(setting.nodes);
+        if let Some(site) = &setting.site {
+            site.found(namespace).await?;
+        }
+        let of_server = |name: &str| ServerOptions {
+            node: at.node.clone(),
+            ..setting
+                .site
+                .as_ref()
+                .map_or_else(ServerOptions::default, |site| site.server(name))
+        };
+        let [of_p, of_b] = ["AGG_P", "AGG_B"].map(of_server);
         let (operator, agg_p, agg_b) = tokio::try_join!(
             Operator::install(namespace, &setting.operator),
-            ObjectServer::start(namespace, "AGG_P", server_node),
-            ObjectServer::start(namespace, "AGG_B", server_node),
+            ObjectServer::start(namespace, "AGG_P", &of_p),
+            ObjectServer::start(namespace, "AGG_B", &of_b),
         )?;
         let mut manifest = pair::manifest("proxy-v", &agg_p, &agg_b);
+        if let Some(site) = &setting.site {
+            merge(&mut manifest["spec"], &site.spec());
+        }
         merge(&mut manifest["spec"], &setting.spec);
         let auditor = Auditor::start(namespace, "proxy-v").await?;
         let stage = async {
             let pair = Pair::apply(namespace, manifest).await?;
             pair.until_protected(START).await?;
             let options = FleetOptions {
-                node: fleet_node.map(str::to_owned),
+                node: at.node.clone(),
                 ..setting.fleet.clone()
             };
             let fleet = Fleet::start(namespace, "load", &format!("{}:{}", pair.name, pair::PORT), &options).await?;
@@ -108,6 +123,8 @@ pub struct Setting {
     pub operator: Value,
     /// The probes.
     pub fleet: FleetOptions,
+    /// Users, certificates and gateway; without it there is none of these.
+    pub site: Option<Site>,
 }
 
 /// The stage, set.

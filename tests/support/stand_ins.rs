@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::DeleteParams;
+use proxypair::probe::APPLICATION;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -74,6 +75,27 @@ pub fn pod(name: &str, labels: Value, node: Option<&str>, container: Value) -> V
     })
 }
 
+/// Mounts Secrets into a container, each in the directory of its name below `/secrets`.
+pub fn mount(container: &mut Value, secrets: &[String]) {
+    let mounts = secrets
+        .iter()
+        .map(|name| json!({"name": name, "mountPath": format!("/secrets/{name}")}));
+    match &mut container["volumeMounts"] {
+        Value::Array(present) => present.extend(mounts),
+        absent => *absent = mounts.collect(),
+    }
+}
+
+/// Gives a pod the volumes of Secrets.
+pub fn bring(pod: &mut Value, secrets: &[String]) {
+    let volumes = secrets
+        .iter()
+        .map(|name| json!({"name": name, "secret": {"secretName": name, "defaultMode": 0o440}}));
+    if let Some(present) = pod["spec"]["volumes"].as_array_mut() {
+        present.extend(volumes);
+    }
+}
+
 /// A stand-in ObjectServer in a pod of its own.
 #[derive(Clone)]
 pub struct ObjectServer {
@@ -81,6 +103,27 @@ pub struct ObjectServer {
     pub name: String,
     pod: String,
     namespace: Namespace,
+}
+
+/// What an ObjectServer has beside its name.
+#[derive(Clone, Debug, Default)]
+pub struct ServerOptions {
+    /// Where it runs.
+    pub node: Option<String>,
+    /// Further options of the stand-in.
+    pub arguments: Vec<String>,
+    /// Secrets, each mounted in the directory of its name below `/secrets`.
+    pub secrets: Vec<String>,
+}
+
+impl ServerOptions {
+    /// Nothing but where it runs.
+    pub fn on(node: Option<&str>) -> Self {
+        Self {
+            node: node.map(str::to_owned),
+            ..Self::default()
+        }
+    }
 }
 
 /// A row of `alerts.status`.
@@ -95,7 +138,12 @@ pub struct Row {
 
 impl ObjectServer {
     /// Starts one below its agent, and a headless Service for its host name.
-    pub async fn start(namespace: &Namespace, name: &str, node: Option<&str>) -> Result<Self> {
+    pub async fn start(namespace: &Namespace, name: &str, options: &ServerOptions) -> Result<Self> {
+        let ServerOptions {
+            node,
+            arguments: further,
+            secrets,
+        } = options;
         let pod_name = name.to_lowercase().replace('_', "-");
         let labels = json!({"app": pod_name});
         let mut arguments = vec![
@@ -107,7 +155,8 @@ impl ObjectServer {
         if name.ends_with("_B") {
             arguments.push("--backup".to_owned());
         }
-        let container = json!({
+        arguments.extend(further.iter().cloned());
+        let mut container = json!({
             "name": "objectserver",
             "command": ["/objectserver"],
             "args": arguments,
@@ -126,9 +175,10 @@ impl ObjectServer {
                 },
             }))
             .await?;
-        namespace
-            .apply::<Pod>(pod(&pod_name, labels.clone(), node, container))
-            .await?;
+        mount(&mut container, secrets);
+        let mut object = pod(&pod_name, labels.clone(), node.as_deref(), container);
+        bring(&mut object, secrets);
+        namespace.apply::<Pod>(object).await?;
         namespace.until_ready(&pod_name).await?;
         Ok(Self {
             name: name.to_owned(),
@@ -152,11 +202,27 @@ impl ObjectServer {
         self.agent("POST", "start").await.map(drop)
     }
 
-    /// How many sessions are logged in.
+    /// How many sessions are logged in, without those of the operator's checks and of gateways.
     pub async fn sessions(&self) -> Result<u64> {
-        Ok(self.agent("GET", "status").await?["sessions"]
-            .as_u64()
-            .unwrap_or_default())
+        let sessions = self.connections().await?;
+        let are_probes = sessions
+            .iter()
+            .filter(|session| !matches!(session["AppName"].as_str(), Some(APPLICATION | "GATEWAY")));
+        Ok(are_probes.count() as u64)
+    }
+
+    /// How many logins of the operator's checks it has refused since it was started.
+    pub async fn refused_logins(&self) -> Result<u64> {
+        let status = self.agent("GET", "status").await?;
+        Ok(status["refused_logins"][APPLICATION].as_u64().unwrap_or_default())
+    }
+
+    /// `catalog.connections`.
+    pub async fn connections(&self) -> Result<Vec<Value>> {
+        match self.agent("GET", "sessions").await? {
+            Value::Array(sessions) => Ok(sessions),
+            other => anyhow::bail!("{}: no sessions: {other}", self.name),
+        }
     }
 
     /// Rows that a query of this test's own finds.

@@ -1,5 +1,6 @@
 //! The one owner of the child process.
 
+use std::ffi::OsString;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ struct Server {
 /// Keeps the child.
 #[derive(Debug)]
 pub struct Keeper {
-    arguments: Vec<String>,
+    arguments: Vec<OsString>,
     restart: bool,
     server: Option<Server>,
     since: Timestamp,
@@ -66,31 +67,13 @@ pub struct Keeper {
 
 impl Keeper {
     /// A keeper without a child, which will have the server's part of the agent's options.
-    pub fn new(options: &Options) -> anyhow::Result<Self> {
-        let data = options
-            .data
-            .to_str()
-            .context("the data directory's name is not UTF-8")?;
-        let mut arguments: Vec<String> = [
-            ("--name", options.name.as_str()),
-            ("--listen", &options.listen.to_string()),
-            ("--data", data),
-            ("--user", &options.user),
-            ("--password", &options.password),
-        ]
-        .into_iter()
-        .map(|(option, value)| format!("{option}={value}"))
-        .collect();
-        arguments.push("--controlled".to_owned());
-        if options.backup {
-            arguments.push("--backup".to_owned());
-        }
-        Ok(Self {
-            arguments,
+    pub fn new(options: &Options) -> Self {
+        Self {
+            arguments: crate::arguments_of_child(),
             restart: options.restart,
             server: None,
             since: Timestamp::now(),
-        })
+        }
     }
 
     /// Starts the child unless it runs, and waits until it listens.

@@ -22,7 +22,7 @@ use super::{
     switch::{Steps, address, event, selects, settled},
 };
 use crate::{
-    api::{ProxyPair, ProxyPairStatus, Side, Switch, SwitchKind, Switching},
+    api::{Engine, ProxyPair, ProxyPairStatus, Side, Switch, SwitchKind, Switching},
     controller::{
         apply::{ApplyError, apply, within_deadline},
         context::Context,
@@ -34,7 +34,7 @@ use crate::{
         pair::Pair,
         status::{Now, Problem},
     },
-    health::{Assignment, Finding, Identity, PodAddress, index, monitor},
+    health::{Assignment, Finding, Identity, PodAddress, Server, index, monitor},
     metrics::SwitchLabels,
 };
 
@@ -75,6 +75,9 @@ impl Actor {
             pair,
             object,
             service,
+            login,
+            authorities,
+            problem,
             keys,
             key_text,
         } = declared.clone();
@@ -84,9 +87,10 @@ impl Actor {
         let unknown = PodAddress::UNKNOWN;
         let pods = Side::BOTH.map(|side| pod_of(&context.pods, &pair, side, &unknown, Timestamp::now()));
         let assignment = Assignment {
+            login,
             keys: Some(keys),
             epoch: 0,
-            ..assignment(&pair, pods, routing)
+            ..assignment(&pair, pods, routing, authorities)
         };
         let assignments = watch::Sender::new(assignment);
         let (findings_in, findings) = watch::channel(None);
@@ -106,7 +110,7 @@ impl Actor {
             switching: status.switching,
             steps: None,
             finished: None,
-            problem: None,
+            problem,
             assignments,
             findings,
             known,
@@ -179,10 +183,13 @@ impl Actor {
             pair,
             object,
             service,
+            login,
+            authorities,
+            problem,
             keys,
             key_text,
         } = declared;
-        self.problem = None;
+        self.problem = problem;
         self.pair = pair;
         if newer(&*object, &self.object) {
             self.object = (*object).clone();
@@ -193,13 +200,15 @@ impl Actor {
         let routing = self.routing;
         self.assignments.send_if_modified(|current| {
             let next = Assignment {
+                // A Secret that has gone missing does not end the checks.
+                login: login
+                    .or_else(|| current.login.clone())
+                    .filter(|_| pair.spec.health_check.login.is_some()),
                 keys: if new_keys { Some(keys) } else { current.keys.clone() },
                 epoch: current.epoch,
-                ..assignment(&pair, current.pods.clone(), routing)
+                ..assignment(&pair, current.pods.clone(), routing, authorities)
             };
-            let changed = new_keys
-                || (&next.object_servers, next.timing, next.policy, &next.drain)
-                    != (&current.object_servers, current.timing, current.policy, &current.drain);
+            let changed = new_keys || next.asks_otherwise_than(current);
             *current = next;
             changed
         });
@@ -428,17 +437,41 @@ impl Drop for Actor {
 }
 
 /// What the monitor is to watch, but for the keys.
-fn assignment(pair: &Pair, pods: [PodAddress; 2], routing: Routing) -> Assignment {
+fn assignment(
+    pair: &Pair,
+    pods: [PodAddress; 2],
+    routing: Routing,
+    [primary, backup]: [Option<Arc<Vec<u8>>>; 2],
+) -> Assignment {
     Assignment {
         pods,
-        object_servers: pair.object_servers.clone(),
+        servers: [server(pair, Side::Primary, primary), server(pair, Side::Backup, backup)],
         keys: None,
         gate_name: pair.gate_name.clone(),
+        login: None,
+        resync: pair.spec.resync(),
         timing: Timing::from(&pair.spec.health_check),
         policy: Policy::new(&pair.spec.failback, FIRST_START),
         drain: pair.spec.failback.drain.clone(),
         routing,
         epoch: 0,
+    }
+}
+
+/// How to reach the ObjectServer of a side. One that is to speak TLS and whose authorities are not known is trusted by nobody.
+fn server(pair: &Pair, side: Side, authorities: Option<Arc<Vec<u8>>>) -> Server {
+    let (declared, login) = (pair.spec.side(side), pair.spec.health_check.login.as_ref());
+    let is_proxied = pair.spec.proxy.engine == Engine::Proxyserv;
+    Server {
+        address: pair.object_server(side).clone(),
+        name: declared.object_server.name.clone(),
+        authorities: declared
+            .object_server
+            .tls
+            .as_ref()
+            .map(|_| authorities.unwrap_or_default()),
+        allow_plaintext: login.is_some_and(|login| login.allow_plaintext_login),
+        proxy: is_proxied.then(|| declared.server_name.clone()),
     }
 }
 

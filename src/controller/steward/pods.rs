@@ -8,7 +8,7 @@ use kube::{ResourceExt, runtime::reflector::Store};
 
 use crate::{
     api::{LABEL_PAIR, LABEL_SIDE, Side},
-    domain::{evidence::Pod, pair::Pair},
+    domain::{evidence::Pod, pair::Pair, trouble::trouble},
     health::PodAddress,
 };
 
@@ -51,6 +51,7 @@ pub fn pod_of(pods: &Store<PodObject>, pair: &Pair, side: Side, before: &PodAddr
             uid: None,
             name: None,
             ip: None,
+            trouble: None,
         };
     };
     let uid = pod.uid();
@@ -75,5 +76,6 @@ pub fn pod_of(pods: &Store<PodObject>, pair: &Pair, side: Side, before: &PodAddr
         uid,
         name: Some(pod.name_any()),
         ip,
+        trouble: pod.status.as_ref().and_then(trouble),
     }
 }

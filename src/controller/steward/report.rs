@@ -48,6 +48,7 @@ impl Actor {
             SideKnown {
                 health: &found.health,
                 sessions: found.sessions,
+                acting_primary: found.acting_primary,
             }
         };
         let known = status::Known {

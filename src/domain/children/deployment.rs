@@ -1,4 +1,7 @@
-//! The Deployment of one side: one pod, in it the gate.
+//! The Deployment of one side: one pod, in it the gate, and with engine Proxyserv the user's nco_proxyserv behind it.
+
+mod gate;
+mod proxyserv;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,35 +10,28 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy},
         core::v1::{
-            Affinity, Capabilities, Container, ContainerPort, HTTPGetAction, PodAffinityTerm, PodAntiAffinity,
-            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-            SecretVolumeSource, SecurityContext, Volume, VolumeMount, WeightedPodAffinityTerm,
+            Affinity, Capabilities, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec,
+            ResourceRequirements, SeccompProfile, SecurityContext, WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{
         api::resource::Quantity,
         apis::meta::v1::{LabelSelector, ObjectMeta},
-        util::intstr::IntOrString,
     },
 };
 
+pub use gate::{CHECK_PORT, CONTROL_PORT};
+
 use super::{labels, metadata, side_labels};
 use crate::{
-    api::{ANNOTATION_TEMPLATE, Duration as ApiDuration, PORT_PROXY, Side},
-    domain::pair::Pair,
+    api::{ANNOTATION_SECRET_VERSION, ANNOTATION_TEMPLATE, Side},
+    domain::{
+        pair::Pair,
+        references::{Contents, Reference},
+    },
 };
 
-/// Port of the gate for probes; OMNIbus's default for proxy servers.
-const PROXY_PORT: i32 = 4400;
-/// Port of the gate for check sessions.
-pub const CHECK_PORT: u16 = 4401;
-/// Port of the gate for reports and orders.
-pub const CONTROL_PORT: u16 = 4402;
-/// Port of the gate for kubelet and Prometheus.
-const ADMIN_PORT: i32 = 4403;
-/// Where the gate finds its keys.
-const TLS_DIR: &str = "/etc/proxypair/tls";
-/// User and group of the process.
+/// User and group of this program's processes.
 const UID: i64 = 65532;
 /// What a pod may take beyond twice the drain's grace period, so that the drain and not kubelet ends the last session.
 const GRACE_MARGIN: Duration = Duration::from_secs(5);
@@ -50,9 +46,12 @@ pub struct GateImage {
 }
 
 /// The Deployment of one side. Its one pod is replaced by ending the old one first: the other side serves meanwhile.
-pub fn deployment(pair: &Pair, side: Side, image: &GateImage) -> Deployment {
+///
+/// The pod is replaced, too, when the Secret of nco_proxyserv changes, which `contents` tells: it is read when the pod starts. What the
+/// gate reads again by itself, certificates and authorities, replaces nothing.
+pub fn deployment(pair: &Pair, side: Side, image: &GateImage, contents: &Contents) -> Deployment {
     let selector = side_labels(pair, side);
-    let mut template = pod_template(pair, side, image);
+    let mut template = pod_template(pair, side, image, contents);
     let hash = template_hash(&template);
     let annotation = BTreeMap::from([(ANNOTATION_TEMPLATE.to_owned(), hash)]);
     if let Some(metadata) = &mut template.metadata {
@@ -97,124 +96,96 @@ fn template_hash(template: &PodTemplateSpec) -> String {
         .collect()
 }
 
-fn pod_template(pair: &Pair, side: Side, image: &GateImage) -> PodTemplateSpec {
-    let settings = pair.spec.proxy.pod.overridden_by(pair.spec.side(side).proxy.as_ref());
+fn pod_template(pair: &Pair, side: Side, image: &GateImage, contents: &Contents) -> PodTemplateSpec {
+    let settings = pair.proxy(side);
     let grace = pair.spec.failback.drain.grace_period.get() * 2 + GRACE_MARGIN;
     let mut labels = settings.pod_labels.unwrap_or_default();
     labels.extend(side_labels(pair, side));
-    PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(labels),
-            annotations: settings.pod_annotations,
-            ..ObjectMeta::default()
+    let resources = settings.resources;
+    let spec = PodSpec {
+        service_account_name: Some(pair.service_account_name()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        image_pull_secrets: settings.image_pull_secrets,
+        node_selector: settings.node_selector,
+        tolerations: settings.tolerations,
+        priority_class_name: settings.priority_class_name,
+        affinity: Some(settings.affinity.unwrap_or_else(|| apart(pair))),
+        volumes: Some(gate::volumes(pair, side)),
+        ..PodSpec::default()
+    };
+    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).ok();
+    let security = PodSecurityContext {
+        run_as_non_root: Some(true),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".to_owned(),
+            localhost_profile: None,
         }),
-        spec: Some(PodSpec {
-            service_account_name: Some(pair.service_account_name()),
-            automount_service_account_token: Some(false),
-            enable_service_links: Some(false),
-            termination_grace_period_seconds: i64::try_from(grace.as_secs()).ok(),
-            image_pull_secrets: settings.image_pull_secrets,
-            node_selector: settings.node_selector,
-            tolerations: settings.tolerations,
-            priority_class_name: settings.priority_class_name,
-            affinity: Some(settings.affinity.unwrap_or_else(|| apart(pair))),
+        ..PodSecurityContext::default()
+    };
+    let mut annotations = settings.pod_annotations;
+    let spec = match pair.proxyserv(side) {
+        None => PodSpec {
+            termination_grace_period_seconds: seconds(grace),
             security_context: Some(PodSecurityContext {
-                run_as_non_root: Some(true),
                 run_as_user: Some(UID),
                 run_as_group: Some(UID),
                 fs_group: Some(UID),
-                seccomp_profile: Some(SeccompProfile {
-                    type_: "RuntimeDefault".to_owned(),
-                    localhost_profile: None,
-                }),
-                ..PodSecurityContext::default()
+                ..security
             }),
-            containers: vec![gate(pair, side, image, settings.resources, grace)],
-            volumes: Some(vec![Volume {
-                name: "tls".to_owned(),
-                secret: Some(SecretVolumeSource {
-                    secret_name: Some(pair.gate_tls_name()),
-                    default_mode: Some(0o440),
-                    ..SecretVolumeSource::default()
+            containers: vec![gate::container(pair, side, image, resources, grace)],
+            ..spec
+        },
+        Some(proxyserv) => {
+            let secret = proxyserv.secret_name.as_deref().map(Reference::secret);
+            let content = secret.and_then(|secret| contents.get(&secret)?.as_ref());
+            if let Some(content) = content {
+                let version = (ANNOTATION_SECRET_VERSION.to_owned(), content.version.clone());
+                annotations.get_or_insert_default().extend([version]);
+            }
+            let mut gate = gate::container(pair, side, image, None, grace);
+            gate.security_context = Some(restricted(Some((UID, Some(UID)))));
+            PodSpec {
+                // The proxy ends after the gate.
+                termination_grace_period_seconds: seconds(grace + proxyserv::GRACE),
+                security_context: Some(PodSecurityContext {
+                    fs_group: Some(proxyserv::FS_GROUP),
+                    ..security
                 }),
-                ..Volume::default()
-            }]),
-            ..PodSpec::default()
+                init_containers: Some(proxyserv::containers(pair, side, proxyserv, image, resources)),
+                containers: vec![gate],
+                volumes: spec
+                    .volumes
+                    .map(|volumes| volumes.into_iter().chain(proxyserv::volumes(proxyserv)).collect()),
+                ..spec
+            }
+        }
+    };
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations,
+            ..ObjectMeta::default()
         }),
+        spec: Some(spec),
     }
 }
 
-fn gate(
-    pair: &Pair,
-    side: Side,
-    image: &GateImage,
-    resources: Option<ResourceRequirements>,
-    grace: Duration,
-) -> Container {
-    let declared = pair.spec.side(side);
-    let args = [
-        "gate".to_owned(),
-        format!("--name={}", declared.server_name),
-        format!("--listen=0.0.0.0:{PROXY_PORT}"),
-        format!("--check-listen=0.0.0.0:{CHECK_PORT}"),
-        format!("--control-listen=0.0.0.0:{CONTROL_PORT}"),
-        format!("--admin-listen=0.0.0.0:{ADMIN_PORT}"),
-        format!("--object-server-name={}", declared.object_server.name),
-        format!("--object-server={}", pair.object_server(side)),
-        format!("--tls-dir={TLS_DIR}"),
-        format!("--unresponsive-after={}", pair.spec.health_check.unresponsive_after),
-        format!("--grace-period={}", ApiDuration::from(grace)),
-    ];
-    let port = |name: &str, container_port| ContainerPort {
-        name: Some(name.to_owned()),
-        container_port,
-        protocol: Some("TCP".to_owned()),
-        ..ContainerPort::default()
-    };
-    let probe = |path: &str, period, failures| Probe {
-        http_get: Some(HTTPGetAction {
-            path: Some(path.to_owned()),
-            port: IntOrString::String("admin".to_owned()),
-            ..HTTPGetAction::default()
+/// What the restricted Pod Security Standard asks of a container, and a root filesystem that cannot be written. User and group are the
+/// pod's, unless they are given.
+fn restricted(user: Option<(i64, Option<i64>)>) -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            add: None,
         }),
-        period_seconds: Some(period),
-        timeout_seconds: Some(period.min(3)),
-        failure_threshold: Some(failures),
-        ..Probe::default()
-    };
-    Container {
-        name: "gate".to_owned(),
-        image: Some(image.image.clone()),
-        image_pull_policy: image.pull_policy.clone(),
-        args: Some(args.to_vec()),
-        ports: Some(vec![
-            port(PORT_PROXY, PROXY_PORT),
-            port("check", i32::from(CHECK_PORT)),
-            port("control", i32::from(CONTROL_PORT)),
-            port("admin", ADMIN_PORT),
-        ]),
-        liveness_probe: Some(probe("/livez", 10, 3)),
-        readiness_probe: Some(probe("/readyz", 1, 1)),
-        resources: Some(resources.unwrap_or_else(default_resources)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities {
-                drop: Some(vec!["ALL".to_owned()]),
-                add: None,
-            }),
-            ..SecurityContext::default()
-        }),
-        volume_mounts: Some(vec![VolumeMount {
-            name: "tls".to_owned(),
-            mount_path: TLS_DIR.to_owned(),
-            read_only: Some(true),
-            ..VolumeMount::default()
-        }]),
-        ..Container::default()
+        run_as_user: user.map(|(user, _)| user),
+        run_as_group: user.and_then(|(_, group)| group),
+        ..SecurityContext::default()
     }
 }
-
 fn default_resources() -> ResourceRequirements {
     let quantities = |list: &[(&str, &str)]| {
         Some(
@@ -250,3 +221,6 @@ fn apart(pair: &Pair) -> Affinity {
         ..Affinity::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

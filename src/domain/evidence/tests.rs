@@ -12,6 +12,7 @@ const TIMING: Timing = Timing {
 fn good(at: Instant) -> Evidence {
     Evidence {
         pod: Pod::Running,
+        trouble: None,
         control: Link::Answering,
         report: Some(GateReport {
             at,
@@ -21,6 +22,7 @@ fn good(at: Instant) -> Evidence {
         }),
         path: Link::Answering,
         direct: Link::Answering,
+        word: None,
     }
 }
 
@@ -34,7 +36,7 @@ fn cause(reading: &Reading) -> Option<(Cause, Instant)> {
 fn failed(since: Instant) -> Link {
     Link::Failed {
         since,
-        tls: false,
+        fault: Fault::Connection,
         message: "connection refused".to_owned(),
     }
 }
@@ -168,4 +170,162 @@ fn a_lost_path_waits_for_the_gates_own_word() {
         cause(&classify(&confirmed, &TIMING, now + OTHER_EYE)),
         Some((Cause::PathBroken, now + TIMING.unreachable_after))
     );
+}
+
+fn with_login(path: Link, direct: Link) -> Evidence {
+    Evidence {
+        path,
+        direct,
+        ..good(Instant::now())
+    }
+}
+
+fn fault(fault: Fault, since: Instant) -> Link {
+    Link::Failed {
+        since,
+        fault,
+        message: "in words".to_owned(),
+    }
+}
+
+#[test]
+fn sessions_tell_a_hung_objectserver_from_a_hung_proxy() {
+    let start = Instant::now();
+    let silent = Link::Silent { since: start };
+    let at = start + Duration::from_secs(3);
+    let down_at = start + TIMING.unresponsive_after;
+    let hung = with_login(silent.clone(), silent.clone());
+    assert_eq!(
+        cause(&classify(&hung, &TIMING, at)),
+        Some((Cause::ObjectServerUnresponsive, down_at))
+    );
+    let proxy_hung = with_login(silent.clone(), Link::Answering);
+    assert_eq!(
+        cause(&classify(&proxy_hung, &TIMING, at)),
+        Some((Cause::PathBroken, down_at))
+    );
+    let only_the_direct_one = with_login(Link::Answering, silent);
+    assert_eq!(classify(&only_the_direct_one, &TIMING, at), Reading::Good);
+}
+
+#[test]
+fn a_session_that_is_refused_or_meets_a_stranger_says_which() {
+    let start = Instant::now();
+    for (what, wanted) in [
+        (Fault::Login, Cause::LoginRefused),
+        (Fault::WrongServer, Cause::WrongObjectServer),
+        (Fault::Tls, Cause::TlsRejected),
+    ] {
+        let evidence = with_login(fault(what, start), Link::Answering);
+        assert_eq!(
+            cause(&classify(&evidence, &TIMING, start)),
+            Some((wanted, start + TIMING.unreachable_after))
+        );
+    }
+}
+
+#[test]
+fn the_direct_eye_alone_is_believed_when_it_meets_a_stranger_and_in_nothing_else() {
+    let start = Instant::now();
+    let stranger = with_login(Link::Answering, fault(Fault::WrongServer, start));
+    assert_eq!(
+        cause(&classify(&stranger, &TIMING, start)).map(|(cause, _)| cause),
+        Some(Cause::WrongObjectServer)
+    );
+    for what in [Fault::Login, Fault::Tls, Fault::Connection] {
+        let evidence = with_login(Link::Answering, fault(what, start));
+        assert_eq!(classify(&evidence, &TIMING, start), Reading::Good, "{what:?}");
+    }
+}
+
+#[test]
+fn an_objectserver_that_closes_every_session_is_unreachable_though_its_port_is_open() {
+    let start = Instant::now();
+    let evidence = Evidence {
+        report: Some(GateReport {
+            at: start + Duration::from_secs(1),
+            upstream: Upstream::Reachable,
+            leaving: false,
+            sessions: 0,
+        }),
+        ..with_login(failed(start), failed(start))
+    };
+    assert_eq!(
+        cause(&classify(&evidence, &TIMING, start + Duration::from_secs(1))).map(|(cause, _)| cause),
+        Some(Cause::ObjectServerUnreachable)
+    );
+}
+
+#[test]
+fn what_the_gate_says_of_certificates_and_of_the_proxy_behind_it_is_told_as_such() {
+    let start = Instant::now();
+    let message = || "in words".to_owned();
+    for (upstream, wanted) in [
+        (
+            Upstream::Rejected {
+                since: start,
+                message: message(),
+            },
+            Cause::TlsRejected,
+        ),
+        (
+            Upstream::ProxyUnreachable {
+                since: start,
+                message: message(),
+            },
+            Cause::ProxyUnreachable,
+        ),
+    ] {
+        let evidence = Evidence {
+            report: Some(GateReport {
+                at: start,
+                upstream,
+                leaving: false,
+                sessions: 0,
+            }),
+            ..good(start)
+        };
+        assert_eq!(
+            cause(&classify(&evidence, &TIMING, start)),
+            Some((wanted, start + TIMING.unreachable_after))
+        );
+    }
+}
+
+#[test]
+fn what_keeps_the_pod_from_running_is_said_with_what_was_seen() {
+    let start = Instant::now();
+    let starting = Evidence {
+        pod: Pod::Starting { since: start },
+        trouble: Some("no node takes the pod: 0/3".to_owned()),
+        ..Evidence::none()
+    };
+    let refused = Evidence {
+        control: failed(start),
+        trouble: Some("container gate ended with exit code 1".to_owned()),
+        ..good(start)
+    };
+    let message = |evidence: &Evidence| match classify(evidence, &TIMING, start) {
+        Reading::Bad { cause, message, .. } => (cause, message),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        message(&starting),
+        (
+            Cause::ProxyMissing,
+            "the proxy pod has not started: no node takes the pod: 0/3".to_owned()
+        )
+    );
+    assert_eq!(
+        message(&refused),
+        (
+            Cause::ProxyUnreachable,
+            "connection refused: container gate ended with exit code 1".to_owned()
+        )
+    );
+    let troubled = Evidence {
+        trouble: Some("container gate ended with exit code 1".to_owned()),
+        ..good(start)
+    };
+    assert_eq!(classify(&troubled, &TIMING, start), Reading::Good);
 }

@@ -51,7 +51,7 @@ const DEAD: Cause = Cause::ObjectServerUnreachable;
 #[test]
 fn stays_while_both_sides_are_up() {
     let now = Instant::now();
-    let decision = decide(&serving(Side::Primary, now), &up(now), &up(now), &POLICY, now);
+    let decision = decide(&serving(Side::Primary, now), &up(now), &up(now), &[], &POLICY, now);
     assert_eq!(
         decision,
         Decision::Stay {
@@ -64,7 +64,14 @@ fn stays_while_both_sides_are_up() {
 #[test]
 fn fails_over_when_the_serving_side_is_down_and_the_other_is_up() {
     let now = Instant::now();
-    let decision = decide(&serving(Side::Primary, now), &down(now, DEAD), &up(now), &POLICY, now);
+    let decision = decide(
+        &serving(Side::Primary, now),
+        &down(now, DEAD),
+        &up(now),
+        &[],
+        &POLICY,
+        now,
+    );
     assert_eq!(
         decision,
         Decision::Begin {
@@ -73,7 +80,14 @@ fn fails_over_when_the_serving_side_is_down_and_the_other_is_up() {
             cause: Some(DEAD)
         }
     );
-    let decision = decide(&serving(Side::Backup, now), &up(now), &down(now, DEAD), &POLICY, now);
+    let decision = decide(
+        &serving(Side::Backup, now),
+        &up(now),
+        &down(now, DEAD),
+        &[],
+        &POLICY,
+        now,
+    );
     assert_eq!(
         decision,
         Decision::Begin {
@@ -91,6 +105,7 @@ fn a_leaving_pod_is_a_move_and_not_a_failure() {
         &serving(Side::Primary, now),
         &down(now, Cause::ProxyLeaving),
         &up(now),
+        &[],
         &POLICY,
         now,
     );
@@ -111,6 +126,7 @@ fn stays_when_both_are_down_and_moves_to_whichever_comes_up_first() {
         &serving(Side::Primary, now),
         &down(now, DEAD),
         &down(now, DEAD),
+        &[],
         &POLICY,
         now,
     );
@@ -121,7 +137,14 @@ fn stays_when_both_are_down_and_moves_to_whichever_comes_up_first() {
             look_again: None
         }
     );
-    let backup_first = decide(&serving(Side::Primary, now), &down(now, DEAD), &up(now), &POLICY, now);
+    let backup_first = decide(
+        &serving(Side::Primary, now),
+        &down(now, DEAD),
+        &up(now),
+        &[],
+        &POLICY,
+        now,
+    );
     assert!(matches!(backup_first, Decision::Begin { to: Side::Backup, .. }));
 }
 
@@ -129,7 +152,14 @@ fn stays_when_both_are_down_and_moves_to_whichever_comes_up_first() {
 fn never_goes_to_a_side_that_is_up_but_not_proved_by_the_newest_reading() {
     let now = Instant::now();
     for unproven in [doubtful(now), SideHealth::unknown(now)] {
-        let decision = decide(&serving(Side::Primary, now), &down(now, DEAD), &unproven, &POLICY, now);
+        let decision = decide(
+            &serving(Side::Primary, now),
+            &down(now, DEAD),
+            &unproven,
+            &[],
+            &POLICY,
+            now,
+        );
         assert!(matches!(decision, Decision::Stay { .. }), "{decision:?}");
     }
 }
@@ -142,6 +172,7 @@ fn restores_the_primary_when_it_has_been_up_for_stable_for() {
         &backup,
         &up(start),
         &up(start),
+        &[],
         &POLICY,
         start + Duration::from_secs(59),
     );
@@ -153,7 +184,7 @@ fn restores_the_primary_when_it_has_been_up_for_stable_for() {
             look_again: Some(at)
         }
     );
-    let due = decide(&backup, &up(start), &up(start), &POLICY, at);
+    let due = decide(&backup, &up(start), &up(start), &[], &POLICY, at);
     assert_eq!(
         due,
         Decision::Begin {
@@ -175,6 +206,7 @@ fn waits_for_the_longer_of_stable_for_and_minimum_on_backup() {
         &serving(Side::Backup, start),
         &up(start),
         &up(start),
+        &[],
         &policy,
         start + Duration::from_secs(10),
     );
@@ -196,7 +228,14 @@ fn mode_never_keeps_the_backup_but_still_leaves_it_when_it_fails() {
         ..POLICY
     };
     let late = start + Duration::from_secs(3600);
-    let decision = decide(&serving(Side::Backup, start), &up(start), &up(start), &policy, late);
+    let decision = decide(
+        &serving(Side::Backup, start),
+        &up(start),
+        &up(start),
+        &[],
+        &policy,
+        late,
+    );
     assert_eq!(
         decision,
         Decision::Stay {
@@ -208,6 +247,7 @@ fn mode_never_keeps_the_backup_but_still_leaves_it_when_it_fails() {
         &serving(Side::Backup, start),
         &up(start),
         &down(start, DEAD),
+        &[],
         &policy,
         late,
     );
@@ -227,14 +267,14 @@ fn a_new_pair_gives_its_primary_time_to_start() {
     let missing = down(start, Cause::ProxyMissing);
     let at = start + POLICY.first_start;
     assert_eq!(
-        decide(&Routing::NEW, &missing, &up(start), &POLICY, start),
+        decide(&Routing::NEW, &missing, &up(start), &[], &POLICY, start),
         Decision::Stay {
             waiting: vec![],
             look_again: Some(at)
         }
     );
     assert!(matches!(
-        decide(&Routing::NEW, &missing, &up(start), &POLICY, at),
+        decide(&Routing::NEW, &missing, &up(start), &[], &POLICY, at),
         Decision::Begin { to: Side::Backup, .. }
     ));
 }
@@ -248,17 +288,20 @@ fn a_successor_finishes_a_switch_whose_target_is_up_and_withdraws_one_whose_targ
         since: Some(now),
     };
     assert_eq!(
-        decide(&under_way, &down(now, DEAD), &up(now), &POLICY, now),
+        decide(&under_way, &down(now, DEAD), &up(now), &[], &POLICY, now),
         Decision::Finish
     );
-    assert_eq!(decide(&under_way, &up(now), &up(now), &POLICY, now), Decision::Finish);
     assert_eq!(
-        decide(&under_way, &up(now), &down(now, DEAD), &POLICY, now),
+        decide(&under_way, &up(now), &up(now), &[], &POLICY, now),
+        Decision::Finish
+    );
+    assert_eq!(
+        decide(&under_way, &up(now), &down(now, DEAD), &[], &POLICY, now),
         Decision::Withdraw
     );
     let nothing_seen = SideHealth::unknown(now);
     assert!(matches!(
-        decide(&under_way, &nothing_seen, &nothing_seen, &POLICY, now),
+        decide(&under_way, &nothing_seen, &nothing_seen, &[], &POLICY, now),
         Decision::Stay { .. }
     ));
 }
@@ -286,11 +329,77 @@ proptest! {
         let target = if to_other { side.other() } else { side };
         let routing = Routing { serving: side, target, since: Some(primary.since) };
         let of = |side| if side == Side::Primary { &primary } else { &backup };
-        match decide(&routing, &primary, &backup, &POLICY, now) {
+        match decide(&routing, &primary, &backup, &[], &POLICY, now) {
             Decision::Begin { to, .. } => prop_assert!(of(to).may_serve() && to != side),
             Decision::Finish => prop_assert!(of(target).may_serve()),
             Decision::Withdraw => prop_assert!(of(side).may_serve() && !of(target).may_serve()),
             Decision::Stay { look_again, .. } => prop_assert!(look_again.is_none_or(|at| at > now)),
         }
     }
+}
+
+#[test]
+fn a_refused_login_on_the_serving_side_moves_nothing_and_keeps_the_side_from_being_chosen() {
+    let now = Instant::now();
+    let refused = down(now, Cause::LoginRefused);
+    let decision = decide(&serving(Side::Primary, now), &refused, &up(now), &[], &POLICY, now);
+    assert!(matches!(decision, Decision::Stay { .. }), "{decision:?}");
+    let decision = decide(
+        &serving(Side::Primary, now),
+        &down(now, DEAD),
+        &refused,
+        &[],
+        &POLICY,
+        now,
+    );
+    assert!(matches!(decision, Decision::Stay { .. }), "{decision:?}");
+}
+
+#[test]
+fn another_server_behind_the_address_is_left() {
+    let now = Instant::now();
+    let stranger = down(now, Cause::WrongObjectServer);
+    let decision = decide(&serving(Side::Primary, now), &stranger, &up(now), &[], &POLICY, now);
+    assert!(
+        matches!(decision, Decision::Begin { to: Side::Backup, .. }),
+        "{decision:?}"
+    );
+}
+
+#[test]
+fn a_failback_waits_until_the_objectservers_are_in_step_and_a_failover_does_not() {
+    let start = Instant::now();
+    let now = start + Duration::from_secs(600);
+    let missing = [Missing::ActingPrimary];
+    let on_backup = serving(Side::Backup, start);
+    let decision = decide(&on_backup, &up(start), &up(start), &missing, &POLICY, now);
+    assert_eq!(
+        decision,
+        Decision::Stay {
+            waiting: vec![Waiting::Resync(Missing::ActingPrimary)],
+            look_again: None
+        }
+    );
+    let decision = decide(&on_backup, &up(start), &up(start), &[], &POLICY, now);
+    assert!(
+        matches!(
+            decision,
+            Decision::Begin {
+                kind: SwitchKind::Failback,
+                ..
+            }
+        ),
+        "{decision:?}"
+    );
+    let decision = decide(&on_backup, &up(start), &down(now, DEAD), &missing, &POLICY, now);
+    assert!(
+        matches!(
+            decision,
+            Decision::Begin {
+                kind: SwitchKind::Failover,
+                ..
+            }
+        ),
+        "{decision:?}"
+    );
 }

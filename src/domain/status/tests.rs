@@ -88,10 +88,12 @@ impl Scene {
                 SideKnown {
                     health: &self.primary,
                     sessions: 2,
+                    acting_primary: None,
                 },
                 SideKnown {
                     health: &self.backup,
                     sessions: 0,
+                    acting_primary: None,
                 },
             ],
             decision: &self.decision,
@@ -221,10 +223,12 @@ fn history_keeps_the_newest_ten() {
                 SideKnown {
                     health: &scene.primary,
                     sessions: 0,
+                    acting_primary: None,
                 },
                 SideKnown {
                     health: &scene.backup,
                     sessions: 0,
+                    acting_primary: None,
                 },
             ],
             decision: &scene.decision,
@@ -239,4 +243,33 @@ fn history_keeps_the_newest_ten() {
         .map(|switch| switch.started_at.0.as_second())
         .collect();
     assert_eq!(seconds, [11, 10, 9, 8, 7, 6, 5, 4, 3, 2]);
+}
+
+#[test]
+fn what_is_missing_until_the_objectservers_are_in_step_is_told_by_their_names() {
+    let mut scene = Scene::new();
+    scene.routing.serving = Side::Backup;
+    scene.routing.target = Side::Backup;
+    for (missing, wanted) in [
+        (Missing::Answer(Side::Primary), "an answer of AGG_P about its gateway"),
+        (
+            Missing::Gateway(Side::Primary),
+            "the gateway failover_gate to be attached to AGG_P",
+        ),
+        (
+            Missing::Description(Side::Backup, vec!["stock".to_owned()]),
+            "the gateway failover_gate to be attached to AGG_B: those that are call themselves stock",
+        ),
+        (
+            Missing::ActingPrimary,
+            "the resync to finish: ActingPrimary is TRUE on AGG_B",
+        ),
+    ] {
+        scene.decision = Decision::Stay {
+            waiting: vec![Waiting::Resync(missing)],
+            look_again: None,
+        };
+        let status = scene.render(&ProxyPairStatus::default(), scene.now, None);
+        assert_eq!(status.failback.unwrap().waiting_for, [wanted]);
+    }
 }

@@ -36,10 +36,11 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// The value in the column of this name. Upper and lower case count.
+    /// The value in the column of this name. Upper and lower case do not count, nor do NUL bytes at the end, which ObjectServers send.
     #[must_use]
     pub fn get(&self, column: &str) -> Option<&'a Value> {
-        let index = self.columns.iter().position(|candidate| candidate.name == column)?;
+        let is_it = |candidate: &Column| candidate.name.trim_end_matches('\0').eq_ignore_ascii_case(column);
+        let index = self.columns.iter().position(is_it)?;
         self.values.get(index)
     }
 }

@@ -1,6 +1,7 @@
 //! The client against a peer that plays back what servers send.
 
 use super::*;
+use crate::tds::Error;
 use crate::tds::packet::{Assembler, write_message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
@@ -60,7 +61,8 @@ async fn finds_a_value_by_the_name_of_its_column() {
     let answer = ask(TRUE).await.unwrap();
     let row = answer.rows().next().unwrap();
     assert_eq!(row.get("Value").unwrap().text().as_deref(), Some("TRUE"));
-    assert!(row.get("value").is_none());
+    assert_eq!(row.get("VALUE"), row.get("Value"));
+    assert!(row.get("Valu").is_none());
     assert_eq!(answer.counts, [1]);
 }
 
@@ -174,4 +176,51 @@ async fn closing_sends_a_logout() {
         .unwrap();
     client.close().await.unwrap();
     assert_eq!(peer.await.unwrap().payload, [0x71, 0]);
+}
+
+/// Logs in under the policy that never shows a password; gives the first message that the server got, too.
+async fn log_in_encrypted(answer: &'static [u8]) -> (Packets, Result<Client<DuplexStream>, LoginError>) {
+    let (near, mut far) = duplex(4096);
+    let peer = tokio::spawn(async move {
+        let first = read_message(&mut far).await;
+        let mut packets = Vec::new();
+        write_message(PacketType::RESPONSE, answer, 512, &mut packets);
+        far.write_all(&packets).await.unwrap();
+        first
+    });
+    let login = LoginRecord::new("root", "secret", "test");
+    let client = Client::with_policy(near, &login, PasswordPolicy::Encrypted, ANSWER_MAX).await;
+    (peer.await.unwrap(), client)
+}
+
+#[tokio::test]
+async fn an_offer_shows_no_password_in_any_field() {
+    let (first, _) = log_in_encrypted(REFUSE).await;
+    assert!(!first.payload.windows(6).any(|bytes| bytes == b"secret"));
+    let lengths = [0x05c, 0x1c9, 0x202].map(|offset| first.payload[offset]);
+    assert_eq!(lengths, [0, 0, 0xa0], "password, remote passwords, offer");
+}
+
+#[tokio::test]
+async fn a_session_that_needed_no_password_is_given_up() {
+    let (_, client) = log_in_encrypted(ACCEPT).await;
+    assert!(matches!(client, Err(LoginError::Unauthenticated)));
+}
+
+#[tokio::test]
+async fn a_refused_offer_is_no_refused_password() {
+    let (_, client) = log_in_encrypted(REFUSE).await;
+    assert!(matches!(client, Err(LoginError::OfferRefused { number: 4002, .. })));
+}
+
+#[test]
+fn a_password_is_shown_in_tls_and_where_that_is_allowed() {
+    for (encrypted, allowed, policy) in [
+        (true, false, PasswordPolicy::Plain),
+        (true, true, PasswordPolicy::Plain),
+        (false, true, PasswordPolicy::Plain),
+        (false, false, PasswordPolicy::Encrypted),
+    ] {
+        assert_eq!(PasswordPolicy::on_stream(encrypted, allowed), policy);
+    }
 }

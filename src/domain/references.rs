@@ -1,0 +1,225 @@
+//! Which Secrets and ConfigMaps a pair refers to, what must stand in them, and what to say when it does not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    pair::{Listener, Pair},
+    status::Problem,
+};
+use crate::api::{AUTH_PASSWORD, AUTH_USER_NAME, CaBundleSpec, OMNI_KDB, OMNI_STH, Side};
+
+/// What kind of object is referred to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ReferenceKind {
+    /// A ConfigMap.
+    ConfigMap,
+    /// A Secret.
+    Secret,
+}
+
+impl ReferenceKind {
+    /// The word Kubernetes uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::Secret => "Secret",
+        }
+    }
+}
+
+/// An object in the namespace of the pair that refers to it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Reference {
+    /// What it is.
+    pub kind: ReferenceKind,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+impl Reference {
+    /// A Secret.
+    pub fn secret(name: &str) -> Self {
+        Self {
+            kind: ReferenceKind::Secret,
+            name: name.to_owned(),
+        }
+    }
+
+    /// A ConfigMap.
+    pub fn config_map(name: &str) -> Self {
+        Self {
+            kind: ReferenceKind::ConfigMap,
+            name: name.to_owned(),
+        }
+    }
+}
+
+/// What stood in an object when it was read.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Content {
+    /// `metadata.resourceVersion`.
+    pub version: String,
+    /// Each key and its bytes.
+    pub data: BTreeMap<String, Vec<u8>>,
+}
+
+/// The data may be secret, so only its keys are shown.
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Content")
+            .field("version", &self.version)
+            .field("keys", &self.data.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What stands in each object that a pair refers to; `None` for one that does not exist.
+pub type Contents = BTreeMap<Reference, Option<Content>>;
+
+/// One place in `spec` that refers to an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// The object.
+    pub reference: Reference,
+    /// The field that names it.
+    pub field: String,
+    /// The keys that it must have.
+    pub keys: Vec<String>,
+    /// Keys of which it must have both or neither.
+    pub together: Vec<[&'static str; 2]>,
+    /// The side whose pod cannot start without it.
+    pub side: Option<Side>,
+}
+
+/// Every object that `pair` refers to, and why.
+pub fn needs(pair: &Pair) -> Vec<Need> {
+    let login = pair.spec.health_check.login.as_ref().map(|login| Need {
+        reference: Reference::secret(&login.secret_name),
+        field: "spec.healthCheck.login.secretName".to_owned(),
+        keys: vec![AUTH_USER_NAME.to_owned(), AUTH_PASSWORD.to_owned()],
+        together: Vec::new(),
+        side: None,
+    });
+    let of_sides = Side::BOTH.into_iter().flat_map(|side| of_side(pair, side));
+    of_sides.chain(login).collect()
+}
+
+/// Who may have issued the certificate of an ObjectServer, in PEM, if that is declared and there.
+pub fn authorities(pair: &Pair, side: Side, contents: &Contents) -> Option<Vec<u8>> {
+    let bundle = &pair.spec.side(side).object_server.tls.as_ref()?.ca_bundle;
+    contents
+        .get(&bundle_reference(bundle).0)?
+        .as_ref()?
+        .data
+        .get(&bundle.key)
+        .cloned()
+}
+
+/// The object that holds a CA bundle, and the field that names it.
+fn bundle_reference(bundle: &CaBundleSpec) -> (Reference, &'static str) {
+    match (&bundle.config_map_name, &bundle.secret_name) {
+        (Some(name), _) => (Reference::config_map(name), "configMapName"),
+        (None, name) => (Reference::secret(name.as_deref().unwrap_or_default()), "secretName"),
+    }
+}
+
+/// User and password of `healthCheck.login`, if they are there. A line feed at the end, as editors leave it, does not count.
+pub fn login(pair: &Pair, contents: &Contents) -> Option<(String, String)> {
+    let login = pair.spec.health_check.login.as_ref()?;
+    let content = contents.get(&Reference::secret(&login.secret_name))?.as_ref()?;
+    let text = |key: &str| {
+        let text = String::from_utf8_lossy(content.data.get(key)?);
+        Some(text.trim_end_matches(['\r', '\n']).to_owned()).filter(|text| !text.is_empty())
+    };
+    Some((text(AUTH_USER_NAME)?, text(AUTH_PASSWORD)?))
+}
+
+/// The objects of [`needs`], each once.
+pub fn named_in(needs: &[Need]) -> BTreeSet<Reference> {
+    needs.iter().map(|need| need.reference.clone()).collect()
+}
+
+fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
+    let mut needs = Vec::new();
+    let declared = pair.spec.side(side);
+    let own = declared.proxy.as_ref();
+    let field = |name: &str, is_own: bool| match is_own {
+        true => format!("spec.{}.proxy.{name}", side.label()),
+        false => format!("spec.proxy.{name}"),
+    };
+    if let Some(tls) = &declared.object_server.tls {
+        let bundle = &tls.ca_bundle;
+        let (reference, name) = bundle_reference(bundle);
+        needs.push(Need {
+            reference,
+            field: format!("spec.{}.objectServer.tls.caBundle.{name}", side.label()),
+            keys: vec![bundle.key.clone()],
+            together: Vec::new(),
+            side: Some(side),
+        });
+    }
+    if let Listener::Terminate { secret_name: name } = pair.listener(side) {
+        needs.push(Need {
+            reference: Reference::secret(name),
+            field: field("tls.secretName", own.is_some_and(|own| own.tls.is_some())),
+            keys: vec!["tls.crt".to_owned(), "tls.key".to_owned()],
+            together: Vec::new(),
+            side: Some(side),
+        });
+    }
+    if let Some(name) = pair
+        .proxyserv(side)
+        .and_then(|proxyserv| proxyserv.secret_name.as_ref())
+    {
+        let speaks_tls = declared.object_server.tls.is_some() || *pair.listener(side) == Listener::PassThrough;
+        let keys: &[&str] = if speaks_tls { &[OMNI_KDB, OMNI_STH] } else { &[] };
+        needs.push(Need {
+            reference: Reference::secret(name),
+            field: field("secretName", own.is_some_and(|own| own.secret_name.is_some())),
+            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+            together: vec![[AUTH_USER_NAME, AUTH_PASSWORD], [OMNI_KDB, OMNI_STH]],
+            side: Some(side),
+        });
+    }
+    needs
+}
+
+/// What `need` lacks, if anything.
+pub fn lacking(need: &Need, contents: &Contents) -> Option<Problem> {
+    let Need {
+        reference,
+        field,
+        keys,
+        together,
+        side: _,
+    } = need;
+    let Reference { kind, name } = reference;
+    let kind = kind.as_str();
+    let Some(content) = contents.get(reference).and_then(Option::as_ref) else {
+        return Some(Problem {
+            reason: match reference.kind {
+                ReferenceKind::Secret => "SecretMissing",
+                ReferenceKind::ConfigMap => "ConfigMapMissing",
+            },
+            message: format!("there is no {kind} {name}, which {field} names: create it, or change the field"),
+        });
+    };
+    let has = |key: &str| content.data.get(key).is_some_and(|value| !value.is_empty());
+    let missing = keys.iter().map(String::as_str).find(|key| !has(key));
+    let alone = together.iter().find_map(|[one, other]| match (has(one), has(other)) {
+        (true, false) => Some(*other),
+        (false, true) => Some(*one),
+        _ => None,
+    });
+    let key = missing.or(alone)?;
+    Some(Problem {
+        reason: match reference.kind {
+            ReferenceKind::Secret => "SecretIncomplete",
+            ReferenceKind::ConfigMap => "ConfigMapIncomplete",
+        },
+        message: format!("{kind} {name}, which {field} names, has nothing under the key {key}: add it"),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! The ways from the gate to its ObjectServer, for each kind of connection.
+//!
+//! | connection | without a proxy server | with one |
+//! |---|---|---|
+//! | the watch over the ObjectServer | TLS if there is a CA | the same |
+//! | a check session | TLS if there is a CA | to the proxy server, plain |
+//! | a probe's session | TLS if there is a CA, plain if its own TLS passes through | to the proxy server, plain |
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::args::GateArgs;
+use super::files::{self, Current};
+use super::passing::Accepts;
+use crate::dial::{Address, DialError, Dialer};
+use crate::tls::{HandshakeError, ObjectServerTls};
+
+/// Where connections go, and what they speak.
+#[derive(Debug)]
+pub struct Route {
+    object_server: Address,
+    unresponsive_after: Duration,
+    /// The authorities in force; none when the ObjectServer speaks plain TDS.
+    tls: Option<watch::Sender<Current<ObjectServerTls>>>,
+    proxy: Option<Dialer>,
+    is_pass_through: bool,
+}
+
+impl Route {
+    /// The ways that the command line describes.
+    #[must_use]
+    pub fn new(args: &GateArgs) -> Self {
+        Self {
+            object_server: args.object_server.clone(),
+            unresponsive_after: args.unresponsive_after,
+            tls: args
+                .object_server_ca
+                .as_ref()
+                .map(|_| watch::Sender::new(files::unread())),
+            proxy: args
+                .proxy
+                .clone()
+                .map(|address| Dialer::new(address, args.unresponsive_after)),
+            is_pass_through: args.pass_through,
+        }
+    }
+
+    /// Where the authorities in force are kept.
+    #[must_use]
+    pub const fn authorities(&self) -> Option<&watch::Sender<Current<ObjectServerTls>>> {
+        self.tls.as_ref()
+    }
+
+    /// Silence after which a server is taken for absent.
+    #[must_use]
+    pub const fn unresponsive_after(&self) -> Duration {
+        self.unresponsive_after
+    }
+
+    /// What probes may speak when the gate does not end their TLS, or inside that TLS when it does.
+    #[must_use]
+    pub const fn accepts(&self) -> Accepts {
+        match (self.is_pass_through, &self.tls, &self.proxy) {
+            (false, ..) => Accepts::Tds,
+            (true, Some(_), None) => Accepts::Tls,
+            (true, ..) => Accepts::Either,
+        }
+    }
+
+    /// Straight to the ObjectServer.
+    ///
+    /// # Errors
+    ///
+    /// [`HandshakeError::NoBundle`] as long as no authorities could be read.
+    pub fn object_server(&self) -> Result<Dialer, DialError> {
+        let dialer = Dialer::new(self.object_server.clone(), self.unresponsive_after);
+        let Some(tls) = &self.tls else {
+            return Ok(dialer);
+        };
+        match &*tls.borrow() {
+            Ok(tls) => Ok(dialer.with_tls(tls.clone())),
+            Err(why) => Err(DialError::Tls {
+                address: self.object_server.clone(),
+                source: HandshakeError::NoBundle(why.clone()),
+            }),
+        }
+    }
+
+    /// To the proxy server, if there is one.
+    #[must_use]
+    pub const fn proxy(&self) -> Option<&Dialer> {
+        self.proxy.as_ref()
+    }
+
+    /// For a check session.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::object_server`].
+    pub fn for_check(&self) -> Result<Dialer, DialError> {
+        self.proxy.clone().map_or_else(|| self.object_server(), Ok)
+    }
+
+    /// For a probe's session.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::object_server`].
+    pub fn for_session(&self) -> Result<Dialer, DialError> {
+        match &self.proxy {
+            None if self.is_pass_through => Ok(Dialer::new(self.object_server.clone(), self.unresponsive_after)),
+            _ => self.for_check(),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! `omni.dat`: one entry for each server, as nco_igen reads it.
+
+use std::fmt::Write;
+
+use super::Unwritable;
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    host: String,
+    port: u16,
+    ssl: bool,
+}
+
+/// A server, or a virtual pair of two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    name: String,
+    primary: Server,
+    backup: Option<Server>,
+}
+
+impl Server {
+    /// `host` is a name or an IP address without brackets; `ssl` marks a port that speaks TLS.
+    ///
+    /// # Errors
+    ///
+    /// [`Unwritable::Host`] if `host` has a character that no host has.
+    pub fn new(host: &str, port: u16, ssl: bool) -> Result<Self, Unwritable> {
+        let of_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+        if host.is_empty() || host.len() > 253 || !host.chars().all(of_host) {
+            return Err(Unwritable::Host(host.chars().take(253).collect()));
+        }
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            ssl,
+        })
+    }
+}
+
+impl Entry {
+    /// An entry under `name`; with `backup` it is a virtual pair.
+    ///
+    /// # Errors
+    ///
+    /// [`Unwritable::Name`] if OMNIbus does not allow the name.
+    pub fn new(name: &str, primary: Server, backup: Option<Server>) -> Result<Self, Unwritable> {
+        let of_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        let begins = name.starts_with(|c: char| !c.is_ascii_digit());
+        if !begins || name.len() > 29 || !name.chars().all(of_name) {
+            return Err(Unwritable::Name(name.chars().take(40).collect()));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            primary,
+            backup,
+        })
+    }
+}
+
+/// The text of an `omni.dat` with these entries.
+pub fn omni_dat(entries: &[Entry]) -> String {
+    let mut text = String::new();
+    for Entry { name, primary, backup } in entries {
+        let _ = write!(text, "[{name}]\n{{\n\tPrimary: {}\n", written(primary));
+        if let Some(backup) = backup {
+            let _ = writeln!(text, "\tBackup: {}", written(backup));
+        }
+        text.push_str("}\n");
+    }
+    text
+}
+
+fn written(Server { host, port, ssl }: &Server) -> String {
+    format!("{host} {}{port}", if *ssl { "ssl " } else { "" })
+}

@@ -1,0 +1,112 @@
+//! Properties files: `Key: 'text'`, `Key: 10`, `Key: TRUE`.
+
+use super::Unwritable;
+use crate::api::ProxyProperties;
+
+/// The value of a property.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// Written in quotation marks.
+    Text(&'a str),
+    /// A number.
+    Number(i64),
+    /// TRUE or FALSE.
+    Flag(bool),
+}
+
+/// One line of a properties file.
+///
+/// # Errors
+///
+/// [`Unwritable::Property`] if the value has a quotation mark, a backslash, or anything but printable ASCII.
+pub fn property(key: &str, value: Value<'_>) -> Result<String, Unwritable> {
+    let written = match value {
+        Value::Text(text) => {
+            if let Some(character) = text.chars().find_map(unsafe_character) {
+                return Err(Unwritable::Property {
+                    key: key.to_owned(),
+                    character,
+                });
+            }
+            format!("'{text}'")
+        }
+        Value::Number(number) => number.to_string(),
+        Value::Flag(true) => "TRUE".to_owned(),
+        Value::Flag(false) => "FALSE".to_owned(),
+    };
+    Ok(format!("{key}: {written}\n"))
+}
+
+fn unsafe_character(c: char) -> Option<&'static str> {
+    match c {
+        '\'' => Some("a single quotation mark"),
+        '\\' => Some("a backslash"),
+        '\n' | '\r' => Some("a line break"),
+        c if c.is_ascii_control() => Some("a control character"),
+        c if !c.is_ascii() => Some("a character beyond ASCII"),
+        _ => None,
+    }
+}
+
+/// The login of a proxy server at its ObjectServer.
+#[derive(Clone, Copy)]
+pub struct Credentials<'a> {
+    /// AuthUserName.
+    pub user: &'a str,
+    /// AuthPassword, plain or encrypted.
+    pub password: &'a str,
+}
+
+/// What goes into the properties file of an nco_proxyserv.
+#[derive(Clone, Copy)]
+pub struct Proxyserv<'a> {
+    /// Name.
+    pub name: &'a str,
+    /// RemoteServer.
+    pub remote_server: &'a str,
+    /// AuthUserName and AuthPassword.
+    pub credentials: Option<Credentials<'a>>,
+    /// ConfigKeyFile.
+    pub key_file: Option<&'a str>,
+    /// What the user sets.
+    pub properties: &'a ProxyProperties,
+}
+
+/// The properties file of an nco_proxyserv. Its log goes to stderr unless the user says otherwise.
+///
+/// # Errors
+///
+/// [`Unwritable::Property`] if a value cannot be written.
+pub fn proxyserv_props(proxy: &Proxyserv<'_>) -> Result<String, Unwritable> {
+    let Proxyserv {
+        name,
+        remote_server,
+        credentials,
+        key_file,
+        properties,
+    } = proxy;
+    let mut text = "# Written when the pod starts, from the ProxyPair and its Secret.\n".to_owned();
+    text += &property("Name", Value::Text(name))?;
+    text += &property("RemoteServer", Value::Text(remote_server))?;
+    if let Some(Credentials { user, password }) = credentials {
+        text += &property("AuthUserName", Value::Text(user))?;
+        text += &property("AuthPassword", Value::Text(password))?;
+    }
+    if let Some(key_file) = key_file {
+        text += &property("ConfigKeyFile", Value::Text(key_file))?;
+    }
+    if properties.message_log.is_none() {
+        text += &property("MessageLog", Value::Text("stderr"))?;
+    }
+    // The API's own names are OMNIbus's.
+    let set = serde_json::to_value(properties).unwrap_or_default();
+    for (key, value) in set.as_object().into_iter().flatten() {
+        let value = match value {
+            serde_json::Value::Bool(flag) => Value::Flag(*flag),
+            serde_json::Value::Number(number) => Value::Number(number.as_i64().unwrap_or_default()),
+            other => Value::Text(other.as_str().unwrap_or_default()),
+        };
+        text += &property(key, value)?;
+    }
+    Ok(text)
+}

@@ -1,0 +1,123 @@
+//! Writes what nco_proxyserv reads, and runs nco_igen.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+    process::Command,
+};
+
+use super::{PrepareError, WriteArgs, copy::remove, props_file};
+use crate::{
+    api::{AUTH_PASSWORD, AUTH_USER_NAME, ENCRYPTION_KEYFILE, OMNI_KDB, OMNI_STH},
+    dial::Address,
+    omnibus::{Credentials, Entry, Proxyserv, Server, Unwritable, omni_dat, proxyserv_props},
+};
+
+/// How much of what nco_igen says is passed on, in bytes.
+const LAST_WORDS: usize = 400;
+
+pub(super) fn write(args: &WriteArgs) -> Result<(), PrepareError> {
+    let etc = args.nc_home.join("etc");
+    let entries = [
+        entry(&args.name, &args.listen, args.listen_ssl)?,
+        entry(&args.object_server_name, &args.object_server, args.object_server_ssl)?,
+    ];
+    replace(&etc.join("omni.dat"), omni_dat(&entries).as_bytes(), 0o640)?;
+
+    let secret = Secret(args.secret_dir.as_deref());
+    let key_file = args.private_dir.join(ENCRYPTION_KEYFILE);
+    let key = secret.bytes(ENCRYPTION_KEYFILE)?;
+    if let Some(key) = &key {
+        replace(&key_file, key, 0o400)?;
+    }
+    let keys = etc.join("security/keys");
+    for name in [OMNI_KDB, OMNI_STH] {
+        if let Some(content) = secret.bytes(name)? {
+            fs::create_dir_all(&keys).map_err(|error| PrepareError::Write(keys.clone(), error))?;
+            replace(&keys.join(name), &content, 0o400)?;
+        }
+    }
+    let login = match (secret.text(AUTH_USER_NAME)?, secret.text(AUTH_PASSWORD)?) {
+        (Some(user), Some(password)) => Some((user, password)),
+        (None, None) => None,
+        (Some(_), None) => return Err(PrepareError::HalfALogin(AUTH_USER_NAME, AUTH_PASSWORD)),
+        (None, Some(_)) => return Err(PrepareError::HalfALogin(AUTH_PASSWORD, AUTH_USER_NAME)),
+    };
+    let key_file = key_file.to_string_lossy();
+    let props = proxyserv_props(&Proxyserv {
+        name: &args.name,
+        remote_server: &args.object_server_name,
+        credentials: login.as_ref().map(|(user, password)| Credentials { user, password }),
+        key_file: key.is_some().then_some(&*key_file),
+        properties: &args.properties,
+    })?;
+    replace(&args.private_dir.join(props_file(&args.name)), props.as_bytes(), 0o400)?;
+    compile(&args.nc_home)
+}
+
+fn entry(name: &str, address: &Address, ssl: bool) -> Result<Entry, Unwritable> {
+    Entry::new(name, Server::new(address.host(), address.port(), ssl)?, None)
+}
+
+/// The mounted Secret, if there is one.
+struct Secret<'a>(Option<&'a Path>);
+
+impl Secret<'_> {
+    fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>, PrepareError> {
+        let Some(path) = self.0.map(|directory| directory.join(key)) else {
+            return Ok(None);
+        };
+        match fs::read(&path) {
+            Ok(content) if content.is_empty() => Ok(None),
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(PrepareError::Read(path, error)),
+        }
+    }
+
+    /// A line break at the end is an editor's, not the user's.
+    fn text(&self, key: &'static str) -> Result<Option<String>, PrepareError> {
+        let Some(content) = self.bytes(key)? else {
+            return Ok(None);
+        };
+        let text = String::from_utf8(content).map_err(|_| PrepareError::NoText(key))?;
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        Ok(Some(text.strip_suffix('\r').unwrap_or(text).to_owned()))
+    }
+}
+
+/// Writes a file that nobody has ever been able to read who may not: it has its permissions from the beginning.
+pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), PrepareError> {
+    let write = || {
+        remove(path)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path)?;
+        // Whatever the umask took from it.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(content)
+    };
+    write().map_err(|error| PrepareError::Write(path.to_owned(), error))
+}
+
+fn compile(nc_home: &Path) -> Result<(), PrepareError> {
+    let program = nc_home.join("bin/nco_igen");
+    let output = Command::new(&program)
+        .env("NCHOME", nc_home)
+        .env("OMNIHOME", nc_home.join("omnibus"))
+        .output()
+        .map_err(|error| PrepareError::NoIgen(program, error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let words = lines.join("; ");
+    let from = words.ceil_char_boundary(words.len().saturating_sub(LAST_WORDS));
+    Err(PrepareError::Igen(output.status, words[from..].to_owned()))
+}

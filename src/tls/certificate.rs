@@ -1,0 +1,153 @@
+//! What is read from a certificate: its Common Name, what to call it in a message, and how long it is valid.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use x509_parser::asn1_rs::Tag;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::error::X509Error;
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::{AttributeTypeAndValue, X509Name};
+
+/// Names longer than this many characters are cut in messages.
+const LONGEST_NAME: usize = 160;
+
+/// Why a certificate has no Common Name that could be compared.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommonNameError {
+    /// These bytes are no X.509 certificate.
+    #[error("it is no X.509 certificate: {0}")]
+    Unreadable(String),
+    /// The subject has none.
+    #[error("its subject has no Common Name")]
+    Missing,
+    /// The subject has several, and nothing says which of them counts.
+    #[error("its subject has {0} Common Names where one is expected")]
+    Several(usize),
+    /// It is written in a way that no text can be made of.
+    #[error("its Common Name is no text")]
+    NotText,
+}
+
+/// The Common Name of a certificate in DER. All string types of X.520 are read; T.61 only as far as it is ASCII.
+///
+/// # Errors
+///
+/// [`CommonNameError`], whatever the bytes are.
+pub fn common_name_of(der: &[u8]) -> Result<String, CommonNameError> {
+    common_name(&read(der)?)
+}
+
+pub(super) fn read(der: &[u8]) -> Result<X509Certificate<'_>, CommonNameError> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        Ok((rest, _)) => Err(CommonNameError::Unreadable(format!("{} bytes behind it", rest.len()))),
+        Err(error) => {
+            let error: X509Error = error.into();
+            Err(CommonNameError::Unreadable(error.to_string()))
+        }
+    }
+}
+
+pub(super) fn common_name(certificate: &X509Certificate<'_>) -> Result<String, CommonNameError> {
+    let mut names = certificate.subject().iter_common_name();
+    let name = names.next().ok_or(CommonNameError::Missing)?;
+    match names.count() {
+        0 => text(name).ok_or(CommonNameError::NotText),
+        more => Err(CommonNameError::Several(more + 1)),
+    }
+}
+
+fn text(name: &AttributeTypeAndValue<'_>) -> Option<String> {
+    let bytes = name.as_slice();
+    match name.attr_value().tag() {
+        // "_" is not among the characters of PrintableString, and yet written into it.
+        Tag::Utf8String | Tag::PrintableString | Tag::NumericString | Tag::Ia5String => {
+            String::from_utf8(bytes.to_vec()).ok()
+        }
+        Tag::T61String | Tag::VisibleString if bytes.is_ascii() => String::from_utf8(bytes.to_vec()).ok(),
+        Tag::BmpString => {
+            let (pairs, []) = bytes.as_chunks() else { return None };
+            let units: Vec<_> = pairs.iter().map(|pair| u16::from_be_bytes(*pair)).collect();
+            String::from_utf16(&units).ok()
+        }
+        Tag::UniversalString => {
+            let (quads, []) = bytes.as_chunks() else { return None };
+            quads
+                .iter()
+                .map(|quad| char::from_u32(u32::from_be_bytes(*quad)))
+                .collect()
+        }
+        _ => None,
+    }
+}
+
+/// When a certificate in DER ends to be valid.
+#[must_use]
+pub fn expires(der: &[u8]) -> Option<Timestamp> {
+    Some(moment(read(der).ok()?.validity().not_after.timestamp()))
+}
+
+/// A time of X.509, which knows years that [`Timestamp`] does not.
+pub(super) fn moment(seconds: i64) -> Timestamp {
+    let nearest = if seconds < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    Timestamp::from_second(seconds).unwrap_or(nearest)
+}
+
+/// What a server has shown, as far as a message needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presented {
+    /// Whose certificate it is, such as `CN=AGG_P`.
+    pub subject: String,
+    /// Who issued it.
+    pub issuer: String,
+    /// From when on it is valid.
+    pub not_before: Timestamp,
+    /// Until when.
+    pub not_after: Timestamp,
+}
+
+impl Presented {
+    pub(super) fn of(certificate: &X509Certificate<'_>) -> Self {
+        let validity = certificate.validity();
+        Self {
+            subject: shown(certificate.subject()),
+            issuer: shown(certificate.issuer()),
+            not_before: moment(validity.not_before.timestamp()),
+            not_after: moment(validity.not_after.timestamp()),
+        }
+    }
+}
+
+impl fmt::Display for Presented {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            subject,
+            issuer,
+            not_before,
+            not_after,
+        } = self;
+        write!(
+            f,
+            "subject \"{subject}\", issuer \"{issuer}\", valid from {not_before} to {not_after}"
+        )
+    }
+}
+
+/// A name as a message shows it: without control characters, and cut when it is very long.
+pub(super) fn shown(name: &X509Name<'_>) -> String {
+    quoted(&name.to_string())
+}
+
+pub(super) fn quoted(text: &str) -> String {
+    let mut characters = text.chars();
+    let mut shown: String = characters
+        .by_ref()
+        .take(LONGEST_NAME)
+        .flat_map(char::escape_debug)
+        .collect();
+    if characters.next().is_some() {
+        shown.push('…');
+    }
+    shown
+}

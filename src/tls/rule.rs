@@ -1,0 +1,206 @@
+//! OMNIbus's rule as a verifier for rustls: chain, validity times and Common Name. Subject alternative names are not looked at.
+//!
+//! The chain is webpki's business, with two consequences in the field:
+//!
+//! - A server's certificate must be of version 3. An authority in the bundle may be of version 1.
+//! - A self-signed certificate with `CA:TRUE` is no server's for webpki. If it stands in the bundle itself, byte for byte, it is taken here:
+//!   whoever put it there meant this server and no other. Its validity times and its name are checked all the same.
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::x509::X509Version;
+
+use super::BundleError;
+use super::certificate::{Presented, common_name, moment, quoted, read, shown};
+use super::refusal::{ChainFault, NameFault, Refusal};
+
+/// Subjects of the bundle that a message names at most.
+const NAMED_AT_MOST: usize = 4;
+
+/// The rule for one ObjectServer.
+#[derive(Debug)]
+pub(super) struct CommonNameRule {
+    server_name: String,
+    roots: RootCertStore,
+    bundle: Vec<CertificateDer<'static>>,
+    /// The subjects of the bundle, for messages.
+    trusted: String,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl CommonNameRule {
+    pub(super) fn new(
+        bundle: Vec<CertificateDer<'static>>,
+        server_name: &str,
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Result<Self, BundleError> {
+        let mut roots = RootCertStore::empty();
+        for (index, authority) in bundle.iter().enumerate() {
+            roots
+                .add(authority.clone())
+                .map_err(|source| BundleError::Certificate {
+                    position: index + 1,
+                    source,
+                })?;
+        }
+        if roots.is_empty() {
+            return Err(BundleError::Empty);
+        }
+        Ok(Self {
+            server_name: server_name.to_owned(),
+            roots,
+            trusted: subjects(&bundle),
+            bundle,
+            algorithms,
+        })
+    }
+
+    fn judge(
+        &self,
+        der: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Refusal> {
+        let certificate = read(der).map_err(|error| Refusal::Unreadable(error.to_string()))?;
+        self.judge_chain(der, &certificate, intermediates, now)
+            .map_err(|fault| Refusal::Chain {
+                fault,
+                presented: Box::new(Presented::of(&certificate)),
+                trusted: self.trusted.clone(),
+            })?;
+        let fault = match common_name(&certificate) {
+            Ok(name) if name == self.server_name => return Ok(()),
+            Ok(name) => NameFault::Other(quoted(&name)),
+            Err(error) => NameFault::None(error),
+        };
+        Err(Refusal::CommonName {
+            fault,
+            presented: Box::new(Presented::of(&certificate)),
+            wanted: self.server_name.clone(),
+        })
+    }
+
+    fn judge_chain(
+        &self,
+        der: &CertificateDer<'_>,
+        certificate: &X509Certificate<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), ChainFault> {
+        if certificate.version() != X509Version::V3 {
+            return Err(ChainFault::Version(certificate.version().0 + 1));
+        }
+        let is_authority = certificate.is_ca();
+        if is_authority && certificate.subject() == certificate.issuer() && self.bundle.contains(der) {
+            return within_validity(certificate, now);
+        }
+        let signed = ParsedCertificate::try_from(der).and_then(|parsed| {
+            verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all)
+        });
+        signed.map_err(|error| fault(certificate, is_authority, error))
+    }
+}
+
+fn within_validity(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), ChainFault> {
+    let (begin, end) = (
+        certificate.validity().not_before.timestamp(),
+        certificate.validity().not_after.timestamp(),
+    );
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    if now < begin {
+        Err(ChainFault::NotYetValid(moment(begin)))
+    } else if now > end {
+        Err(ChainFault::Expired(moment(end)))
+    } else {
+        Ok(())
+    }
+}
+
+/// What webpki found, in words of this domain.
+fn fault(certificate: &X509Certificate<'_>, is_authority: bool, error: rustls::Error) -> ChainFault {
+    let seconds = |time: UnixTime| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    let rustls::Error::InvalidCertificate(error) = error else {
+        return ChainFault::Other(error.to_string());
+    };
+    match error {
+        CertificateError::ExpiredContext { not_after, .. } => {
+            let end = seconds(not_after);
+            if end == certificate.validity().not_after.timestamp() {
+                ChainFault::Expired(moment(end))
+            } else {
+                ChainFault::IssuerExpired(moment(end))
+            }
+        }
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            let begin = seconds(not_before);
+            if begin == certificate.validity().not_before.timestamp() {
+                ChainFault::NotYetValid(moment(begin))
+            } else {
+                ChainFault::IssuerNotYetValid(moment(begin))
+            }
+        }
+        CertificateError::UnknownIssuer => ChainFault::UnknownIssuer,
+        CertificateError::BadSignature => ChainFault::BadSignature,
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => ChainFault::Algorithm,
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => ChainFault::Purpose,
+        _ if is_authority => ChainFault::Authority,
+        other => ChainFault::Other(other.to_string()),
+    }
+}
+
+fn subjects(bundle: &[CertificateDer<'_>]) -> String {
+    let mut subjects: Vec<_> = bundle
+        .iter()
+        .take(NAMED_AT_MOST)
+        .map(|authority| match read(authority) {
+            Ok(authority) => format!("\"{}\"", shown(authority.subject())),
+            Err(_) => "one without a readable name".to_owned(),
+        })
+        .collect();
+    if let Some(more) = bundle.len().checked_sub(NAMED_AT_MOST).filter(|more| *more > 0) {
+        subjects.push(format!("{more} more"));
+    }
+    subjects.join(", ")
+}
+
+impl ServerCertVerifier for CommonNameRule {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.judge(end_entity, intermediates, now)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
