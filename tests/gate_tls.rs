@@ -188,7 +188,7 @@ async fn a_certificate_that_goes_bad_closes_the_listener_at_the_first_session_it
 #[tokio::test]
 async fn a_certificate_that_expires_closes_the_listener_although_nothing_else_happens() {
     let issuer = Issuer::new("Netcool CA");
-    let expiring = issuer.issue_until("AGG_P", SystemTime::now() + 5 * SECOND, &[]);
+    let expiring = issuer.issue_until("AGG_P", SystemTime::now() + 8 * SECOND, &[]);
     let server = ObjectServer::start_secured(ObjectServer::free_address(), expiring.server()).await;
     let (gate, _directory) = trusting(&issuer, server.address, &[]);
     let mut operator = gate.operator("a", 1).await;
