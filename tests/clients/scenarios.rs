@@ -9,14 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::gate::{until, within};
-use crate::stage::{PASSWORD, Stage};
+use crate::stage::{PASSWORD, Stage, Transport};
 
 /// Events of the large result, and the longest summary among them in bytes.
 const MANY: usize = 3000;
 const LONGEST: usize = 4000;
 
-pub async fn logs_in_and_finds_its_server_and_itself(client: Client) {
-    let stage = Stage::set().await;
+pub async fn logs_in_and_finds_its_server_and_itself(client: Client, transport: Transport) {
+    let stage = Stage::set(transport).await;
     let mut running = client.start(stage.address(), PASSWORD);
     running
         .request("select Value from catalog.properties where PropName = 'ServerName'")
@@ -34,8 +34,8 @@ pub async fn logs_in_and_finds_its_server_and_itself(client: Client) {
     assert_eq!(stage.gate.metric("proxypair_gate_sessions_accepted_total").await, 1.0);
 }
 
-pub async fn a_wrong_password_is_refused(client: Client) {
-    let stage = Stage::set().await;
+pub async fn a_wrong_password_is_refused(client: Client, transport: Transport) {
+    let stage = Stage::set(transport).await;
     let mut running = client.start(stage.address(), "wrong");
     running
         .request("insert into alerts.status (Identifier) values ('never')")
@@ -45,8 +45,8 @@ pub async fn a_wrong_password_is_refused(client: Client) {
     assert_eq!(stage.events(), []);
 }
 
-pub async fn a_repeated_event_is_counted_and_not_stored_twice(client: Client) {
-    let stage = Stage::set().await;
+pub async fn a_repeated_event_is_counted_and_not_stored_twice(client: Client, transport: Transport) {
+    let stage = Stage::set(transport).await;
     let mut running = client.start(stage.address(), PASSWORD);
     running
         .request("insert into alerts.status (Identifier, Summary, Severity) values ('e', 'it''s down', 3)")
@@ -66,8 +66,8 @@ pub async fn a_repeated_event_is_counted_and_not_stored_twice(client: Client) {
     assert_eq!(stage.events(), [("e".to_owned(), 2)]);
 }
 
-pub async fn an_error_leaves_the_session_usable(client: Client) {
-    let stage = Stage::set().await;
+pub async fn an_error_leaves_the_session_usable(client: Client, transport: Transport) {
+    let stage = Stage::set(transport).await;
     let mut running = client.start(stage.address(), PASSWORD);
     running
         .request("insert into alerts.status (Identifier) values ('before')")
@@ -84,8 +84,8 @@ pub async fn an_error_leaves_the_session_usable(client: Client) {
     assert_eq!(transcript.rows(3), [["before"], ["after"]], "{transcript:#?}");
 }
 
-pub async fn thousands_of_rows_with_long_texts_arrive_whole_and_in_order(client: Client) {
-    let stage = Stage::set().await;
+pub async fn thousands_of_rows_with_long_texts_arrive_whole_and_in_order(client: Client, transport: Transport) {
+    let stage = Stage::set(transport).await;
     let event = |n: usize| {
         let text: String = format!("{n:04}|").repeat(LONGEST / 5);
         (format!("event-{n}"), text[..1 + n * 37 % LONGEST].to_owned())
@@ -115,8 +115,8 @@ pub async fn thousands_of_rows_with_long_texts_arrive_whole_and_in_order(client:
 }
 
 /// The client's cancel is on the wire together with the request that it cancels.
-pub async fn a_cancelled_request_leaves_the_session_usable_and_drainable(client: Client) {
-    let mut stage = Stage::set().await;
+pub async fn a_cancelled_request_leaves_the_session_usable_and_drainable(client: Client, transport: Transport) {
+    let mut stage = Stage::set(transport).await;
     let mut running = client.start(stage.address(), PASSWORD);
     running
         .request("insert into alerts.status (Identifier) values ('before')")
@@ -140,11 +140,11 @@ pub async fn a_cancelled_request_leaves_the_session_usable_and_drainable(client:
 }
 
 /// The order comes while the ObjectServer executes the statements of one request.
-pub async fn a_batch_under_way_is_completed_by_a_drain(client: Client) {
+pub async fn a_batch_under_way_is_completed_by_a_drain(client: Client, transport: Transport) {
     const STATEMENTS: usize = 200;
     const PINGS: u64 = 20;
     const PAUSE: Duration = Duration::from_millis(25);
-    let mut stage = Stage::set().await;
+    let mut stage = Stage::set(transport).await;
     let mut running = client.start(stage.address(), PASSWORD);
     let mut batch: Vec<_> = (0..STATEMENTS)
         .map(|n| format!("insert into alerts.status (Identifier) values ('batch-{n}')"))
@@ -183,9 +183,9 @@ pub async fn a_batch_under_way_is_completed_by_a_drain(client: Client) {
 }
 
 /// The order comes while several clients send one request after the other.
-pub async fn a_drain_between_requests_loses_and_halves_none(client: Client) {
+pub async fn a_drain_between_requests_loses_and_halves_none(client: Client, transport: Transport) {
     const CLIENTS: usize = 4;
-    let mut stage = Stage::set().await;
+    let mut stage = Stage::set(transport).await;
     let drained = CancellationToken::new();
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
