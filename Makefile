@@ -39,7 +39,7 @@ e2e: load ## The end-to-end tests (E2E=name for those whose name has it)
 bench-failover: load ## Measure outages and where the time goes (RUNS=20, RUNS_NODE=20)
 	@cargo test --quiet --locked --test bench_failover
 
-fuzz: packages ## Fuzz without an end, guided by coverage (TARGET=codec or tracker; INPUT=file for one input)
+fuzz: packages ## Fuzz without an end, guided by coverage (TARGET=codec, tracker or common_name; INPUT=file for one input)
 	@fuzz/run $(TARGET) $(INPUT)
 
 image: packages ## Build the images (IMAGE=name:tag for the operator's), with docker, podman or buildah

@@ -1,9 +1,10 @@
-//! What ProxyPair reads from strangers, under fuzzing: the TDS codec and the gate's message tracker.
+//! What ProxyPair reads from strangers, under fuzzing: the TDS codec, the gate's message tracker, and certificates.
 //!
 //! A target is an input of bytes, a property that panics when it does not hold, and a mutation that knows what valid inputs look like.
 //! `tests/fuzz.rs` runs each for a set number of inputs; `tests/guided.rs` runs one for as long as it is left alone, guided by coverage.
 
 pub mod codec;
+pub mod common_name;
 mod generate;
 mod havoc;
 pub mod tracker;
@@ -24,11 +25,13 @@ pub enum Target {
     Codec,
     /// The gate's message tracker.
     Tracker,
+    /// What is read from a certificate to compare its Common Name.
+    CommonName,
 }
 
 impl Target {
     /// Every target.
-    pub const ALL: [Self; 2] = [Self::Codec, Self::Tracker];
+    pub const ALL: [Self; 3] = [Self::Codec, Self::Tracker, Self::CommonName];
 
     /// Its name on a command line and among the kept inputs.
     #[must_use]
@@ -36,6 +39,7 @@ impl Target {
         match self {
             Self::Codec => "codec",
             Self::Tracker => "tracker",
+            Self::CommonName => "common_name",
         }
     }
 
@@ -44,6 +48,7 @@ impl Target {
         match self {
             Self::Codec => codec::check(input),
             Self::Tracker => tracker::check(input),
+            Self::CommonName => common_name::check(input),
         }
     }
 
@@ -53,6 +58,7 @@ impl Target {
         match self {
             Self::Codec => generate::codec_input(rng),
             Self::Tracker => generate::tracker_input(rng),
+            Self::CommonName => common_name::certificate(rng),
         }
     }
 

@@ -33,6 +33,11 @@ fn tracker() {
 }
 
 #[test]
+fn common_name() {
+    run(Target::CommonName);
+}
+
+#[test]
 fn what_mutations_start_from_can_be_read_to_its_end() {
     let mut rng = Rng::with_seed(1);
     for target in Target::ALL {
