@@ -313,8 +313,8 @@ pub struct LoginSpec {
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
 
-    /// Lets the password travel in the clear to an ObjectServer that has no `tls` and does not ask for an encrypted one. Without it such a
-    /// login is not tried.
+    /// Lets the password travel in the clear to an ObjectServer without `tls`. Without it such a server is offered an encrypted password;
+    /// one that does not know how to take it refuses the login.
     #[serde(default)]
     pub allow_plaintext_login: bool,
 }

@@ -146,6 +146,8 @@ pub struct Evidence {
     pub path: Link,
     /// The connection straight to the ObjectServer.
     pub direct: Link,
+    /// Since when that has been answering, while it is.
+    pub direct_since: Option<Instant>,
     /// What the ObjectServer last said of itself on that connection, if the operator logs in there.
     pub word: Option<Word>,
 }
@@ -160,6 +162,7 @@ impl Evidence {
             report: None,
             path: Link::Untried,
             direct: Link::Untried,
+            direct_since: None,
             word: None,
         }
     }
@@ -226,6 +229,8 @@ pub enum Reading {
 
 /// How much later than the gate the operator may see the same ObjectServer die.
 const OTHER_EYE: Duration = Duration::from_millis(50);
+/// How much later than the operator the gate may see the same ObjectServer return: it dials again every 250 ms.
+const GATE_DIALS_AGAIN: Duration = Duration::from_millis(600);
 
 /// Says what the evidence of one side means, looking from the outside in: pod, gate, path, ObjectServer.
 ///
@@ -317,7 +322,10 @@ fn read(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
             return proved(Cause::ProxyUnreachable, *since, message.clone());
         }
         Upstream::Unreachable { since, message } => {
-            if evidence.direct != Link::Answering {
+            let has_returned = evidence
+                .direct_since
+                .is_some_and(|returned| returned > *since && now < returned + GATE_DIALS_AGAIN);
+            if evidence.direct != Link::Answering || has_returned {
                 return proved(Cause::ObjectServerUnreachable, *since, message.clone());
             }
             // A dying ObjectServer closes one connection after the other: the direct one may be the last.

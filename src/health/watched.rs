@@ -144,11 +144,13 @@ impl Watched {
         self.word_lasts = assignment.timing.word_lasts();
     }
 
-    fn login(&self, assignment: &Assignment) -> Option<Login> {
+    fn login(&self, assignment: &Assignment, eye: Eye) -> Option<Login> {
         let server = &assignment.servers[index(self.side)];
+        // To the gate there is TLS, and the proxy server is in the gate's pod.
+        let is_private = server.authorities.is_some() || (eye == Eye::Path && server.proxy.is_some());
         assignment.login.clone().map(|credentials| Login {
             credentials: Arc::new(credentials),
-            allow_plaintext: server.allow_plaintext || server.authorities.is_some(),
+            allow_plaintext: server.allow_plaintext || is_private,
             object_server: server.name.clone(),
             proxy: server.proxy.clone(),
             gateways: self.gateways.subscribe(),
@@ -161,6 +163,7 @@ impl Watched {
         self.on_server = Eyes::default();
         self.description_of(assignment);
         self.evidence.direct = Link::Untried;
+        self.evidence.direct_since = None;
         self.evidence.word = None;
         self.expiry.object_server = None;
         let dialer = match assignment.servers[index(self.side)].dialer(assignment.timing.unresponsive_after) {
@@ -180,7 +183,7 @@ impl Watched {
         self.on_server.open(watch_objectserver(
             dialer,
             assignment.timing,
-            self.login(assignment),
+            self.login(assignment, Eye::Direct),
             relayed,
         ));
     }
@@ -193,6 +196,7 @@ impl Watched {
             pod: self.pod.state,
             trouble: self.pod.trouble.clone(),
             direct: self.evidence.direct.clone(),
+            direct_since: self.evidence.direct_since,
             word: self.evidence.word.clone(),
             ..Evidence::none()
         };
@@ -217,7 +221,7 @@ impl Watched {
             name.clone(),
             Arc::clone(keys),
             timing,
-            self.login(assignment),
+            self.login(assignment, Eye::Path),
             relayed,
         ));
     }
@@ -254,6 +258,10 @@ impl Watched {
                 if matches!(link, Link::Failed { .. }) {
                     self.evidence.word = None;
                 }
+                self.evidence.direct_since = match link {
+                    Link::Answering => self.evidence.direct_since.or_else(|| Some(Instant::now())),
+                    _ => None,
+                };
                 self.evidence.direct = link;
             }
             Sighting::Report { at, report } => {

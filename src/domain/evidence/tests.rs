@@ -22,6 +22,7 @@ fn good(at: Instant) -> Evidence {
         }),
         path: Link::Answering,
         direct: Link::Answering,
+        direct_since: Some(at),
         word: None,
     }
 }
@@ -328,4 +329,29 @@ fn what_keeps_the_pod_from_running_is_said_with_what_was_seen() {
         ..good(start)
     };
     assert_eq!(classify(&troubled, &TIMING, start), Reading::Good);
+}
+
+#[test]
+fn an_objectserver_that_has_just_returned_is_no_broken_path_though_the_gate_has_not_seen_it_yet() {
+    let start = Instant::now();
+    let returned = start + Duration::from_secs(60);
+    let evidence = Evidence {
+        report: Some(GateReport {
+            at: start,
+            upstream: Upstream::Unreachable {
+                since: start,
+                message: "refused".to_owned(),
+            },
+            leaving: false,
+            sessions: 0,
+        }),
+        direct_since: Some(returned),
+        ..good(start)
+    };
+    let at = |millis| {
+        let reading = classify(&evidence, &TIMING, returned + Duration::from_millis(millis));
+        cause(&reading).map(|(cause, _)| cause)
+    };
+    assert_eq!(at(10), Some(Cause::ObjectServerUnreachable));
+    assert_eq!(at(700), Some(Cause::PathBroken));
 }
