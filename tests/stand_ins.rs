@@ -10,10 +10,10 @@ mod counters;
 mod gaps;
 #[path = "../examples/proxyserv/interfaces.rs"]
 mod interfaces;
-#[path = "../examples/proxyserv/properties.rs"]
-mod properties;
 #[path = "../examples/probe/omni_dat.rs"]
 mod omni_dat;
+#[path = "../examples/proxyserv/properties.rs"]
+mod properties;
 #[path = "../examples/probe/record.rs"]
 mod record;
 #[path = "../examples/objectserver/sql.rs"]
