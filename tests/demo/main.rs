@@ -10,6 +10,7 @@
 )]
 mod support {
     pub mod auditor;
+    pub mod certificates;
     pub mod cluster;
     pub mod namespace;
     pub mod operator;
