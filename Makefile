@@ -1,7 +1,9 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt lint unit chart e2e image load crds cluster cluster-down packages bench-failover
+.PHONY: help demo test check fmt lint unit chart e2e image load crds cluster cluster-down packages clients fuzz bench-failover
 
 E2E ?=
+TARGET ?= codec
+INPUT ?=
 IMAGE ?= proxypair.test/proxypair:dev
 STAND_INS ?= proxypair.test/stand-ins:dev
 NCO_PROXYSERV ?= proxypair.test/nco-proxyserv:dev
@@ -15,18 +17,18 @@ demo: load ## Watch a failover and a failback on a cluster that this builds and 
 
 test: check e2e ## Every check there is (CLUSTER=current IMAGE=… STAND_INS=… NCO_PROXYSERV=… for a cluster of your own)
 
-check: packages fmt lint unit ## The checks that need no cluster
+check: clients fmt lint unit ## The checks that need no cluster
 
 fmt:
-	@cargo fmt --check
+	@cargo fmt --all --check
 
 lint:
-	@cargo clippy --quiet --locked --all-targets -- -D warnings
+	@cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 	@cargo clippy --quiet --locked --test e2e --test demo --test bench_failover -- -D warnings # not among --all-targets: plain `cargo test` leaves them alone
-	@shellcheck --external-sources tests/cluster/cluster tests/cluster/image tests/cluster/lib/*.sh .ci/run
+	@shellcheck --external-sources tests/cluster/cluster tests/cluster/image tests/cluster/lib/*.sh tests/clients/install fuzz/run fuzz/instrument .ci/run
 
 unit: # everything that `cargo test` runs by itself: unit, property and protocol tests, the gate on loopback, the chart, the arrows
-	@cargo test --quiet --locked
+	@cargo test --quiet --locked --workspace
 
 chart: ## Test the chart alone, without a cluster
 	@cargo test --quiet --locked --test chart
@@ -37,6 +39,9 @@ e2e: load ## The end-to-end tests (E2E=name for those whose name has it)
 
 bench-failover: load ## Measure outages and where the time goes (RUNS=20, RUNS_NODE=20)
 	@cargo test --quiet --locked --test bench_failover
+
+fuzz: packages ## Fuzz without an end, guided by coverage (TARGET=codec, tracker or common_name; INPUT=file for one input)
+	@fuzz/run $(TARGET) $(INPUT)
 
 image: packages ## Build the images (IMAGE=name:tag for the operator's), with docker, podman or buildah
 	@tests/cluster/image
@@ -58,3 +63,6 @@ cluster-down: ## Take the test cluster down
 
 packages:
 	@tests/cluster/cluster packages
+
+clients: packages # the TDS clients that are no Debian packages
+	@tests/clients/install

@@ -427,10 +427,14 @@ async fn drops_everybody_at_once_and_refuses_until_it_is_told_to_admit() {
     server.hold_answers();
     busy.stream.write_all(&request(next_id(), 100)).await.unwrap();
     operator.send(&Request::Drop).await;
-    assert_eq!(operator.ping(1).await.admission, Admission::Closed);
+    let mut report = operator.ping(1).await;
+    assert_eq!(report.admission, Admission::Closed);
     busy.closed().await;
     idle.closed().await;
-    let report = operator.report("nobody left", |report| report.sessions == 0).await;
+    // The answer may have been the last report: nothing has changed since when both were gone by then.
+    if report.sessions > 0 {
+        report = operator.report("nobody left", |report| report.sessions == 0).await;
+    }
     assert_eq!(report.admission, Admission::Closed);
     until("refused", async || is_refused(gate.probes()).await, |refused| *refused).await;
     assert_eq!(gate.page("/readyz").await, (503, "closed by order\n".to_owned()));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use x509_parser::asn1_rs::Tag;
+use x509_parser::asn1_rs::{Any, Class, Tag};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::error::X509Error;
 use x509_parser::prelude::FromDer;
@@ -50,12 +50,47 @@ pub(super) fn read(der: &[u8]) -> Result<X509Certificate<'_>, CommonNameError> {
 }
 
 pub(super) fn common_name(certificate: &X509Certificate<'_>) -> Result<String, CommonNameError> {
+    if !is_name(certificate.subject().as_raw()) {
+        return Err(CommonNameError::Unreadable("its subject is not DER".to_owned()));
+    }
     let mut names = certificate.subject().iter_common_name();
     let name = names.next().ok_or(CommonNameError::Missing)?;
     match names.count() {
         0 => text(name).ok_or(CommonNameError::NotText),
         more => Err(CommonNameError::Several(more + 1)),
     }
+}
+
+/// Whether this is a name in DER, down to the tag of each attribute's type and value. The parser does not look at those of the types, so it would
+/// take a field for a Common Name that is one for nobody else.
+fn is_name(der: &[u8]) -> bool {
+    fn sets(der: &[u8]) -> Option<()> {
+        let (mut sets, []) = element(Some(Tag::Sequence), der)? else {
+            return None;
+        };
+        while !sets.is_empty() {
+            let (mut attributes, later) = element(Some(Tag::Set), sets)?;
+            sets = later;
+            while !attributes.is_empty() {
+                let (attribute, later) = element(Some(Tag::Sequence), attributes)?;
+                attributes = later;
+                let (_, value) = element(Some(Tag::Oid), attribute)?;
+                let (_, []) = element(None, value)? else { return None };
+            }
+        }
+        Some(())
+    }
+    sets(der).is_some()
+}
+
+/// The content of the first value, which has this tag if one is wanted, and what is behind it.
+fn element(tag: Option<Tag>, der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (rest, value) = Any::from_der(der).ok()?;
+    let is_list = matches!(value.tag(), Tag::Sequence | Tag::Set);
+    let is_right = value.class() == Class::Universal
+        && value.header.is_constructed() == is_list
+        && tag.is_none_or(|tag| tag == value.tag());
+    is_right.then_some((value.data, rest))
 }
 
 fn text(name: &AttributeTypeAndValue<'_>) -> Option<String> {

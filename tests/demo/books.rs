@@ -22,48 +22,68 @@ pub struct Report {
     pub events_sent: u64,
     /// Those that are in neither ObjectServer.
     pub events_lost: u64,
-    /// Those that came more than once, to one ObjectServer or to both together.
+    /// Those that an ObjectServer lacks by itself, whatever the other holds.
+    pub events_lost_in: BTreeMap<String, u64>,
+    /// Those that an ObjectServer has counted more than once.
     pub events_duplicated: u64,
+    /// From the start of AGG_P to the end of the gateway's resync.
+    pub resync_awaited_ms: f64,
     /// Sessions on the backup in the end.
     pub sessions_left_on_backup: u64,
 }
 
 /// What the tables hold.
 pub struct Held {
-    times: BTreeMap<String, u64>,
-    /// Distinct events by ObjectServer.
-    pub by_server: BTreeMap<String, usize>,
+    /// Events by ObjectServer, and how often it has counted each. A copy by the gateway keeps that count.
+    by_server: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 impl Held {
     /// Reads the tables.
     pub async fn by(servers: &[&ObjectServer]) -> Result<Self> {
         let tables = try_join_all(servers.iter().map(|server| server.rows())).await?;
-        let mut held = Self {
-            times: BTreeMap::new(),
-            by_server: BTreeMap::new(),
-        };
-        for (server, rows) in servers.iter().zip(tables) {
-            held.by_server.insert(server.name.clone(), rows.len());
-            for row in rows {
-                *held.times.entry(row.identifier).or_default() += row.tally;
-            }
-        }
-        Ok(held)
+        let events = tables
+            .into_iter()
+            .map(|rows| rows.into_iter().map(|row| (row.identifier, row.tally)).collect());
+        let by_server = servers.iter().map(|server| server.name.clone()).zip(events).collect();
+        Ok(Self { by_server })
     }
 
     /// Events that came more than once.
     pub fn duplicated(&self) -> BTreeSet<&str> {
-        let more_than_once = self.times.iter().filter(|(_, times)| **times > 1);
-        more_than_once.map(|(event, _)| event.as_str()).collect()
+        let all = self.by_server.values().flatten();
+        all.filter(|(_, times)| **times > 1)
+            .map(|(event, _)| event.as_str())
+            .collect()
+    }
+
+    /// How many events each ObjectServer holds.
+    pub fn counts(&self) -> BTreeMap<String, usize> {
+        let counts = self.by_server.iter();
+        counts.map(|(server, events)| (server.clone(), events.len())).collect()
     }
 
     /// Events that the probes have acknowledged and nobody holds.
     pub fn lost(&self, fleet: &Fleet, reading: &Reading) -> Vec<String> {
-        let acknowledged = reading.probes.iter().flat_map(|probe| {
-            let numbers = probe.acknowledged_ranges.iter().flat_map(|&[first, last]| first..=last);
-            numbers.map(|number| format!("{}-{}-{number}", fleet.name, probe.probe))
-        });
-        acknowledged.filter(|event| !self.times.contains_key(event)).collect()
+        let nobody = |event: &String| !self.by_server.values().any(|events| events.contains_key(event));
+        acknowledged(fleet, reading).filter(nobody).collect()
     }
+
+    /// How many events the probes have acknowledged that an ObjectServer does not hold itself.
+    pub fn lost_alone(&self, fleet: &Fleet, reading: &Reading) -> BTreeMap<String, u64> {
+        let lost = |events: &BTreeMap<String, u64>| {
+            acknowledged(fleet, reading)
+                .filter(|event| !events.contains_key(event))
+                .count() as u64
+        };
+        let servers = self.by_server.iter();
+        servers.map(|(server, events)| (server.clone(), lost(events))).collect()
+    }
+}
+
+fn acknowledged(fleet: &Fleet, reading: &Reading) -> impl Iterator<Item = String> {
+    reading.probes.iter().flat_map(|probe| {
+        let numbers = probe.acknowledged_ranges.iter().flat_map(|&[first, last]| first..=last);
+        numbers.map(|number| format!("{}-{}-{number}", fleet.name, probe.probe))
+    })
 }

@@ -30,6 +30,7 @@ mod table;
 use std::{collections::BTreeSet, fs, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
 use proxypair::api::Side;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -40,9 +41,11 @@ use live::{LOOK, Live, Who};
 use support::{
     auditor::Auditor,
     cluster::{Cluster, repository},
-    outage::{Reading, now},
+    outage::{Reading, millis, now},
     pair::{self, Pair},
-    stand_ins::{Fleet, FleetOptions, ObjectServer, ServerOptions},
+    site::Site,
+    stage::merge,
+    stand_ins::{Fleet, FleetOptions, Gateway, ObjectServer},
     wait::eventually,
 };
 use table::Results;
@@ -55,6 +58,8 @@ const RATE: u64 = 20;
 const SOON: Duration = Duration::from_secs(45);
 /// How long everything is left as it is, so that it can be watched.
 const WATCH: Duration = Duration::from_secs(4);
+/// How long the gateway takes to bring AGG_P in step: longer than all else that the failback waits for.
+const RESYNC: &str = "10s";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -105,13 +110,19 @@ async fn play(cluster: &Cluster, live: &Live) -> Result<(Report, Results, Vec<St
     let stage = Stage::set(cluster, live).await?;
     let failover_ms = stage.fail_over(live).await?;
     let duplicated = stage.duplicated().await?;
-    let failback_ms = stage.fail_back(live).await?;
-    stage.judge(live, [failover_ms, failback_ms], &duplicated).await
+    let (failback_ms, resync_ms) = stage.fail_back(live).await?;
+    let times = Times {
+        failover_ms,
+        failback_ms,
+        resync_ms,
+    };
+    stage.judge(live, times, &duplicated).await
 }
 
 struct Stage {
     agg_p: ObjectServer,
     agg_b: ObjectServer,
+    gateway: Gateway,
     pair: Pair,
     fleet: Fleet,
     auditor: Auditor,
@@ -123,6 +134,8 @@ impl Stage {
         live.title("Setting the stage").await;
         let namespace = install::fresh_namespace(cluster).await?;
         live.say(Who::You, format!("namespace {NAMESPACE} is made"));
+        let site = Site { has_gateway: true };
+        site.found(&namespace).await?;
         let operator = async {
             let operator = install::operator(&namespace).await?;
             let leader = operator.leader().await?.pod;
@@ -130,13 +143,16 @@ impl Stage {
             anyhow::Ok(())
         };
         let server = async |name| {
-            let server = ObjectServer::start(&namespace, name, &ServerOptions::default()).await?;
+            let server = ObjectServer::start(&namespace, name, &site.server(name)).await?;
             live.say(Who::Cluster, format!("ObjectServer {name} runs"));
             anyhow::Ok(server)
         };
         let ((), agg_p, agg_b) = tokio::try_join!(operator, server("AGG_P"), server("AGG_B"))?;
+        let gateway = site.gateway(&namespace, &agg_p, &agg_b).await?.context("no gateway")?;
+        gateway.ask("POST", &format!("resync-at-least?time={RESYNC}")).await?;
+        live.say(Who::Cluster, "the gateway copies between them");
         let auditor = Auditor::start(&namespace, "proxy-v").await?;
-        let pair = Pair::apply(&namespace, manifest(&agg_p, &agg_b)).await?;
+        let pair = Pair::apply(&namespace, manifest(&site, &agg_p, &agg_b)).await?;
         live.say(Who::You, "ProxyPair proxy-v is applied");
         live.watch_routing(&namespace, &pair);
         pair.until_protected(SOON).await?;
@@ -156,6 +172,7 @@ impl Stage {
         Ok(Self {
             agg_p,
             agg_b,
+            gateway,
             pair,
             fleet,
             auditor,
@@ -183,8 +200,8 @@ impl Stage {
         Ok(outage)
     }
 
-    /// Brings AGG_P back, and waits until nobody is left on the backup. Gives the outage.
-    async fn fail_back(&self, live: &Live) -> Result<f64> {
+    /// Brings AGG_P back, and waits until nobody is left on the backup. Gives the outage, and how long the resync was waited for.
+    async fn fail_back(&self, live: &Live) -> Result<(f64, f64)> {
         live.title("The primary ObjectServer is back").await;
         self.fleet.mark("failback").await?;
         let at = now();
@@ -201,7 +218,17 @@ impl Stage {
             format!("the longest time that any was without an acknowledgement: {outage:.0} ms"),
         );
         sleep(WATCH / 2).await;
-        Ok(outage)
+        let status = self.gateway.ask("GET", "status").await?;
+        let copies_since: Timestamp = serde_json::from_value(status["since"].clone())?;
+        let in_step = u64::try_from(copies_since.as_microsecond())?;
+        ensure!(in_step > at, "the gateway made no resync: {status}");
+        let window = Reading::of(&self.fleet).await?.window("failback")?.clone();
+        let home = window.first_by("AGG_P").context("no probe came home")?;
+        ensure!(
+            home > in_step,
+            "a probe came home before the resync had finished: {status}"
+        );
+        Ok((outage, millis(at, in_step)))
     }
 
     async fn outage(&self, window: &str) -> Result<f64> {
@@ -219,7 +246,7 @@ impl Stage {
     async fn judge(
         self,
         live: &Live,
-        outages: [f64; 2],
+        times: Times,
         before_failback: &BTreeSet<String>,
     ) -> Result<(Report, Results, Vec<String>)> {
         live.title("Closing the books").await;
@@ -234,15 +261,26 @@ impl Stage {
             Who::Probes,
             format!("rest; all {} events are acknowledged", reading.totals.acknowledged),
         );
-        let held = Held::by(&[&self.agg_p, &self.agg_b]).await?;
         let left = self.until_home().await?;
+        let copied = eventually(SOON, "each ObjectServer holds every event by itself", async || {
+            let held = Held::by(&[&self.agg_p, &self.agg_b]).await?;
+            let lost = held.lost_alone(&self.fleet, &reading);
+            ensure!(lost.values().all(|lost| *lost == 0), "{lost:?} are missing");
+            Ok(())
+        });
+        // What is there in the end is what is judged.
+        let _ = copied.await;
+        let held = Held::by(&[&self.agg_p, &self.agg_b]).await?;
         let lost = held.lost(&self.fleet, &reading);
+        let lost_alone = held.lost_alone(&self.fleet, &reading);
         let duplicated = held.duplicated();
         let report = Report {
-            failover_outage_ms: outages[0],
-            failback_outage_ms: outages[1],
+            failover_outage_ms: times.failover_ms,
+            failback_outage_ms: times.failback_ms,
+            resync_awaited_ms: times.resync_ms,
             events_sent: reading.totals.sent,
             events_lost: lost.len() as u64,
+            events_lost_in: lost_alone.clone(),
             events_duplicated: duplicated.len() as u64,
             sessions_left_on_backup: left,
         };
@@ -252,7 +290,7 @@ impl Stage {
             .count();
         let results = Results {
             resent: reading.totals.resent,
-            by_server: held.by_server.clone(),
+            by_server: held.counts(),
             by_failback,
             probes: PROBES,
             rate: RATE,
@@ -271,6 +309,10 @@ impl Stage {
         promise(
             lost.is_empty(),
             format!("{} events are lost, such as {sample:?}", lost.len()),
+        );
+        promise(
+            lost_alone.values().all(|lost| *lost == 0),
+            format!("an ObjectServer lacks events by itself: {lost_alone:?}"),
         );
         promise(
             reading.totals.sent == reading.totals.acknowledged,
@@ -310,10 +352,18 @@ impl Stage {
     }
 }
 
-/// The pair: refusal is believed at once, the primary must have been well for 10 s before it serves again.
-fn manifest(agg_p: &ObjectServer, agg_b: &ObjectServer) -> Value {
+/// What was measured on the way.
+struct Times {
+    failover_ms: f64,
+    failback_ms: f64,
+    resync_ms: f64,
+}
+
+/// The pair: refusal is believed at once, the primary must have been well for 5 s before it serves again.
+fn manifest(site: &Site, agg_p: &ObjectServer, agg_b: &ObjectServer) -> Value {
     let mut manifest = pair::manifest("proxy-v", agg_p, agg_b);
     manifest["spec"]["healthCheck"] = json!({"unreachableAfter": "0s", "healthyAfter": "2s"});
-    manifest["spec"]["failback"] = json!({"stableFor": "10s"});
+    manifest["spec"]["failback"] = json!({"stableFor": "5s"});
+    merge(&mut manifest["spec"], &site.spec());
     manifest
 }

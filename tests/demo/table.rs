@@ -31,7 +31,9 @@ pub fn print(report: &Report, results: &Results) {
         failback_outage_ms,
         events_sent,
         events_lost,
+        events_lost_in,
         events_duplicated,
+        resync_awaited_ms,
         sessions_left_on_backup,
     } = report;
     let row = |what: &str, number: String, remark: &str| {
@@ -57,12 +59,24 @@ pub fn print(report: &Report, results: &Results) {
         format!("{failback_outage_ms:.0} ms"),
         &period,
     );
+    row(
+        "the resync was waited for",
+        format!("{:.1} s", resync_awaited_ms / 1000.0),
+        "from the start of AGG_P; only then the probes were moved",
+    );
     row("events sent", grouped(*events_sent), &held.join(", "));
     row(
         "events lost",
         grouped(*events_lost),
         "acknowledged to a probe, and in no ObjectServer",
     );
+    for (server, lost) in events_lost_in {
+        row(
+            &format!("  by {server} alone"),
+            grouped(*lost),
+            "the gateway has copied all to the other",
+        );
+    }
     row(
         "events that came twice",
         grouped(*events_duplicated),

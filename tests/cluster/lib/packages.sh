@@ -7,6 +7,7 @@ readonly NEEDED=(
   nft:nftables iptables:iptables conntrack:conntrack ip:iproute2 ethtool:ethtool socat:socat ipset:ipset
   openssl:openssl jq:jq nsenter:util-linux unshare:util-linux setsid:util-linux sysctl:procps
   buildah:buildah tsql:freetds-bin shellcheck:shellcheck
+  javac:default-jdk-headless mvn:maven python3:python3 c++:g++
 )
 
 install_packages() {
@@ -27,6 +28,7 @@ missing_packages() {
   for entry in "${NEEDED[@]}"; do
     command -v "${entry%%:*}" >/dev/null || echo "${entry#*:}"
   done | sort --unique
+  python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 
 apt_install() {
