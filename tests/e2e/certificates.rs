@@ -63,6 +63,28 @@ pub async fn everything_over_tls(scene: Arc<Scene>) -> Result<()> {
     Ok(())
 }
 
+/// The gates forward TLS that they cannot read: the probes see the ObjectServers' own certificates, and fail over and come home all the same.
+pub async fn passed_through(scene: Arc<Scene>) -> Result<()> {
+    let setting = Setting {
+        site: Some(Site {
+            passes_through: true,
+            ..site()
+        }),
+        ..Setting::default()
+    };
+    let stage = scene.set_with(&setting).await?;
+    stage.fleet.mark("failover").await?;
+    stage.agg_p.kill().await?;
+    stage.until_moved(Side::Backup, "failover").await?;
+    stage.fleet.mark("failback").await?;
+    stage.agg_p.restart().await?;
+    stage.until_moved(Side::Primary, "failback").await?;
+    stage.pair.until_protected(SOON).await?;
+    expect_no_tls_refused(&stage).await?;
+    stage.finish().await?;
+    Ok(())
+}
+
 /// The primary's ObjectServer comes back with another name in its certificate, with one of another authority, with one that is over: status
 /// says what was shown and what is wanted, nobody logs in there, and the pair stays where it is. With the right one all come home.
 pub async fn wrong_ones_keep_the_pair_on_the_backup(scene: Arc<Scene>) -> Result<()> {

@@ -32,6 +32,7 @@ mod malformed_pair;
 mod node_cut_off;
 mod objectserver_killed;
 mod objectserver_stalls;
+mod omni_dat;
 mod operator_killed;
 mod pair_deleted;
 mod path_cut;
@@ -74,6 +75,12 @@ fn main() -> std::process::ExitCode {
             "certificates_and_everything_over_tls",
             AnyCluster,
             certificates::everything_over_tls,
+        ),
+        test("certificates_passed_through", AnyCluster, certificates::passed_through),
+        test(
+            "omni_dat_leads_probes_to_the_pair",
+            AnyCluster,
+            omni_dat::leads_probes_to_the_pair,
         ),
         test(
             "certificates_wrong_on_the_returning_primary",

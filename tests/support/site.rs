@@ -37,6 +37,8 @@ pub struct Site {
     pub has_gateway: bool,
     /// Who signs the certificates of ObjectServers and proxies. Without it there is no TLS.
     pub authority: Option<Arc<Issuer>>,
+    /// The gates forward the probes' TLS as it is, so that probes see the ObjectServers' certificates.
+    pub passes_through: bool,
     /// More certificates that the ObjectServers can be told to show, each in a Secret of this name.
     pub spare: Vec<(&'static str, Identity)>,
 }
@@ -80,14 +82,22 @@ impl Site {
         }
     }
 
-    /// Its probes: with TLS they take either proxy for the pair, as `SSLServerCommonName` lets them.
+    /// What probes have as `SSLServerCommonName`: either of those that they may meet.
+    pub fn common_names(&self) -> &'static str {
+        match self.passes_through {
+            true => "AGG_P,AGG_B",
+            false => "PROXY_P,PROXY_B",
+        }
+    }
+
+    /// Its probes.
     pub fn fleet(&self, options: &FleetOptions) -> FleetOptions {
         let mut options = options.clone();
         if self.authority.is_some() {
             options.arguments.push(format!("--tls-ca=/secrets/{CA}/ca.crt"));
             options
                 .arguments
-                .push("--ssl-server-common-name=PROXY_P,PROXY_B".to_owned());
+                .push(format!("--ssl-server-common-name={}", self.common_names()));
             options.secrets.push(CA.to_owned());
         }
         options
@@ -127,9 +137,13 @@ impl Site {
         });
         if has_tls {
             let side = |proxy: &str| {
+                let listener = match self.passes_through {
+                    true => json!({"mode": "PassThrough"}),
+                    false => json!({"secretName": secret_of(proxy)}),
+                };
                 json!({
                     "objectServer": {"tls": {"caBundle": {"configMapName": CA}}},
-                    "proxy": {"tls": {"secretName": secret_of(proxy)}},
+                    "proxy": {"tls": listener},
                 })
             };
             merge(

@@ -329,6 +329,8 @@ pub struct FleetOptions {
     pub arguments: Vec<String>,
     /// Secrets, each mounted in the directory of its name below `/secrets`.
     pub secrets: Vec<String>,
+    /// A ConfigMap with an `omni.dat`, and the name in it to connect to; without it the probes are given an address.
+    pub omni_dat: Option<(String, String)>,
 }
 
 impl Default for FleetOptions {
@@ -342,6 +344,7 @@ impl Default for FleetOptions {
             node: None,
             arguments: Vec::new(),
             secrets: Vec::new(),
+            omni_dat: None,
         }
     }
 }
@@ -389,7 +392,7 @@ pub struct ProbeReport {
 }
 
 impl Fleet {
-    /// Starts a fleet that sends to `server`, as HOST:PORT.
+    /// Starts a fleet that sends to `server`, as HOST:PORT, unless its options name another.
     pub async fn start(namespace: &Namespace, name: &str, server: &str, options: &FleetOptions) -> Result<Self> {
         let FleetOptions {
             probes,
@@ -400,7 +403,9 @@ impl Fleet {
             node,
             arguments: further,
             secrets,
+            omni_dat,
         } = options;
+        let server = omni_dat.as_ref().map_or(server, |(_, server)| server);
         let mut arguments = vec![
             format!("--name={name}"),
             format!("--server={server}"),
@@ -412,10 +417,21 @@ impl Fleet {
             format!("--listen=0.0.0.0:{API_PORT}"),
         ];
         arguments.extend(further.iter().cloned());
+        if omni_dat.is_some() {
+            arguments.push("--omni-dat=/omni-dat/omni.dat".to_owned());
+        }
         let mut container = json!({"name": "probe", "command": ["/probe"], "args": arguments});
         mount(&mut container, secrets);
+        if omni_dat.is_some()
+            && let Some(mounts) = container["volumeMounts"].as_array_mut()
+        {
+            mounts.push(json!({"name": "omni-dat", "mountPath": "/omni-dat"}));
+        }
         let mut object = pod(name, json!({"app": "probes"}), node.as_deref(), container);
         bring(&mut object, secrets);
+        if let (Some((config_map, _)), Some(volumes)) = (omni_dat, object["spec"]["volumes"].as_array_mut()) {
+            volumes.push(json!({"name": "omni-dat", "configMap": {"name": config_map}}));
+        }
         namespace.apply::<Pod>(object).await?;
         namespace.until_ready(name).await?;
         Ok(Self {
