@@ -106,6 +106,15 @@ impl Live {
         });
     }
 
+    /// Says what happened at a certain time.
+    pub fn say_at(&self, at: Micros, who: Who, what: impl Into<String>) {
+        self.send(Line::At {
+            at,
+            who,
+            what: what.into(),
+        });
+    }
+
     /// Says what happened, and counts the time of all lines from there.
     pub fn say_zero(&self, at: Micros, who: Who, what: impl Into<String>) {
         self.send(Line::Zero {

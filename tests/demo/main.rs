@@ -42,7 +42,7 @@ use support::{
     auditor::Auditor,
     certificates::Issuer,
     cluster::{Cluster, repository},
-    outage::{Reading, millis, now},
+    outage::{Micros, Reading, millis, now},
     pair::{self, Pair},
     site::Site,
     stage::merge,
@@ -213,6 +213,8 @@ impl Stage {
         let at = now();
         self.agg_p.restart().await?;
         live.say_zero(at, Who::You, "AGG_P is started");
+        let in_step = self.until_in_step(at).await?;
+        live.say_at(in_step, Who::Cluster, "the gateway has brought AGG_P in step");
         self.fleet
             .until_all_on("AGG_P", SOON)
             .await
@@ -224,17 +226,31 @@ impl Stage {
             format!("the longest time that any was without an acknowledgement: {outage:.0} ms"),
         );
         sleep(WATCH / 2).await;
-        let status = self.gateway.ask("GET", "status").await?;
-        let copies_since: Timestamp = serde_json::from_value(status["since"].clone())?;
-        let in_step = u64::try_from(copies_since.as_microsecond())?;
-        ensure!(in_step > at, "the gateway made no resync: {status}");
-        let window = Reading::of(&self.fleet).await?.window("failback")?.clone();
-        let home = window.first_by("AGG_P").context("no probe came home")?;
-        ensure!(
-            home > in_step,
-            "a probe came home before the resync had finished: {status}"
-        );
         Ok((outage, millis(at, in_step)))
+    }
+
+    /// Waits until the gateway has brought AGG_P in step, and fails if AGG_P acknowledges an event before. Gives when that was.
+    async fn until_in_step(&self, started: Micros) -> Result<Micros> {
+        let by_agg_p = async || {
+            let totals = Reading::of(&self.fleet).await?.totals;
+            anyhow::Ok(totals.answered_by.get("AGG_P").copied().unwrap_or_default())
+        };
+        let before = by_agg_p().await?;
+        eventually(SOON, "the gateway has brought AGG_P in step", async || {
+            let acknowledged = by_agg_p().await?;
+            // Asked after: while this says that the resync goes on, all that was acknowledged came before its end.
+            let status = self.gateway.ask("GET", "status").await?;
+            let since: Timestamp = serde_json::from_value(status["since"].clone())?;
+            let since = Micros::try_from(since.as_microsecond())?;
+            if status["copying"] == true && since > started {
+                return Ok(Ok(since));
+            }
+            if acknowledged > before {
+                return Ok(Err(anyhow::anyhow!("AGG_P got events before it was in step: {status}")));
+            }
+            anyhow::bail!("{status}")
+        })
+        .await?
     }
 
     async fn outage(&self, window: &str) -> Result<f64> {

@@ -47,6 +47,8 @@ pub struct Totals {
     pub kept: u64,
     /// Failed attempts to connect, by kind.
     pub connect_failures: BTreeMap<String, u64>,
+    /// Acknowledgements by ObjectServer.
+    pub answered_by: BTreeMap<String, u64>,
     /// Open sessions by ObjectServer.
     pub sessions: BTreeMap<String, u64>,
 }
