@@ -273,11 +273,26 @@ impl Dialer {
 /// What the kernel says; a socket that is closed already, in practice.
 pub fn prepare(stream: &TcpStream, silence: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    keep_alive(stream, Keepalive::for_silence(silence))
+}
+
+/// The same for a connection on which nothing is said, and whose end says that the peer has gone: it is asked each second, so an outage
+/// shorter than `silence` never ends it, and one that is two seconds longer always does.
+///
+/// # Errors
+///
+/// As [`prepare`].
+pub fn prepare_to_watch(stream: &TcpStream, silence: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    keep_alive(stream, Keepalive::for_outage(silence))
+}
+
+fn keep_alive(stream: &TcpStream, timetable: Keepalive) -> io::Result<()> {
     let Keepalive {
         idle,
         interval,
         silence,
-    } = Keepalive::for_silence(silence);
+    } = timetable;
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
@@ -301,9 +316,13 @@ struct Keepalive {
     idle: Duration,
     /// Time from one probe to the next.
     interval: Duration,
-    /// Silence after which the connection is lost. The kernel looks at it only when a probe is due, so it lies just before one.
+    /// Silence after which the connection is lost, counted from the last packet that came. The kernel looks at it only when a probe is
+    /// due, so it lies just before one.
     silence: Duration,
 }
+
+/// What the kernel's timers may be early.
+const MARGIN: Duration = Duration::from_millis(50);
 
 impl Keepalive {
     fn for_silence(silence: Duration) -> Self {
@@ -313,7 +332,17 @@ impl Keepalive {
         Self {
             idle: Duration::from_secs(seconds - probes * interval),
             interval: Duration::from_secs(interval),
-            silence: Duration::from_secs(seconds) - Duration::from_millis(50),
+            silence: Duration::from_secs(seconds) - MARGIN,
+        }
+    }
+
+    /// The last packet before an outage may have come a second before it.
+    fn for_outage(outage: Duration) -> Self {
+        let second = Duration::from_secs(1);
+        Self {
+            idle: second,
+            interval: second,
+            silence: outage.max(second) + second - MARGIN,
         }
     }
 }
@@ -420,6 +449,28 @@ mod tests {
             }
             assert_eq!(due, Duration::from_secs(seconds));
             assert!(lost >= 2 || seconds == 2, "{seconds}s: {lost} probes");
+        }
+    }
+
+    #[test]
+    fn a_watch_outlives_every_shorter_outage_and_no_much_longer_one() {
+        for millis in (1000..20_000).step_by(250) {
+            let outage = Duration::from_millis(millis);
+            let Keepalive {
+                idle,
+                interval,
+                silence,
+            } = Keepalive::for_outage(outage);
+            let mut due = idle;
+            while due < silence {
+                due += interval;
+            }
+            // The outage begins between the last packet that came and the first probe after it.
+            let (shortest, longest) = (due - idle, due);
+            assert!(
+                shortest >= outage && longest <= outage + Duration::from_secs(2),
+                "{outage:?}: lost after {shortest:?} to {longest:?}"
+            );
         }
     }
 }

@@ -66,11 +66,21 @@ impl ObjectServerTls {
     ///
     /// [`BundleError`] when `ca_pem` cannot be used.
     pub fn new(ca_pem: &[u8], server_name: &str) -> Result<Self, BundleError> {
+        Self::any_of(ca_pem, &[server_name])
+    }
+
+    /// The same, to a server that may have any of several names, as a probe's `SSLServerCommonName` lists them: behind the name of a
+    /// virtual pair there is now one proxy and now the other.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`].
+    pub fn any_of(ca_pem: &[u8], server_names: &[&str]) -> Result<Self, BundleError> {
         let authorities: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(ca_pem).collect();
         let provider = Arc::new(aws_lc_rs::default_provider());
         let rule = rule::CommonNameRule::new(
             authorities.map_err(BundleError::Pem)?,
-            server_name,
+            server_names,
             provider.signature_verification_algorithms,
         )?;
         let mut config = ClientConfig::builder_with_provider(provider)

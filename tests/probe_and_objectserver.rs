@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support {
+    pub mod authority;
     pub mod programs;
 }
 
@@ -18,7 +19,8 @@ use proxypair::{
     },
 };
 use serde_json::{Value, json};
-use support::programs::{ObjectServer, Program, api, eventually, free_address};
+use support::authority::Authority;
+use support::programs::{Directory, ObjectServer, Program, api, eventually, free_address};
 
 const PROBES: u64 = 5;
 
@@ -208,6 +210,50 @@ fn a_probe_finds_both_servers_of_a_pair_in_the_omni_dat_made_for_it() {
     fleet.wait_for_events_from("AGG_P", 20);
     primary.ask_agent("POST", "/kill");
     fleet.wait_for_events_from("AGG_B", 20);
+}
+
+/// An `omni.dat` in which `PROXY_V` is at this address and speaks TLS.
+fn ssl_at(address: SocketAddr) -> String {
+    format!(
+        "[PROXY_V]\n{{\n\tPrimary: {} ssl {}\n}}\n",
+        address.ip(),
+        address.port()
+    )
+}
+
+#[test]
+fn a_probe_takes_any_of_its_common_names_over_tls_and_counts_other_certificates_as_refused() {
+    let authority = Authority::new();
+    let [own, other, omni] = [(); 3].map(|()| Directory::new());
+    let [certificate, key] = authority.install(own.path(), "PROXY_P").options();
+    authority.install(other.path(), "PROXY_X");
+    let server = ObjectServer::start_with_agent("AGG_P", &[&certificate, &key]);
+    let omni_dat = omni.path().join("omni.dat");
+    std::fs::write(&omni_dat, ssl_at(server.address)).unwrap();
+    let omni_dat = format!("--omni-dat={}", omni_dat.display());
+    let ca = format!("--tls-ca={}", own.path().join("ca.crt").display());
+    let names = "--ssl-server-common-name=PROXY_B,PROXY_P";
+    let fleet = Fleet::start("PROXY_V", &[&omni_dat, &ca, names, "--reconnect-delay=20ms"]);
+    fleet.wait_for_events_from("AGG_P", 20);
+    assert_eq!(fleet.ask("GET", "/report")["totals"]["connect_failures"], json!({}));
+
+    // Without other names the certificate has to have that of the pair.
+    let strict = Fleet::start("PROXY_V", &[&omni_dat, &ca, "--reconnect-delay=20ms"]);
+    let refused = strict.wait_until("refuses the certificate", |report| {
+        report["totals"]["connect_failures"]["tls_refused"].as_u64() > Some(PROBES)
+    });
+    assert_eq!(refused["totals"]["acknowledged"], 0);
+
+    server.ask_agent("POST", "/kill");
+    server.ask_agent("POST", &format!("/certificate?directory={}", other.path().display()));
+    server.ask_agent("POST", "/start");
+    fleet.wait_until("refuses the other certificate", |report| {
+        report["totals"]["connect_failures"]["tls_refused"].as_u64() > Some(0)
+    });
+    server.ask_agent("POST", "/kill");
+    server.ask_agent("POST", &format!("/certificate?directory={}", own.path().display()));
+    server.ask_agent("POST", "/start");
+    fleet.wait_for_events_from("AGG_P", 20);
 }
 
 #[test]

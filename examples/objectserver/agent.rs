@@ -5,6 +5,7 @@
 //! | `POST /kill` | SIGKILL; stays down until `/start` |
 //! | `POST /stop` | SIGTERM; stays down until `/start` |
 //! | `POST /start` | starts the server, returns when it listens |
+//! | `POST /certificate?directory=/secrets/x` | from the next start on the server shows `tls.crt` there, with the key `tls.key` |
 //! | `POST /stall?for=10s` | stops answering, sessions stay open; without `for` until `/resume` |
 //! | `POST /resume` | answers again |
 //! | `POST /refuse-logins`, `POST /accept-logins` | refuses right logins too, or stops doing so |
@@ -87,6 +88,7 @@ fn router(agent: Agent) -> Router {
             "/start",
             post(async |State(agent): State<Agent>| agent.status_after(Order::Start).await),
         )
+        .route("/certificate", post(set_certificate))
         .route("/stall", post(stall))
         .route("/resume", tell(|| Command::Resume))
         .route("/refuse-logins", tell(|| Command::RefuseLogins))
@@ -154,6 +156,15 @@ async fn stall(State(agent): State<Agent>, Query(query): Query<TimeQuery>) -> An
 async fn lock(State(agent): State<Agent>, Query(query): Query<TimeQuery>) -> Answer {
     let millis = query.millis()?;
     agent.status_after(Order::Tell(Command::Lock { millis })).await
+}
+
+#[derive(Deserialize)]
+struct CertificateQuery {
+    directory: PathBuf,
+}
+
+async fn set_certificate(State(agent): State<Agent>, Query(query): Query<CertificateQuery>) -> Answer {
+    agent.status_after(Order::Certificate(query.directory)).await
 }
 
 #[derive(Deserialize)]

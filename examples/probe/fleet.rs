@@ -12,6 +12,7 @@ use crate::clock::{Clock, Micros, micros};
 use crate::counters::Counters;
 use crate::gaps::Gaps;
 use crate::record::Record;
+use crate::servers::Servers;
 use crate::session;
 
 /// The fleet.
@@ -70,11 +71,16 @@ impl Fleet {
     }
 
     /// Runs all probes until each is finished.
-    pub async fn start(self: &Arc<Self>, options: &Options) {
+    pub async fn start(self: &Arc<Self>, options: &Options, servers: Arc<Servers>) {
         let options = Arc::new(options.clone());
         let mut probes = JoinSet::new();
         for index in 0..self.state().records.len() {
-            probes.spawn(session::run(index, Arc::clone(&options), Arc::clone(self)));
+            probes.spawn(session::run(
+                index,
+                Arc::clone(&options),
+                Arc::clone(&servers),
+                Arc::clone(self),
+            ));
         }
         let duration = async {
             match options.duration {

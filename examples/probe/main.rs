@@ -13,6 +13,9 @@
 //! | `POST /pause`, `POST /resume` | stops making events, and goes on; what is kept is still sent |
 //! | `POST /stop` | makes no more events, sends what is kept, answers with the final report and exits |
 //!
+//! With `--tls-ca` it speaks TLS as a probe of OMNIbus does: the chain and the Common Name count, alternative names do not. What was refused
+//! for that is counted as `tls_refused` among `connect_failures`.
+//!
 //! SIGTERM ends at once with a report; what is kept then is in it.
 
 mod api;
@@ -22,7 +25,11 @@ mod fleet;
 mod gaps;
 mod omni_dat;
 mod record;
+mod servers;
 mod session;
+#[path = "../shared/wire.rs"]
+#[allow(dead_code, reason = "the server's half is for others")]
+mod wire;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -30,13 +37,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Parser;
 use jiff::SignedDuration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use fleet::Fleet;
+use servers::Servers;
 
 /// How long open requests to the API may delay the end.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -60,6 +67,12 @@ pub struct Options {
     /// An omni.dat that says where --server is, and its backup.
     #[arg(long, conflicts_with = "server_backup")]
     omni_dat: Option<PathBuf>,
+    /// Authorities in PEM for the servers that speak TLS: those with `ssl` in --omni-dat, or all without it. Read once.
+    #[arg(long)]
+    tls_ca: Option<PathBuf>,
+    /// Common Names of which a server's certificate must have one; without it the name in --omni-dat.
+    #[arg(long, value_delimiter = ',', requires = "tls_ca")]
+    ssl_server_common_name: Vec<String>,
     /// Events per second and probe.
     #[arg(long, default_value = "10", value_parser = parse_rate)]
     rate: f64,
@@ -95,14 +108,8 @@ async fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
-    let mut options = Options::parse();
-    if let Some(path) = &options.omni_dat {
-        let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
-        let found = omni_dat::addresses(&text, &options.server).map_err(anyhow::Error::msg);
-        let mut found = found.with_context(|| path.display().to_string())?.into_iter();
-        options.server = found.next().unwrap_or_default();
-        options.server_backup = found.next();
-    }
+    let options = Options::parse();
+    let servers = Arc::new(Servers::from(&options)?);
     let listener = match options.listen {
         Some(address) => Some(TcpListener::bind(address).await?),
         None => None,
@@ -111,7 +118,7 @@ async fn main() -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let fleet = Arc::new(Fleet::new(&options));
     let api = tokio::spawn(api::serve(listener, Arc::clone(&fleet)));
-    let sessions = fleet.start(&options);
+    let sessions = fleet.start(&options, servers);
     tokio::select! {
         () = sessions => {}
         _ = terminate.recv() => {}

@@ -7,12 +7,17 @@ use std::time::Duration;
 
 use proxypair::tds::client::{Client, LoginError, QueryError};
 use proxypair::tds::login::LoginRecord;
+use proxypair::tls::HandshakeError;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, sleep_until, timeout};
+use tokio_rustls::TlsStream;
 
 use crate::Options;
 use crate::fleet::Fleet;
+use crate::omni_dat::Server;
 use crate::record::{Event, Session};
+use crate::servers::Servers;
+use crate::wire::Wire;
 
 /// Application name of a probe, as `catalog.connections` shows it.
 const APPLICATION: &str = "PROBE";
@@ -23,6 +28,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 struct Probe {
     index: usize,
     options: Arc<Options>,
+    servers: Arc<Servers>,
     fleet: Arc<Fleet>,
     login: LoginRecord,
 }
@@ -31,27 +37,36 @@ struct Probe {
 struct ConnectFailure(&'static str);
 
 /// Runs the probe with this index until it is finished.
-pub async fn run(index: usize, options: Arc<Options>, fleet: Arc<Fleet>) {
+pub async fn run(index: usize, options: Arc<Options>, servers: Arc<Servers>, fleet: Arc<Fleet>) {
     let mut login = LoginRecord::new(&options.user, &options.password, APPLICATION);
     login.host = format!("{}-{}", options.name, index + 1);
     let probe = Probe {
         index,
         options,
+        servers: Arc::clone(&servers),
         fleet,
         login,
     };
     let mut connected_before = false;
-    let mut addresses = probe.addresses();
+    let mut order = servers.all.iter().cycle();
     while !probe.fleet.with(index, |record, _| record.is_finished()) {
-        let address = addresses.next().unwrap_or_default();
-        let acknowledged = match probe.connect(&address).await {
-            Ok((client, server)) => {
+        let Some(server) = order.next() else { return };
+        let acknowledged = match probe.connect(server).await {
+            Ok((client, name)) => {
                 if connected_before {
                     probe.fleet.with(index, |record, _| record.reconnect());
                 }
                 connected_before = true;
-                let acknowledged = probe.serve(client, Session { server, address }).await;
-                addresses = probe.addresses();
+                let acknowledged = probe
+                    .serve(
+                        client,
+                        Session {
+                            server: name,
+                            address: server.address.clone(),
+                        },
+                    )
+                    .await;
+                order = servers.all.iter().cycle();
                 acknowledged
             }
             Err(ConnectFailure(kind)) => {
@@ -66,25 +81,27 @@ pub async fn run(index: usize, options: Arc<Options>, fleet: Arc<Fleet>) {
 }
 
 impl Probe {
-    /// The addresses in the order in which they are tried after a cut.
-    fn addresses(&self) -> impl Iterator<Item = String> + use<> {
-        let Options {
-            server, server_backup, ..
-        } = &*self.options;
-        let pair: Vec<_> = [Some(server.clone()), server_backup.clone()]
-            .into_iter()
-            .flatten()
-            .collect();
-        pair.into_iter().cycle()
-    }
-
-    async fn connect(&self, address: &str) -> Result<(Client<TcpStream>, String), ConnectFailure> {
+    async fn connect(&self, server: &Server) -> Result<(Client<Wire>, String), ConnectFailure> {
         let limit = self.options.connect_timeout;
-        let stream = timeout(limit, TcpStream::connect(address)).await;
+        let stream = timeout(limit, TcpStream::connect(&server.address)).await;
         let stream = stream
             .map_err(|_| ConnectFailure("timeout"))?
             .map_err(|error| classify(&error))?;
         let _ = stream.set_nodelay(true);
+        let stream = match self.servers.tls(server) {
+            None => Wire::Plain(stream),
+            Some(tls) => {
+                let secured = timeout(limit, tls.handshake(stream)).await;
+                let secured = secured.map_err(|_| ConnectFailure("tls_timeout"))?.map_err(|error| {
+                    if matches!(error, HandshakeError::Closed(_)) {
+                        return ConnectFailure("tls_closed");
+                    }
+                    tracing::debug!(probe = self.index + 1, %error, "no TLS");
+                    ConnectFailure("tls_refused")
+                })?;
+                Wire::Tls(Box::new(TlsStream::Client(secured)))
+            }
+        };
         let client = timeout(limit, Client::login(stream, &self.login)).await;
         let mut client = client.map_err(|_| ConnectFailure("login_timeout"))?.map_err(|error| {
             ConnectFailure(match error {
@@ -105,7 +122,7 @@ impl Probe {
     }
 
     /// Sends events until the session is lost or there are no more; returns how many were acknowledged.
-    async fn serve(&self, mut client: Client<TcpStream>, session: Session) -> u64 {
+    async fn serve(&self, mut client: Client<Wire>, session: Session) -> u64 {
         let server = session.server.clone();
         self.fleet
             .with(self.index, |record, _| record.set_session(Some(session)));
@@ -177,7 +194,7 @@ impl Probe {
     }
 }
 
-async fn ask_name(client: &mut Client<TcpStream>) -> Option<String> {
+async fn ask_name(client: &mut Client<Wire>) -> Option<String> {
     let answer = client
         .query("select Value from catalog.properties where PropName = 'ServerName'")
         .await;

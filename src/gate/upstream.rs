@@ -7,7 +7,7 @@
 //! | fault | seen as | after |
 //! |---|---|---|
 //! | process gone | end of file or reset, then the new dial refused | milliseconds |
-//! | machine or network gone | keepalive unanswered, or a dial without answer | `unresponsive_after` |
+//! | machine or network gone | keepalive unanswered, or a dial without answer | `unresponsive_after`, and up to two seconds more |
 //! | process hung | nothing: its kernel goes on answering | never; that takes a question in TDS, which is the operator's |
 //! | wrong certificate | the handshake refuses it | the next dial |
 //!
@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use super::wire::{UnreachableCause, Upstream};
-use crate::dial::{DialError, Dialer, Stream, prepare};
+use crate::dial::{DialError, Dialer, Stream, prepare_to_watch};
 
 /// Time from a failed dial to the next.
 const RETRY: Duration = Duration::from_millis(250);
@@ -142,7 +142,7 @@ enum Lost {
 }
 
 async fn hold(mut stream: Stream, silence: Duration, doubts: &Notify) -> Lost {
-    if let Err(error) = prepare(stream.socket(), silence) {
+    if let Err(error) = prepare_to_watch(stream.socket(), silence) {
         return Lost::Again(error.to_string());
     }
     let valid_for = stream.peer_expires().map(until);

@@ -35,7 +35,7 @@ pub enum Refusal {
         fault: NameFault,
         /// The server's own certificate.
         presented: Box<Presented>,
-        /// The ObjectServer's name.
+        /// The server's name; several with `" or "` between them.
         wanted: String,
     },
 }

@@ -22,10 +22,11 @@ use super::refusal::{ChainFault, NameFault, Refusal};
 /// Subjects of the bundle that a message names at most.
 const NAMED_AT_MOST: usize = 4;
 
-/// The rule for one ObjectServer.
+/// The rule for one server.
 #[derive(Debug)]
 pub(super) struct CommonNameRule {
-    server_name: String,
+    /// Names of which the certificate must have one.
+    server_names: Vec<String>,
     roots: RootCertStore,
     bundle: Vec<CertificateDer<'static>>,
     /// The subjects of the bundle, for messages.
@@ -36,7 +37,7 @@ pub(super) struct CommonNameRule {
 impl CommonNameRule {
     pub(super) fn new(
         bundle: Vec<CertificateDer<'static>>,
-        server_name: &str,
+        server_names: &[&str],
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Result<Self, BundleError> {
         let mut roots = RootCertStore::empty();
@@ -52,7 +53,7 @@ impl CommonNameRule {
             return Err(BundleError::Empty);
         }
         Ok(Self {
-            server_name: server_name.to_owned(),
+            server_names: server_names.iter().map(|name| (*name).to_owned()).collect(),
             roots,
             trusted: subjects(&bundle),
             bundle,
@@ -74,14 +75,14 @@ impl CommonNameRule {
                 trusted: self.trusted.clone(),
             })?;
         let fault = match common_name(&certificate) {
-            Ok(name) if name == self.server_name => return Ok(()),
+            Ok(name) if self.server_names.contains(&name) => return Ok(()),
             Ok(name) => NameFault::Other(quoted(&name)),
             Err(error) => NameFault::None(error),
         };
         Err(Refusal::CommonName {
             fault,
             presented: Box::new(Presented::of(&certificate)),
-            wanted: self.server_name.clone(),
+            wanted: self.server_names.join("\" or \""),
         })
     }
 

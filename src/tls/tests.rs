@@ -282,6 +282,30 @@ async fn a_certificate_for_clients_only_is_refused() {
         .unwrap();
 }
 
+#[test]
+fn any_of_several_names_will_do_and_all_of_them_are_said_to_be_wanted() {
+    let authority = authority_called("CA");
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+    let bundle = vec![authority.der().clone()];
+    let rule = rule::CommonNameRule::new(bundle, &["PROXY_P", "PROXY_B"], algorithms).unwrap();
+    let judge = |name: &str| {
+        let Shown(chain, _) = signed(&named(name), &authority);
+        let nameless = ServerName::from(Ipv4Addr::UNSPECIFIED);
+        let judged = rule.verify_server_cert(&chain[0], &[], &nameless, &[], UnixTime::now());
+        judged
+            .map(drop)
+            .map_err(|error| Refusal::within(&error).unwrap().to_string())
+    };
+    assert_eq!((judge("PROXY_P"), judge("PROXY_B")), (Ok(()), Ok(())));
+    for name in ["PROXY_V", "PROXY_P,PROXY_B", ""] {
+        let refusal = judge(name).unwrap_err();
+        assert!(
+            refusal.ends_with("wanted: Common Name \"PROXY_P\" or \"PROXY_B\""),
+            "{refusal}"
+        );
+    }
+}
+
 /// A sequence in DER.
 fn sequence(content: &[u8]) -> Vec<u8> {
     let head = match u16::try_from(content.len()).unwrap().to_be_bytes() {
@@ -308,7 +332,7 @@ fn of_version_1(certificate: &[u8]) -> Vec<u8> {
 /// What the rule with these authorities says of one certificate.
 fn judge(bundle: &CertificateDer<'static>, shown: &CertificateDer<'_>, wanted: &str) -> Result<(), rustls::Error> {
     let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-    let rule = rule::CommonNameRule::new(vec![bundle.clone()], wanted, algorithms).unwrap();
+    let rule = rule::CommonNameRule::new(vec![bundle.clone()], &[wanted], algorithms).unwrap();
     let nameless = ServerName::from(Ipv4Addr::UNSPECIFIED);
     rule.verify_server_cert(shown, &[], &nameless, &[], UnixTime::now())
         .map(drop)

@@ -9,6 +9,7 @@
 )]
 mod support {
     pub mod auditor;
+    pub mod certificates;
     pub mod cluster;
     pub mod evidence;
     pub mod namespace;

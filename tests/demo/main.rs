@@ -10,6 +10,7 @@
 )]
 mod support {
     pub mod auditor;
+    pub mod certificates;
     pub mod cluster;
     pub mod namespace;
     pub mod operator;
@@ -26,7 +27,7 @@ mod install;
 mod live;
 mod table;
 
-use std::{collections::BTreeSet, fs, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, fs, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
@@ -39,6 +40,7 @@ use install::NAMESPACE;
 use live::{LOOK, Live, Who};
 use support::{
     auditor::Auditor,
+    certificates::Issuer,
     cluster::{Cluster, repository},
     outage::{Micros, Reading, millis, now},
     pair::{self, Pair},
@@ -133,7 +135,11 @@ impl Stage {
         live.title("Setting the stage").await;
         let namespace = install::fresh_namespace(cluster).await?;
         live.say(Who::You, format!("namespace {NAMESPACE} is made"));
-        let site = Site { has_gateway: true };
+        let site = Site {
+            has_gateway: true,
+            authority: Some(Arc::new(Issuer::new("Netcool"))),
+            ..Site::default()
+        };
         site.found(&namespace).await?;
         let operator = async {
             let operator = install::operator(&namespace).await?;
@@ -160,6 +166,7 @@ impl Stage {
             rate: RATE,
             ..FleetOptions::default()
         };
+        let options = site.fleet(&options);
         let fleet = Fleet::start(&namespace, "load", &format!("{}:{}", pair.name, pair::PORT), &options).await?;
         fleet.until_all_on("AGG_P", SOON).await?;
         live.say(

@@ -6,6 +6,7 @@
 #[path = "../support"]
 mod support {
     pub mod auditor;
+    pub mod certificates;
     pub mod cluster;
     pub mod evidence;
     pub mod hold;
@@ -22,6 +23,7 @@ mod harness;
 
 mod api_server_cut;
 mod both_sides_down;
+mod certificates;
 mod children_edited;
 mod free_tds;
 mod idle_pair;
@@ -30,8 +32,10 @@ mod malformed_pair;
 mod node_cut_off;
 mod objectserver_killed;
 mod objectserver_stalls;
+mod omni_dat;
 mod operator_killed;
 mod pair_deleted;
+mod path_cut;
 mod primary_returns;
 mod proxy_pod_deleted;
 mod proxy_process_frozen;
@@ -66,6 +70,37 @@ fn main() -> std::process::ExitCode {
             "failback_waits_for_the_gateway",
             AnyCluster,
             resync::a_gateway_that_is_away_keeps_the_pair_on_the_backup,
+        ),
+        test(
+            "certificates_and_everything_over_tls",
+            AnyCluster,
+            certificates::everything_over_tls,
+        ),
+        test("certificates_passed_through", AnyCluster, certificates::passed_through),
+        test(
+            "omni_dat_leads_probes_to_the_pair",
+            AnyCluster,
+            omni_dat::leads_probes_to_the_pair,
+        ),
+        test(
+            "certificates_wrong_on_the_returning_primary",
+            AnyCluster,
+            certificates::wrong_ones_keep_the_pair_on_the_backup,
+        ),
+        test(
+            "certificates_of_a_listener_renewed",
+            AnyCluster,
+            certificates::a_listeners_is_renewed,
+        ),
+        test(
+            "certificates_of_authorities_missing_or_garbage",
+            AnyCluster,
+            certificates::authorities_are_missing_or_garbage,
+        ),
+        test(
+            "path_between_proxy_and_objectserver_cut",
+            OwnCluster,
+            path_cut::fails_over,
         ),
         test("login_refused_and_repaired", AnyCluster, login_refused::and_repaired),
         test(

@@ -1,5 +1,11 @@
 //! Certificates as ObjectServers and proxies have them: a Common Name, and no alternative name unless it is asked for.
 
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test uses a part of it, and without certificates there is none"
+)]
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,6 +22,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// An authority of a user's own.
+#[derive(Debug)]
 pub struct Issuer(CertifiedIssuer<'static, KeyPair>);
 
 impl Issuer {
@@ -81,6 +88,7 @@ fn named(name: &str) -> CertificateParams {
 }
 
 /// A certificate and its key, PEM.
+#[derive(Clone, Debug)]
 pub struct Identity {
     pub certificate: String,
     pub key: String,

@@ -91,6 +91,12 @@ impl Cluster {
     pub async fn cut_api(&self, namespace: &str, pod: &str) -> Result<Fault> {
         Fault::make(&["api-cut", namespace, pod], &["api-restore", namespace, pod]).await
     }
+
+    /// Drops all packets between a pod and another pod's address, until the guard is dropped.
+    pub async fn cut_path(&self, namespace: &str, pod: &str, address: &str) -> Result<Fault> {
+        let [begin, end] = ["path-cut", "path-restore"].map(|command| [command, namespace, pod, address]);
+        Fault::make(&begin, &end).await
+    }
 }
 
 /// A fault that ends when this is dropped, at the latest when its test fails.

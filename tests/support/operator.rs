@@ -98,6 +98,17 @@ impl Operator {
         Ok(logs)
     }
 
+    /// What the leader counts, as Prometheus reads it.
+    pub async fn metrics(&self) -> Result<String> {
+        let uri = format!(
+            "/api/v1/namespaces/{}/pods/{}:8080/proxy/metrics",
+            self.namespace.name,
+            self.leader().await?.pod
+        );
+        let request = axum::http::Request::get(uri).body(Vec::new())?;
+        Ok(self.namespace.cluster.client.request_text(request).await?)
+    }
+
     /// Waits until all replicas are ready and one of them leads.
     pub async fn until_complete(&self, deadline: Duration) -> Result<()> {
         eventually(

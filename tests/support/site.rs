@@ -1,12 +1,16 @@
-//! What surrounds ObjectServers in the field: users with passwords.
+//! What surrounds ObjectServers in the field: users with passwords, certificates, a gateway.
+
+use std::sync::Arc;
 
 use anyhow::Result;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::{Value, json};
 
 use super::{
+    certificates::{Identity, Issuer},
     namespace::Namespace,
-    stand_ins::{Gateway, OBJECT_SERVER_PORT, ObjectServer, ServerOptions},
+    stage::merge,
+    stand_ins::{FleetOptions, Gateway, OBJECT_SERVER_PORT, ObjectServer, ServerOptions},
 };
 
 /// The Secret with the operator's user.
@@ -23,11 +27,20 @@ const GATEWAY_USER: &str = "gateway";
 /// Its password.
 const GATEWAY_PASSWORD: &str = "copy-that";
 
+/// The ConfigMap with the authority, for the pair; and the Secret with it, for gateway and probes.
+pub const CA: &str = "netcool-ca";
+
 /// An OMNIbus site.
 #[derive(Clone, Debug, Default)]
 pub struct Site {
     /// A gateway copies between the ObjectServers, and failbacks wait for its resync.
     pub has_gateway: bool,
+    /// Who signs the certificates of ObjectServers and proxies. Without it there is no TLS.
+    pub authority: Option<Arc<Issuer>>,
+    /// The gates forward the probes' TLS as it is, so that probes see the ObjectServers' certificates.
+    pub passes_through: bool,
+    /// More certificates that the ObjectServers can be told to show, each in a Secret of this name.
+    pub spare: Vec<(&'static str, Identity)>,
 }
 
 impl Site {
@@ -37,16 +50,57 @@ impl Site {
         namespace
             .apply::<Secret>(secret(USERS, &json!({"users": users})))
             .await?;
+        if let Some(authority) = &self.authority {
+            set_authorities(namespace, &authority.pem()).await?;
+            let ca = secret(CA, &json!({"ca.crt": authority.pem()}));
+            namespace.apply::<Secret>(ca).await?;
+            for name in ["AGG_P", "AGG_B", "PROXY_P", "PROXY_B"] {
+                set_certificate(namespace, &secret_of(name), &authority.issue(name)).await?;
+            }
+        }
+        for (name, identity) in &self.spare {
+            set_certificate(namespace, name, identity).await?;
+        }
         set_check_password(namespace, CHECK_PASSWORD).await
     }
 
     /// How its ObjectServers are started.
-    pub fn server(&self, _name: &str) -> ServerOptions {
+    pub fn server(&self, name: &str) -> ServerOptions {
+        let mut arguments = vec![format!("--users=/secrets/{USERS}/users")];
+        let mut secrets = vec![USERS.to_owned()];
+        if self.authority.is_some() {
+            let own = secret_of(name);
+            arguments.push(format!("--tls-cert=/secrets/{own}/tls.crt"));
+            arguments.push(format!("--tls-key=/secrets/{own}/tls.key"));
+            secrets.push(own);
+            secrets.extend(self.spare.iter().map(|(name, _)| (*name).to_owned()));
+        }
         ServerOptions {
-            arguments: vec![format!("--users=/secrets/{USERS}/users")],
-            secrets: vec![USERS.to_owned()],
+            arguments,
+            secrets,
             ..ServerOptions::default()
         }
+    }
+
+    /// What probes have as `SSLServerCommonName`: either of those that they may meet.
+    pub fn common_names(&self) -> &'static str {
+        match self.passes_through {
+            true => "AGG_P,AGG_B",
+            false => "PROXY_P,PROXY_B",
+        }
+    }
+
+    /// Its probes.
+    pub fn fleet(&self, options: &FleetOptions) -> FleetOptions {
+        let mut options = options.clone();
+        if self.authority.is_some() {
+            options.arguments.push(format!("--tls-ca=/secrets/{CA}/ca.crt"));
+            options
+                .arguments
+                .push(format!("--ssl-server-common-name={}", self.common_names()));
+            options.secrets.push(CA.to_owned());
+        }
+        options
     }
 
     /// Starts its gateway, if it has one.
@@ -59,23 +113,69 @@ impl Site {
         if !self.has_gateway {
             return Ok(None);
         }
-        let arguments = [
+        let mut arguments = vec![
             format!("--primary={}:{OBJECT_SERVER_PORT}", primary.host()),
             format!("--backup={}:{OBJECT_SERVER_PORT}", backup.host()),
             format!("--user={GATEWAY_USER}"),
             format!("--password={GATEWAY_PASSWORD}"),
         ];
-        Gateway::start(namespace, &arguments, &[]).await.map(Some)
+        let mut secrets = Vec::new();
+        if self.authority.is_some() {
+            arguments.push(format!("--ca=/secrets/{CA}/ca.crt"));
+            secrets.push(CA.to_owned());
+        }
+        Gateway::start(namespace, &arguments, &secrets).await.map(Some)
     }
 
     /// What a ProxyPair must say of it.
     pub fn spec(&self) -> Value {
         let policy = if self.has_gateway { "Required" } else { "Ignored" };
-        json!({
-            "healthCheck": {"login": {"secretName": CHECK, "allowPlaintextLogin": true}},
+        let has_tls = self.authority.is_some();
+        let mut spec = json!({
+            "healthCheck": {"login": {"secretName": CHECK, "allowPlaintextLogin": !has_tls}},
             "failback": {"resync": {"policy": policy}},
-        })
+        });
+        if has_tls {
+            let side = |proxy: &str| {
+                let listener = match self.passes_through {
+                    true => json!({"mode": "PassThrough"}),
+                    false => json!({"secretName": secret_of(proxy)}),
+                };
+                json!({
+                    "objectServer": {"tls": {"caBundle": {"configMapName": CA}}},
+                    "proxy": {"tls": listener},
+                })
+            };
+            merge(
+                &mut spec,
+                &json!({"primary": side("PROXY_P"), "backup": side("PROXY_B")}),
+            );
+        }
+        spec
     }
+}
+
+/// The Secret with the certificate of a server.
+pub fn secret_of(server: &str) -> String {
+    format!("{}-tls", server.to_lowercase().replace('_', "-"))
+}
+
+/// Gives a Secret this certificate.
+pub async fn set_certificate(namespace: &Namespace, name: &str, identity: &Identity) -> Result<()> {
+    let mut object = secret(name, &json!({"tls.crt": identity.certificate, "tls.key": identity.key}));
+    object["type"] = json!("kubernetes.io/tls");
+    namespace.apply::<Secret>(object).await.map(drop)
+}
+
+/// Gives the pair's CA bundle this text.
+pub async fn set_authorities(namespace: &Namespace, pem: &str) -> Result<()> {
+    let bundle = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": CA},
+        "data": {"ca.crt": pem},
+    });
+    namespace.apply::<ConfigMap>(bundle).await.map(drop)
 }
 
 /// Gives the operator's Secret this password.

@@ -92,7 +92,7 @@ impl Scene {
             pair.until_protected(START).await?;
             let options = FleetOptions {
                 node: at.node.clone(),
-                ..setting.fleet.clone()
+                ..setting.fleet()
             };
             let fleet = Fleet::start(namespace, "load", &format!("{}:{}", pair.name, pair::PORT), &options).await?;
             fleet.until_all_on("AGG_P", SOON).await?;
@@ -130,6 +130,16 @@ pub struct Setting {
     pub fleet: FleetOptions,
     /// Users, certificates and gateway; without it there is none of these.
     pub site: Option<Site>,
+}
+
+impl Setting {
+    /// The probes, as they are at the site.
+    pub fn fleet(&self) -> FleetOptions {
+        match &self.site {
+            Some(site) => site.fleet(&self.fleet),
+            None => self.fleet.clone(),
+        }
+    }
 }
 
 /// The stage, set.

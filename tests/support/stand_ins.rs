@@ -192,6 +192,27 @@ impl ObjectServer {
         format!("{}.{}.svc", self.pod, self.namespace.name)
     }
 
+    /// The address of its pod.
+    pub async fn address(&self) -> Result<String> {
+        let pod = self.namespace.api::<Pod>().get(&self.pod).await?;
+        let address = pod.status.and_then(|status| status.pod_ip);
+        address.with_context(|| format!("{} has no address", self.pod))
+    }
+
+    /// Starts the server again, with the certificate in a Secret that is mounted in it.
+    pub async fn restart_with_certificate(&self, secret: &str) -> Result<()> {
+        self.agent("POST", &format!("certificate?directory=/secrets/{secret}"))
+            .await?;
+        self.restart().await
+    }
+
+    /// How many logins it has taken since it was started, whoever came.
+    pub async fn logins(&self) -> Result<u64> {
+        let status = self.agent("GET", "status").await?;
+        let logins = status["logins"].as_object().context("it does not run")?;
+        Ok(logins.values().filter_map(Value::as_u64).sum())
+    }
+
     /// Ends the server with SIGKILL; the agent lives and keeps it down.
     pub async fn kill(&self) -> Result<()> {
         self.agent("POST", "kill").await.map(drop)
@@ -304,6 +325,12 @@ pub struct FleetOptions {
     pub reconnect_delay: Duration,
     /// Where they run.
     pub node: Option<String>,
+    /// Further options of the stand-in.
+    pub arguments: Vec<String>,
+    /// Secrets, each mounted in the directory of its name below `/secrets`.
+    pub secrets: Vec<String>,
+    /// A ConfigMap with an `omni.dat`, and the name in it to connect to; without it the probes are given an address.
+    pub omni_dat: Option<(String, String)>,
 }
 
 impl Default for FleetOptions {
@@ -315,6 +342,9 @@ impl Default for FleetOptions {
             connect_timeout: Duration::from_secs(2),
             reconnect_delay: Duration::from_millis(20),
             node: None,
+            arguments: Vec::new(),
+            secrets: Vec::new(),
+            omni_dat: None,
         }
     }
 }
@@ -339,6 +369,8 @@ pub struct Totals {
     pub sessions: BTreeMap<String, u64>,
     /// Failed attempts to connect, by kind.
     pub connect_failures: BTreeMap<String, u64>,
+    /// Sessions after the first of each probe.
+    pub reconnects: u64,
 }
 
 /// What happened after a mark.
@@ -360,7 +392,7 @@ pub struct ProbeReport {
 }
 
 impl Fleet {
-    /// Starts a fleet that sends to `server`, as HOST:PORT.
+    /// Starts a fleet that sends to `server`, as HOST:PORT, unless its options name another.
     pub async fn start(namespace: &Namespace, name: &str, server: &str, options: &FleetOptions) -> Result<Self> {
         let FleetOptions {
             probes,
@@ -369,24 +401,38 @@ impl Fleet {
             connect_timeout,
             reconnect_delay,
             node,
+            arguments: further,
+            secrets,
+            omni_dat,
         } = options;
-        let container = json!({
-            "name": "probe",
-            "command": ["/probe"],
-            "args": [
-                format!("--name={name}"),
-                format!("--server={server}"),
-                format!("--probes={probes}"),
-                format!("--rate={rate}"),
-                format!("--network-timeout={}ms", network_timeout.as_millis()),
-                format!("--connect-timeout={}ms", connect_timeout.as_millis()),
-                format!("--reconnect-delay={}ms", reconnect_delay.as_millis()),
-                format!("--listen=0.0.0.0:{API_PORT}"),
-            ],
-        });
-        namespace
-            .apply::<Pod>(pod(name, json!({"app": "probes"}), node.as_deref(), container))
-            .await?;
+        let server = omni_dat.as_ref().map_or(server, |(_, server)| server);
+        let mut arguments = vec![
+            format!("--name={name}"),
+            format!("--server={server}"),
+            format!("--probes={probes}"),
+            format!("--rate={rate}"),
+            format!("--network-timeout={}ms", network_timeout.as_millis()),
+            format!("--connect-timeout={}ms", connect_timeout.as_millis()),
+            format!("--reconnect-delay={}ms", reconnect_delay.as_millis()),
+            format!("--listen=0.0.0.0:{API_PORT}"),
+        ];
+        arguments.extend(further.iter().cloned());
+        if omni_dat.is_some() {
+            arguments.push("--omni-dat=/omni-dat/omni.dat".to_owned());
+        }
+        let mut container = json!({"name": "probe", "command": ["/probe"], "args": arguments});
+        mount(&mut container, secrets);
+        if omni_dat.is_some()
+            && let Some(mounts) = container["volumeMounts"].as_array_mut()
+        {
+            mounts.push(json!({"name": "omni-dat", "mountPath": "/omni-dat"}));
+        }
+        let mut object = pod(name, json!({"app": "probes"}), node.as_deref(), container);
+        bring(&mut object, secrets);
+        if let (Some((config_map, _)), Some(volumes)) = (omni_dat, object["spec"]["volumes"].as_array_mut()) {
+            volumes.push(json!({"name": "omni-dat", "configMap": {"name": config_map}}));
+        }
+        namespace.apply::<Pod>(object).await?;
         namespace.until_ready(name).await?;
         Ok(Self {
             name: name.to_owned(),

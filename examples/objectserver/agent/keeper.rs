@@ -1,6 +1,7 @@
 //! The one owner of the child process.
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub enum Order {
     Stop,
     Kill,
     Look,
+    /// From the next start on, the files in this directory.
+    Certificate(PathBuf),
     Tell(Command),
 }
 
@@ -148,6 +151,18 @@ impl Keeper {
         }
     }
 
+    /// Has the next child show another certificate.
+    fn show_certificate(&mut self, directory: &Path) -> anyhow::Result<()> {
+        for (option, file) in [("--tls-cert=", "tls.crt"), ("--tls-key=", "tls.key")] {
+            let given = |argument: &&mut OsString| argument.to_string_lossy().starts_with(option);
+            let argument = self.arguments.iter_mut().find(given);
+            let argument = argument.with_context(|| format!("the server was started without {option}FILE"))?;
+            *argument = OsString::from(option);
+            argument.push(directory.join(file));
+        }
+        Ok(())
+    }
+
     async fn execute(&mut self, order: Order) -> anyhow::Result<Status> {
         let command = match order {
             Order::Start => {
@@ -166,6 +181,10 @@ impl Keeper {
                 Command::Report
             }
             Order::Look => Command::Report,
+            Order::Certificate(directory) => {
+                self.show_certificate(&directory)?;
+                Command::Report
+            }
             Order::Tell(command) => {
                 anyhow::ensure!(self.server.is_some(), "the server is down");
                 command

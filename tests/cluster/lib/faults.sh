@@ -63,32 +63,61 @@ sandboxes_of() { echo "$(node_state_dir "$1")/containerd/io.containerd.grpc.v1.c
 
 # api_cut NAMESPACE POD: before address translation and connection tracking, so for connections that exist as well.
 api_cut() {
-  local number address table
+  pod_cut "$1" "$2" "$(api_cut_table "$1" "$2")" <<END
+    ip saddr @pod ip daddr { $API_SERVICE_ADDRESS, $CONTROL_ADDRESS } tcp dport { 443, $API_PORT } drop
+    ip saddr $CONTROL_ADDRESS ip daddr @pod tcp sport $API_PORT drop
+END
+}
+
+# api_restore NAMESPACE POD: the pod may be gone by now.
+api_restore() { drop_table "$(api_cut_table "$1" "$2")"; }
+
+api_cut_table() { echo "pp-api-cut-$1/$2"; }
+
+# --- a pod without the way to one address ---
+
+# path_cut NAMESPACE POD ADDRESS: everything between the two is dropped, in both directions. ADDRESS is a pod's; that of a Service is
+# never seen here.
+path_cut() {
+  [[ $3 =~ ^[0-9]+(\.[0-9]+){3}$ ]] || fail "'$3' is no address"
+  pod_cut "$1" "$2" "$(path_cut_table "$1" "$2" "$3")" <<END
+    ip saddr @pod ip daddr $3 drop
+    ip saddr $3 ip daddr @pod drop
+END
+}
+
+# path_restore NAMESPACE POD ADDRESS: the pod may be gone by now.
+path_restore() { drop_table "$(path_cut_table "$1" "$2" "$3")"; }
+
+path_cut_table() { echo "pp-path-cut-$1/$2/$3"; }
+
+# pod_cut NAMESPACE POD TABLE: puts the rules on standard input before everything that the pod's node forwards; @pod is its address.
+pod_cut() {
+  local number address
   read -r number address < <(pod_address "$1" "$2") || fail "pod $1/$2 has no address on any node"
-  table=$(api_cut_table "$1" "$2")
   nft_in "$number" -f - <<END
-table ip $table
-delete table ip $table
-table ip $table {
+table ip $3
+delete table ip $3
+table ip $3 {
+  set pod {
+    type ipv4_addr
+    elements = { $address }
+  }
   chain before {
     type filter hook prerouting priority raw - 10
-    ip saddr $address ip daddr { $API_SERVICE_ADDRESS, $CONTROL_ADDRESS } tcp dport { 443, $API_PORT } drop
-    ip saddr $CONTROL_ADDRESS ip daddr $address tcp sport $API_PORT drop
+$(cat)
   }
 }
 END
 }
 
-# api_restore NAMESPACE POD: the pod may be gone by now.
-api_restore() {
-  local number table
-  table=$(api_cut_table "$1" "$2")
+# drop_table TABLE: on whichever node it is.
+drop_table() {
+  local number
   for number in "${NODE_NUMBERS[@]}"; do
-    nft_in "$number" delete table ip "$table" 2>/dev/null || true
+    nft_in "$number" delete table ip "$1" 2>/dev/null || true
   done
 }
-
-api_cut_table() { echo "pp-api-cut-$1/$2"; }
 
 nft_in() {
   local machine
@@ -114,14 +143,15 @@ restore_all() {
   local number table
   for number in "${NODE_NUMBERS[@]}"; do
     node_restore "$number"
-    for table in $(api_cuts_of "$number"); do
+    for table in $(cuts_of "$number"); do
       nft_in "$number" delete table ip "$table"
     done
   done
   thaw_all
 }
 
-api_cuts_of() { nft_in "$1" list tables ip | awk '$3 ~ "^pp-api-cut-" { print $3 }'; }
+# cuts_of N: the tables of api_cut and path_cut on node N.
+cuts_of() { nft_in "$1" list tables ip | awk '$3 ~ "^pp-(api|path)-cut-" { print $3 }'; }
 
 thaw_all() {
   stopped_processes | xargs --no-run-if-empty kill -s CONT 2>/dev/null || true
@@ -139,8 +169,11 @@ faults_in_force() {
     if ! ip -n "$CONTROL" link show "$(node_link "$number")" 2>/dev/null | grep --quiet '[<,]UP[,>]'; then
       echo "fault: node$number is cut off"
     fi
-    for table in $(api_cuts_of "$number" 2>/dev/null); do
-      echo "fault: ${table#pp-api-cut-} is cut from the API server"
+    for table in $(cuts_of "$number" 2>/dev/null); do
+      case $table in
+        pp-api-cut-*) echo "fault: ${table#pp-api-cut-} is cut from the API server" ;;
+        *) echo "fault: the path ${table#pp-path-cut-} is cut" ;;
+      esac
     done
   done
   for pid in $(stopped_processes); do

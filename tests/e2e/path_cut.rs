@@ -1,0 +1,56 @@
+//! The way between a proxy and its ObjectServer is cut, while both live.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Result, ensure};
+use kube::ResourceExt;
+use proxypair::api::{Cause, Health, Side, SwitchKind};
+
+use crate::support::{
+    pair::expect_history,
+    site::Site,
+    stage::{SOON, Scene, Setting},
+};
+
+/// Silence between the primary's proxy and AGG_P, which the operator still reaches: fails over after `unresponsiveAfter` and says what it is.
+/// When packets pass again all come home.
+pub async fn fails_over(scene: Arc<Scene>) -> Result<()> {
+    let setting = Setting {
+        site: Some(Site::default()),
+        ..Setting::default()
+    };
+    let stage = scene.set_with(&setting).await?;
+    let pod = stage.pair.pod(Side::Primary).await?.name_any();
+    let address = stage.agg_p.address().await?;
+    stage.fleet.mark("failover").await?;
+    let cluster = &scene.namespace.cluster;
+    let cut = cluster.cut_path(&scene.namespace.name, &pod, &address).await?;
+    let gap = stage.until_moved(Side::Backup, "failover").await?;
+    ensure!(
+        gap >= Duration::from_secs(3),
+        "moved before unresponsiveAfter of 3 s: {gap:?}"
+    );
+    let status = stage.pair.until_health(Side::Primary, Health::Down, SOON).await?;
+    let cause = status.history.first().and_then(|switch| switch.cause);
+    ensure!(cause == Some(Cause::PathBroken), "the cause is {cause:?}: {status:?}");
+    let cause = status.primary.as_ref().and_then(|side| side.cause);
+    ensure!(
+        cause == Some(Cause::PathBroken),
+        "the cause is {cause:?} now: {status:?}"
+    );
+
+    // What had no answer when it was cut was sent to the backup too, and may still arrive.
+    stage.fleet.mark("failback").await?;
+    drop(cut);
+    stage.until_moved(Side::Primary, "failback").await?;
+    let status = stage.pair.until_protected(SOON).await?;
+    expect_history(
+        &status,
+        &[
+            (SwitchKind::Failover, Side::Backup),
+            (SwitchKind::Failback, Side::Primary),
+        ],
+    )?;
+    stage.finish().await?;
+    Ok(())
+}
