@@ -1,4 +1,4 @@
-//! What surrounds ObjectServers in the field: users with passwords, certificates, a gateway.
+//! What surrounds ObjectServers in the field: users with passwords, certificates, a gateway, the user's own proxy servers.
 
 use std::sync::Arc;
 
@@ -29,6 +29,32 @@ const GATEWAY_PASSWORD: &str = "copy-that";
 
 /// The ConfigMap with the authority, for the pair; and the Secret with it, for gateway and probes.
 pub const CA: &str = "netcool-ca";
+/// The Secret of the user's proxy servers.
+pub const PROXY: &str = "netcool-proxy";
+/// Their users; the second is for a Secret that changes.
+pub const PROXY_USERS: [&str; 2] = ["proxy", "proxy2"];
+/// The password of both.
+const PROXY_PASSWORD: &str = "let#me:through";
+
+/// What the user's proxy server does when its ObjectServer goes, which nothing documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenGone {
+    /// It exits.
+    Exits,
+    /// It stays, and accepts probes whose events wait.
+    Stays,
+}
+
+impl WhenGone {
+    /// The image of a proxy server that does so.
+    fn image(self) -> String {
+        let images = std::env::var("NCO_PROXYSERV").unwrap_or_else(|_| "proxypair.test/nco-proxyserv:dev".to_owned());
+        match self {
+            Self::Exits => images + "-exit",
+            Self::Stays => images + "-stay",
+        }
+    }
+}
 
 /// An OMNIbus site.
 #[derive(Clone, Debug, Default)]
@@ -41,12 +67,25 @@ pub struct Site {
     pub passes_through: bool,
     /// More certificates that the ObjectServers can be told to show, each in a Secret of this name.
     pub spare: Vec<(&'static str, Identity)>,
+    /// Engine Proxyserv; without it engine Relay.
+    pub proxyserv: Option<WhenGone>,
 }
 
 impl Site {
+    /// One with the user's own proxy servers.
+    pub fn with_proxyserv(when_gone: WhenGone) -> Self {
+        Self {
+            proxyserv: Some(when_gone),
+            ..Self::default()
+        }
+    }
+
     /// Makes what it consists of.
     pub async fn found(&self, namespace: &Namespace) -> Result<()> {
-        let users = format!("root:\n{CHECK_USER}:{CHECK_PASSWORD}\n{GATEWAY_USER}:{GATEWAY_PASSWORD}\n");
+        let mut users = format!("root:\n{CHECK_USER}:{CHECK_PASSWORD}\n{GATEWAY_USER}:{GATEWAY_PASSWORD}\n");
+        for user in PROXY_USERS {
+            users += &format!("{user}:{PROXY_PASSWORD}\n");
+        }
         namespace
             .apply::<Secret>(secret(USERS, &json!({"users": users})))
             .await?;
@@ -60,6 +99,10 @@ impl Site {
         }
         for (name, identity) in &self.spare {
             set_certificate(namespace, name, identity).await?;
+        }
+        if self.proxyserv.is_some() {
+            let [user, _] = PROXY_USERS;
+            set_proxy_user(namespace, PROXY, user).await?;
         }
         set_check_password(namespace, CHECK_PASSWORD).await
     }
@@ -151,6 +194,12 @@ impl Site {
                 &json!({"primary": side("PROXY_P"), "backup": side("PROXY_B")}),
             );
         }
+        if let Some(when_gone) = self.proxyserv {
+            merge(
+                &mut spec,
+                &json!({"proxy": {"engine": "Proxyserv", "image": when_gone.image(), "secretName": PROXY}}),
+            );
+        }
         spec
     }
 }
@@ -182,6 +231,12 @@ pub async fn set_authorities(namespace: &Namespace, pem: &str) -> Result<()> {
 pub async fn set_check_password(namespace: &Namespace, password: &str) -> Result<()> {
     let data = json!({"AuthUserName": CHECK_USER, "AuthPassword": password});
     namespace.apply::<Secret>(secret(CHECK, &data)).await.map(drop)
+}
+
+/// Writes a Secret for the user's proxy servers: they log in as `user`.
+pub async fn set_proxy_user(namespace: &Namespace, name: &str, user: &str) -> Result<()> {
+    let data = json!({"AuthUserName": user, "AuthPassword": PROXY_PASSWORD});
+    namespace.apply::<Secret>(secret(name, &data)).await.map(drop)
 }
 
 fn secret(name: &str, data: &Value) -> Value {

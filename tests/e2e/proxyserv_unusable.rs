@@ -1,0 +1,90 @@
+//! Pairs whose proxy servers cannot run stand beside a healthy one: a property that the program refuses, a Secret that is not there, an image that
+//! cannot be pulled.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use proxypair::api::ProxyPairStatus;
+use serde_json::{Value, json};
+
+use crate::support::{
+    pair::{self, Pair, condition},
+    site::{PROXY_USERS, Site, WhenGone, set_proxy_user},
+    stage::{SOON, Scene, Setting, merge},
+};
+
+/// The image that no node can pull.
+const NO_IMAGE: &str = "proxypair.test/no-such-image:1";
+/// The Secret that is not there.
+const NO_SECRET: &str = "not-there-yet";
+/// How long three pairs may take to start at the same time.
+const START: Duration = Duration::from_secs(120);
+
+/// Each says what it lacks, hurts nothing, and comes up when that is put right, without a new operator.
+pub async fn beside_a_healthy_one(scene: Arc<Scene>) -> Result<()> {
+    let namespace = &scene.namespace;
+    let site = Site::with_proxyserv(WhenGone::Stays);
+    let stage = scene
+        .set_with(&Setting {
+            site: Some(site.clone()),
+            ..Setting::default()
+        })
+        .await?;
+    let leader = stage.operator.leader().await?;
+    let apply = async |name: &str, proxy: Value| {
+        let mut manifest = pair::manifest(name, &stage.agg_p, &stage.agg_b);
+        merge(&mut manifest["spec"], &site.spec());
+        merge(&mut manifest["spec"]["proxy"], &proxy);
+        Pair::apply(namespace, manifest).await
+    };
+    stage.fleet.mark("beside").await?;
+    let refused = apply("refused", json!({"properties": {"ConfigCryptoAlg": "AES_FIPS"}})).await?;
+    let secretless = apply("secretless", json!({"secretName": NO_SECRET})).await?;
+    let imageless = apply("imageless", json!({"image": NO_IMAGE})).await?;
+
+    let said = until_said(&secretless, &["SecretMissing", NO_SECRET, "spec.proxy.secretName"]).await?;
+    scene.say(format_args!("secretless: {said}"));
+    let said = until_said(&refused, &["container proxy ended", "ConfigCryptoAlg AES_FIPS"]).await?;
+    scene.say(format_args!("refused: {said}"));
+    let said = until_said(&imageless, &[NO_IMAGE, "cannot be pulled"]).await?;
+    scene.say(format_args!("imageless: {said}"));
+
+    apply("refused", json!({})).await?;
+    set_proxy_user(namespace, NO_SECRET, PROXY_USERS[0]).await?;
+    apply("imageless", json!({})).await?;
+    for pair in [refused, secretless, imageless] {
+        pair.until_protected(START).await?;
+    }
+    let gap = stage.fleet.longest_gap("beside").await?;
+    scene.say(format_args!(
+        "the healthy pair's longest gap was {} ms",
+        gap.as_millis()
+    ));
+    let status = stage.pair.until_protected(SOON).await?;
+    anyhow::ensure!(
+        status.history.is_empty(),
+        "the healthy pair moved: {:?}",
+        status.history
+    );
+    let now = stage.operator.leader().await?;
+    anyhow::ensure!(now == leader, "{leader:?} led, and now {now:?}");
+    stage.finish().await.map(drop)
+}
+
+/// Waits until the pair is not ready and its status has these words, and gives what it says of itself and of its primary.
+async fn until_said(pair: &Pair, words: &[&str]) -> Result<String> {
+    let status = pair
+        .until(&format!("says {words:?}"), SOON, |status| {
+            let said = in_words(status);
+            condition(status, "Ready") == "False" && words.iter().all(|word| said.contains(word))
+        })
+        .await?;
+    Ok(in_words(&status))
+}
+
+fn in_words(status: &ProxyPairStatus) -> String {
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+    let ready = ready.map(|ready| format!("{}: {}", ready.reason, ready.message));
+    let primary = status.primary.as_ref().and_then(|side| side.message.clone());
+    format!("{} | {}", ready.unwrap_or_default(), primary.unwrap_or_default())
+}
