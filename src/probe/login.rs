@@ -131,6 +131,12 @@ mod tests {
     }
 
     #[test]
+    fn the_row_that_keeps_the_check_out_of_the_event_list_is_documented_with_its_name() {
+        let document = include_str!("../../docs/from-the-ibm-page.md");
+        assert!(document.contains(&format!("'^{APPLICATION}$'")));
+    }
+
+    #[test]
     fn a_password_is_never_printed() {
         let credentials = Credentials {
             user: "check".to_owned(),
