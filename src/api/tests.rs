@@ -1,5 +1,7 @@
 //! Each CEL rule and each default, by the CRD's own evaluation: a valid manifest, one thing in it broken, the message expected.
 
+mod documents;
+
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
@@ -527,28 +529,4 @@ fn the_committed_crd_is_the_one_the_types_make() {
         committed == made,
         "crds/proxypairs.yaml is out of date: run `make crds`"
     );
-}
-
-#[test]
-fn the_examples_are_accepted_and_have_no_field_that_means_nothing() {
-    fn lost(written: &Value, read: &Value, path: &str, found: &mut Vec<String>) {
-        for (key, value) in written.as_object().into_iter().flatten() {
-            match read.get(key) {
-                Some(read) => lost(value, read, &format!("{path}.{key}"), found),
-                None => found.push(format!("{path}.{key}")),
-            }
-        }
-    }
-    for text in [
-        include_str!("../../examples/proxypair-minimal.yaml"),
-        include_str!("../../examples/proxypair-full.yaml"),
-        include_str!("../../examples/proxypair-proxyserv.yaml"),
-    ] {
-        let manifest: Value = serde_saphyr::from_str(text).unwrap();
-        assert_eq!(refusals(&manifest), Vec::<String>::new());
-        let pair: ProxyPair = serde_json::from_value(manifest.clone()).unwrap();
-        let mut found = Vec::new();
-        lost(&manifest, &serde_json::to_value(&pair).unwrap(), "", &mut found);
-        assert_eq!(found, Vec::<String>::new());
-    }
 }

@@ -10,7 +10,10 @@ use std::{
 use tokio::sync::watch;
 
 /// How the operator's sessions appear in `catalog.connections`: a fixed name, so that a site can keep them out of its event list.
-pub const APPLICATION: &str = "PROXYPAIR";
+///
+/// `alerts.application_types` finds the row for a session by regular expression, and the first that matches counts. OMNIbus comes with one
+/// for all names that begin with PROXY, which makes each disconnect a critical event.
+pub const APPLICATION: &str = "PAIRCHECK";
 
 /// Time without an attempt after the first refusal; it doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_secs(60);
@@ -118,6 +121,19 @@ mod tests {
         refusals.accepted();
         refusals.refused("no".to_owned(), now);
         assert_eq!(refusals.standing(now).unwrap().until, now + FIRST_BACKOFF);
+    }
+
+    #[test]
+    fn no_row_that_omnibus_comes_with_is_about_the_check() {
+        for taken in ["PROBE", "PROXY", "GATEWAY", "MONITOR"] {
+            assert!(!APPLICATION.contains(taken), "{APPLICATION} is taken for a {taken}");
+        }
+    }
+
+    #[test]
+    fn the_row_that_keeps_the_check_out_of_the_event_list_is_documented_with_its_name() {
+        let document = include_str!("../../docs/from-the-ibm-page.md");
+        assert!(document.contains(&format!("'^{APPLICATION}$'")));
     }
 
     #[test]
