@@ -27,7 +27,7 @@ mod install;
 mod live;
 mod table;
 
-use std::{collections::BTreeSet, fs, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, fs, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
@@ -40,6 +40,7 @@ use install::NAMESPACE;
 use live::{LOOK, Live, Who};
 use support::{
     auditor::Auditor,
+    certificates::Issuer,
     cluster::{Cluster, repository},
     outage::{Micros, Reading, millis, now},
     pair::{self, Pair},
@@ -136,6 +137,7 @@ impl Stage {
         live.say(Who::You, format!("namespace {NAMESPACE} is made"));
         let site = Site {
             has_gateway: true,
+            authority: Some(Arc::new(Issuer::new("Netcool"))),
             ..Site::default()
         };
         site.found(&namespace).await?;
@@ -164,6 +166,7 @@ impl Stage {
             rate: RATE,
             ..FleetOptions::default()
         };
+        let options = site.fleet(&options);
         let fleet = Fleet::start(&namespace, "load", &format!("{}:{}", pair.name, pair::PORT), &options).await?;
         fleet.until_all_on("AGG_P", SOON).await?;
         live.say(
