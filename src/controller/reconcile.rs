@@ -155,7 +155,10 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
         object: Arc::clone(object),
         service: service.clone(),
         login: login(&pair, &contents).map(|(user, password)| Credentials { user, password }),
-        authorities: authorities.map(|bundle| bundle.map(Arc::new)),
+        authorities: Side::BOTH.map(|side| {
+            let bundle = authorities[index(side)].clone()?;
+            unusable(&pair, side, &bundle).is_none().then(|| Arc::new(bundle))
+        }),
         problem,
         keys: config,
         key_text: keys.operator[TLS_CRT].clone(),

@@ -203,6 +203,11 @@ impl Actor {
         let pair = Arc::clone(&self.pair);
         let routing = self.routing;
         self.assignments.send_if_modified(|current| {
+            // A bundle that has gone missing, or cannot be read, does not end the checks.
+            let authorities = Side::BOTH.map(|side| {
+                let before = || current.servers[index(side)].authorities.clone();
+                authorities[index(side)].clone().or_else(before)
+            });
             let next = Assignment {
                 // A Secret that has gone missing does not end the checks.
                 login: login
