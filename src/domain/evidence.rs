@@ -230,7 +230,7 @@ pub enum Reading {
 /// How much later than the gate the operator may see the same ObjectServer die.
 const OTHER_EYE: Duration = Duration::from_millis(50);
 /// How much later than the operator the gate may see the same ObjectServer return: it dials again every 250 ms.
-const GATE_DIALS_AGAIN: Duration = Duration::from_millis(600);
+const GATE_DIALS_AGAIN: Duration = Duration::from_secs(1);
 
 /// Says what the evidence of one side means, looking from the outside in: pod, gate, path, ObjectServer.
 ///
@@ -322,10 +322,7 @@ fn read(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
             return proved(Cause::ProxyUnreachable, *since, message.clone());
         }
         Upstream::Unreachable { since, message } => {
-            let has_returned = evidence
-                .direct_since
-                .is_some_and(|returned| returned > *since && now < returned + GATE_DIALS_AGAIN);
-            if evidence.direct != Link::Answering || has_returned {
+            if evidence.direct != Link::Answering || evidence.has_just_returned(*since, now) {
                 return proved(Cause::ObjectServerUnreachable, *since, message.clone());
             }
             // A dying ObjectServer closes one connection after the other: the direct one may be the last.
@@ -384,6 +381,7 @@ fn read(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
                         fault: Fault::Connection,
                         ..
                     } => Cause::ObjectServerUnreachable,
+                    _ if evidence.has_just_returned(*since, now) => Cause::ObjectServerUnreachable,
                     _ => Cause::PathBroken,
                 },
             };
@@ -393,6 +391,12 @@ fn read(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
 }
 
 impl Evidence {
+    /// Whether the ObjectServer has come back so lately, after a failure at `since`, that the gate need not have seen it yet.
+    fn has_just_returned(&self, since: Instant, now: Instant) -> bool {
+        self.direct_since
+            .is_some_and(|returned| returned > since && now < returned + GATE_DIALS_AGAIN)
+    }
+
     /// The oldest silence on any connection of this side, for the next look.
     pub fn oldest_silence(&self) -> Option<Instant> {
         [&self.control, &self.path, &self.direct]

@@ -353,5 +353,5 @@ fn an_objectserver_that_has_just_returned_is_no_broken_path_though_the_gate_has_
         cause(&reading).map(|(cause, _)| cause)
     };
     assert_eq!(at(10), Some(Cause::ObjectServerUnreachable));
-    assert_eq!(at(700), Some(Cause::PathBroken));
+    assert_eq!(at(1100), Some(Cause::PathBroken));
 }
