@@ -45,10 +45,10 @@ impl Machine {
             "nc/bin",
             "nc/etc",
             "nc/omnibus/bin",
-            "proxypair/bin",
-            "proxypair/etc",
-            "proxypair/private",
-            "proxypair/secret",
+            "run/proxypair/bin",
+            "run/proxypair/etc",
+            "run/proxypair/private",
+            "run/proxypair/secret",
         ] {
             fs::create_dir_all(directory.path().join(path)).unwrap();
         }
@@ -96,7 +96,7 @@ impl Machine {
     }
 
     fn put_secret(&self, key: &str, value: &str) {
-        fs::write(self.path("proxypair/secret").join(key), value).unwrap();
+        fs::write(self.path("run/proxypair/secret").join(key), value).unwrap();
     }
 
     fn container(&self, name: &str) -> &Container {
@@ -119,9 +119,9 @@ impl Machine {
             .iter()
             .chain(container.args.iter().flatten());
         let root = self.directory.path().display();
-        let mut words = words.map(|word| match word.split_once("/proxypair/") {
+        let mut words = words.map(|word| match word.split_once("/run/proxypair/") {
             Some((before, after)) if before.is_empty() || before.ends_with('=') => {
-                format!("{before}{root}/proxypair/{after}")
+                format!("{before}{root}/run/proxypair/{after}")
             }
             _ if word == "--listen=127.0.0.1:4410" => format!("--listen={}", self.listen),
             _ => word.clone(),
@@ -151,7 +151,7 @@ impl Machine {
         self.succeeds("tools");
         self.succeeds("copy");
         fs::rename(self.path("nc/etc"), self.path("etc-of-the-image")).unwrap();
-        fs::rename(self.path("proxypair/etc"), self.path("nc/etc")).unwrap();
+        fs::rename(self.path("run/proxypair/etc"), self.path("nc/etc")).unwrap();
     }
 }
 
@@ -211,7 +211,7 @@ fn nobody_else_can_read_the_password() {
     }
     machine.prepare();
     machine.succeeds("files");
-    let props = machine.path("proxypair/private/PROXY_P.props");
+    let props = machine.path("run/proxypair/private/PROXY_P.props");
     assert!(fs::read_to_string(&props).unwrap().contains(PASSWORD));
     assert_eq!(fs::metadata(&props).unwrap().permissions().mode() & 0o777, 0o400);
 }

@@ -26,14 +26,14 @@ pub(super) const GRACE: Duration = Duration::from_secs(5);
 const PROXYSERV_UID: i64 = 1001;
 /// Group of the volumes of IBM's containers.
 pub(super) const FS_GROUP: i64 = 2001;
-/// Where this program is in the user's image.
-const TOOLS: &str = "/proxypair/bin";
+/// Where this program is in the user's image. Not below `/proxypair`, which is the program in its own.
+const TOOLS: &str = "/run/proxypair/bin";
 /// Where the copy of `$NCHOME/etc` is made.
-const ETC_COPY: &str = "/proxypair/etc";
+const ETC_COPY: &str = "/run/proxypair/etc";
 /// The user's Secret.
-const SECRET: &str = "/proxypair/secret";
+const SECRET: &str = "/run/proxypair/secret";
 /// The properties file and the key file.
-const PRIVATE: &str = "/proxypair/private";
+const PRIVATE: &str = "/run/proxypair/private";
 
 pub(super) fn containers(
     pair: &Pair,

@@ -121,7 +121,8 @@ fn assert_restricted(pod: &PodSpec) {
     }
 }
 
-/// Every mount has its volume, no path is mounted twice or inside another in one container, and every volume is used.
+/// Every mount has its volume, no path is mounted twice or inside another in one container, none where this image has its program, and every
+/// volume is used.
 fn assert_mounted(pod: &PodSpec) {
     let volumes: BTreeSet<&str> = pod
         .volumes
@@ -140,6 +141,12 @@ fn assert_mounted(pod: &PodSpec) {
                 mount.name
             );
             used.insert(mount.name.as_str());
+            assert!(
+                !mount.mount_path.starts_with("/proxypair"),
+                "{} mounts {} where the program is",
+                container.name,
+                mount.mount_path
+            );
             let within = mounts
                 .iter()
                 .filter(|other| format!("{}/", other.mount_path).starts_with(&format!("{}/", mount.mount_path)));
@@ -251,7 +258,7 @@ fn the_users_proxy_stands_behind_the_gate_and_ends_after_it() {
             "-name",
             "PROXY_P",
             "-propsfile",
-            "/proxypair/private/PROXY_P.props"
+            "/run/proxypair/private/PROXY_P.props"
         ]
     );
     for (name, image, policy) in [
@@ -321,7 +328,7 @@ struct Files {
 
 fn files(pod: &PodSpec, name: &str) -> FilesArgs {
     let command = named(pod, name).command.as_ref().unwrap();
-    assert_eq!(command[..2], ["/proxypair/bin/proxypair", "proxyserv-files"]);
+    assert_eq!(command[..2], ["/run/proxypair/bin/proxypair", "proxyserv-files"]);
     Files::try_parse_from(&command[1..])
         .unwrap_or_else(|error| panic!("{error}"))
         .args
@@ -334,7 +341,7 @@ fn the_steps_before_it_have_arguments_that_the_program_takes() {
         panic!("another step")
     };
     assert_eq!(from.to_str(), Some("/opt/IBM/tivoli/netcool/etc"));
-    assert_eq!(to.to_str(), Some("/proxypair/etc"));
+    assert_eq!(to.to_str(), Some("/run/proxypair/etc"));
     let FilesArgs::Write(write) = files(&primary, "files") else {
         panic!("another step")
     };
@@ -346,7 +353,7 @@ fn the_steps_before_it_have_arguments_that_the_program_takes() {
     assert_eq!(write.properties.connection_ratio, Some(5));
     assert_eq!(
         write.secret_dir.as_deref().and_then(|path| path.to_str()),
-        Some("/proxypair/secret")
+        Some("/run/proxypair/secret")
     );
 
     let bare = pod(json!({"proxy": {"engine": "Proxyserv", "image": "example.com/nco", "ncHome": "/opt/nc"}}));
