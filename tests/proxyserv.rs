@@ -330,6 +330,7 @@ fn it_refuses_to_start_with_what_the_real_one_refuses() {
         ("SecureMode: 1\n", "SecureMode"),
         ("RemoteServer: 'AGG_X'\n", "AGG_X"),
         ("ConfigKeyFile: '/nowhere'\n", "ConfigKeyFile"),
+        ("ConfigCryptoAlg: 'AES_FIPS'\n", "ConfigCryptoAlg AES_FIPS"),
     ] {
         let refusal = Home::new(nowhere, "", properties).refusal();
         assert!(refusal.contains(word), "{properties}: {refusal}");

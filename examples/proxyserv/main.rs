@@ -6,7 +6,7 @@
 //!
 //! `NCHOME` is /opt/IBM/tivoli/netcool unless set, `OMNIHOME` its directory `omnibus`. For TLS to the ObjectServer the real one takes GSKit's
 //! key store; this one takes PEM authorities at the same place, `$NCHOME/etc/security/keys/omni.kdb`, beside an `omni.sth` that it does not read.
-//! A listener with TLS and AES-encrypted properties are not for this stand-in: it refuses to start.
+//! A listener with TLS, AES-encrypted properties and another `ConfigCryptoAlg` than AES are not for this stand-in: it refuses to start.
 //!
 //! What the real one does when its ObjectServer goes is open, so this one does each on request, by `--when-objectserver-goes` or the environment
 //! variable `WHEN_OBJECTSERVER_GOES`: `exit`; `stay`, which accepts clients and lets their statements wait; `answer-errors`, which accepts clients
@@ -127,6 +127,11 @@ fn proxy() -> anyhow::Result<()> {
         std::fs::read(file).with_context(|| format!("failed to read ConfigKeyFile {file}"))?;
         bail!("AES-encrypted properties are not for this stand-in");
     }
+    let algorithm = &properties.crypto_alg;
+    ensure!(
+        algorithm == "AES",
+        "ConfigCryptoAlg {algorithm} is not for this stand-in"
+    );
     let interfaces = read_interfaces(&home)?;
     let own = interfaces.find(&properties.name)?;
     ensure!(!own.ssl, "a listener with TLS is not for this stand-in");

@@ -29,6 +29,8 @@ pub struct Properties {
     pub ratio: usize,
     /// `Connections`: clients at most.
     pub connections: usize,
+    /// `ConfigCryptoAlg`.
+    pub crypto_alg: String,
     /// `ConfigKeyFile`.
     pub key_file: Option<String>,
 }
@@ -113,6 +115,7 @@ impl Properties {
             secure: truth("SecureMode"),
             ratio: count("ConnectionRatio")?,
             connections: count("Connections")?,
+            crypto_alg: text("ConfigCryptoAlg"),
             key_file: Some(text("ConfigKeyFile")).filter(|file| !file.is_empty()),
         })
     }
