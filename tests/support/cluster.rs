@@ -82,6 +82,11 @@ impl Cluster {
         run(&["pod-signal", namespace, pod, signal]).await.map(drop)
     }
 
+    /// Sends a signal to those processes of a pod's containers that run `program`. Fails if there is none.
+    pub async fn signal_program(&self, namespace: &str, pod: &str, program: &str, signal: &str) -> Result<()> {
+        run(&["pod-signal", namespace, pod, signal, program]).await.map(drop)
+    }
+
     /// Cuts a node off, until the guard is dropped.
     pub async fn cut_node(&self, node: &str) -> Result<Fault> {
         Fault::make(&["node-cut", node], &["node-restore", node]).await

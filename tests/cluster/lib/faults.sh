@@ -22,13 +22,29 @@ pod_pids() {
   echo "$found"
 }
 
+# pod_signal NAMESPACE POD SIGNAL [PROGRAM]
 pod_signal() {
   local found pids signal=${3#SIG}
   kill -l "$signal" >/dev/null 2>&1 || fail "there is no signal '$3'"
   found=$(pod_pids "$1" "$2")
+  if [[ -n ${4:-} ]]; then
+    found=$(running "$4" <<<"$found")
+    [[ -n $found ]] || fail "no process of pod $1/$2 runs $4"
+  fi
   mapfile -t pids <<<"$found"
   # A process that ends by itself in between has got what it was to get.
   kill -s "$signal" "${pids[@]}" 2>/dev/null || true
+}
+
+# running PROGRAM: those of the pids on standard input whose program has this name, of at most 15 characters.
+running() {
+  local pid name
+  while read -r pid; do
+    name=$(cat "/proc/$pid/comm" 2>/dev/null || true)
+    if [[ $name == "$1" ]]; then
+      echo "$pid"
+    fi
+  done
 }
 
 # pod_processes NAMESPACE POD: pids as the host counts them, of all containers but the sandbox.
