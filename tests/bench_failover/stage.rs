@@ -85,6 +85,7 @@ impl Stage {
             },
             reconnect_delay: Duration::from_millis(10),
             node: safe.node.clone(),
+            omni_dat: None,
         };
         let fleet = Fleet::start(&namespace, "load", &format!("{}:{}", pair.name, pair::PORT), &options).await?;
         fleet.until_all_on("AGG_P", START).await?;

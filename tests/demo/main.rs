@@ -133,7 +133,10 @@ impl Stage {
         live.title("Setting the stage").await;
         let namespace = install::fresh_namespace(cluster).await?;
         live.say(Who::You, format!("namespace {NAMESPACE} is made"));
-        let site = Site { has_gateway: true };
+        let site = Site {
+            has_gateway: true,
+            ..Site::default()
+        };
         site.found(&namespace).await?;
         let operator = async {
             let operator = install::operator(&namespace).await?;

@@ -1,6 +1,6 @@
 //! The end-to-end tests, on a real Kubernetes. Each file is named after what breaks, and in each probes send all the while, beside an auditor.
 //!
-//! `make cluster image` first, or `CLUSTER=current IMAGE=… STAND_INS=…` for a cluster of one's own; then
+//! `make cluster image` first, or `CLUSTER=current IMAGE=… STAND_INS=… NCO_PROXYSERV=…` for a cluster of one's own; then
 //! `cargo test --test e2e`, with a name to run one.
 
 #[path = "../support"]
@@ -30,11 +30,16 @@ mod malformed_pair;
 mod node_cut_off;
 mod objectserver_killed;
 mod objectserver_stalls;
+mod operator_gone;
 mod operator_killed;
 mod pair_deleted;
 mod primary_returns;
 mod proxy_pod_deleted;
 mod proxy_process_frozen;
+mod proxyserv_objectserver_killed;
+mod proxyserv_process;
+mod proxyserv_secret_changed;
+mod proxyserv_unusable;
 mod refused_manifests;
 mod resync;
 
@@ -123,6 +128,48 @@ fn main() -> std::process::ExitCode {
             "virtual_service_broken_by_hand",
             AnyCluster,
             children_edited::virtual_service_broken_by_hand,
+        ),
+        test(
+            "proxyserv_exits_with_its_objectserver",
+            AnyCluster,
+            proxyserv_objectserver_killed::and_it_exits,
+        ),
+        test(
+            "proxyserv_stays_without_its_objectserver",
+            AnyCluster,
+            proxyserv_objectserver_killed::and_it_stays,
+        ),
+        test("proxyserv_killed", OwnCluster, proxyserv_process::killed),
+        test("proxyserv_frozen", OwnCluster, proxyserv_process::frozen),
+        test(
+            "proxyserv_objectserver_stalls",
+            AnyCluster,
+            proxyserv_process::its_objectserver_stalls,
+        ),
+        test(
+            "proxyserv_pod_deleted_in_order",
+            AnyCluster,
+            proxy_pod_deleted::in_order_with_proxyserv,
+        ),
+        test(
+            "proxyserv_secret_changed",
+            AnyCluster,
+            proxyserv_secret_changed::the_pods_follow,
+        ),
+        test(
+            "unusable_proxyservs_beside_a_healthy_one",
+            AnyCluster,
+            proxyserv_unusable::beside_a_healthy_one,
+        ),
+        test(
+            "unusable_proxyserv_after_a_change",
+            AnyCluster,
+            proxyserv_unusable::after_a_change,
+        ),
+        test(
+            "operator_gone_and_the_primary_dead",
+            AnyCluster,
+            operator_gone::probes_fail_over_by_themselves,
         ),
         test("deleting_the_pair", AnyCluster, pair_deleted::everything_goes),
         test("free_tds_through_the_gate", OwnCluster, free_tds::through_the_gate),

@@ -9,12 +9,25 @@ use proxypair::api::{Side, SwitchKind};
 
 use crate::support::{
     pair::expect_history,
-    stage::{SOON, Scene},
+    site::{Site, WhenGone},
+    stage::{SOON, Scene, Setting, Stage},
 };
 
 /// Deleted in order, the Service moves first and then the gate drains: nothing is lost and nothing is sent twice, there and back.
 pub async fn in_order(scene: Arc<Scene>) -> Result<()> {
-    let stage = scene.set().await?;
+    delete_in_order(&scene, scene.set().await?).await
+}
+
+/// With the user's proxy server in it, the same: it goes on until the gate has drained through it.
+pub async fn in_order_with_proxyserv(scene: Arc<Scene>) -> Result<()> {
+    let setting = Setting {
+        site: Some(Site::with_proxyserv(WhenGone::Stays)),
+        ..Setting::default()
+    };
+    delete_in_order(&scene, scene.set_with(&setting).await?).await
+}
+
+async fn delete_in_order(scene: &Scene, stage: Stage<'_>) -> Result<()> {
     let pod = stage.pair.pod(Side::Primary).await?.name_any();
     stage.fleet.mark("move").await?;
     scene

@@ -95,7 +95,10 @@ pub async fn a_gateway_that_is_away_keeps_the_pair_on_the_backup(scene: Arc<Scen
 
 async fn with_gateway(scene: &Scene) -> Result<Stage<'_>> {
     let setting = Setting {
-        site: Some(Site { has_gateway: true }),
+        site: Some(Site {
+            has_gateway: true,
+            ..Site::default()
+        }),
         ..Setting::default()
     };
     let stage = scene.set_with(&setting).await?;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
+use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
 use kube::{
     ResourceExt,
-    api::{DeleteParams, LogParams},
+    api::{DeleteParams, ListParams, LogParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -117,6 +117,29 @@ impl Operator {
                 );
                 let leader = self.leader().await?;
                 ensure!(ready.contains(&leader.pod), "{leader:?} leads, ready {ready:?}");
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    /// Has so many pods run from now on; returns when no other is left.
+    pub async fn scale(&self, replicas: usize) -> Result<()> {
+        let patch = json!({"spec": {"replicas": replicas}});
+        self.namespace
+            .api::<Deployment>()
+            .patch_scale(RELEASE, &PatchParams::default(), &Patch::Merge(&patch))
+            .await?;
+        eventually(
+            Duration::from_secs(60),
+            format!("{replicas} pods of the operator are left"),
+            async || {
+                let pods = self
+                    .namespace
+                    .api::<Pod>()
+                    .list(&ListParams::default().labels(PODS))
+                    .await?;
+                ensure!(pods.items.len() == replicas, "there are {}", pods.items.len());
                 Ok(())
             },
         )

@@ -17,6 +17,9 @@ use super::{
 /// The port of the virtual Service.
 pub const PORT: u16 = 4400;
 
+/// The gate's port for Prometheus.
+const GATE_METRICS: u16 = 4403;
+
 /// A ProxyPair that was applied.
 #[derive(Clone)]
 pub struct Pair {
@@ -121,6 +124,23 @@ impl Pair {
         pods.into_iter()
             .next()
             .with_context(|| format!("{} has no {} pod", self.name, side.label()))
+    }
+
+    /// How many sessions the gate of a side has with probes, as it tells Prometheus.
+    pub async fn gate_sessions(&self, side: Side) -> Result<u64> {
+        let pod = self.pod(side).await?.name_any();
+        let uri = format!(
+            "/api/v1/namespaces/{}/pods/{pod}:{GATE_METRICS}/proxy/metrics",
+            self.namespace.name
+        );
+        let request = axum::http::Request::get(&uri).body(Vec::new())?;
+        let metrics = self.namespace.cluster.client.request_text(request).await?;
+        let sessions = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("proxypair_gate_sessions "));
+        Ok(sessions
+            .with_context(|| format!("{pod} does not count its sessions"))?
+            .parse()?)
     }
 }
 

@@ -94,8 +94,14 @@ impl Scene {
                 node: at.node.clone(),
                 ..setting.fleet.clone()
             };
-            let fleet = Fleet::start(namespace, "load", &format!("{}:{}", pair.name, pair::PORT), &options).await?;
-            fleet.until_all_on("AGG_P", SOON).await?;
+            let server = match &options.omni_dat {
+                Some(_) => "PROXY_V".to_owned(),
+                None => format!("{}:{}", pair.name, pair::PORT),
+            };
+            let fleet = Fleet::start(namespace, "load", &server, &options).await?;
+            fleet
+                .until_all_on(met_by_probes(setting.site.as_ref(), Side::Primary), SOON)
+                .await?;
             anyhow::Ok((pair, fleet))
         };
         let guard = Watched {
@@ -112,6 +118,7 @@ impl Scene {
             gateway,
             pair,
             fleet,
+            site: setting.site.clone(),
             auditor: guard,
         })
     }
@@ -147,6 +154,7 @@ pub struct Stage<'a> {
     pub pair: Pair,
     /// The probes.
     pub fleet: Fleet,
+    site: Option<Site>,
     auditor: Watched<'a>,
 }
 
@@ -159,9 +167,14 @@ impl Stage<'_> {
         }
     }
 
+    /// The name that the server of a side gives to probes.
+    pub fn met_by_probes(&self, side: Side) -> &'static str {
+        met_by_probes(self.site.as_ref(), side)
+    }
+
     /// Waits until `side` serves and every probe is on it, and says how long the longest gap since the mark was.
     pub async fn until_moved(&self, side: Side, mark: &str) -> Result<Duration> {
-        let name = &self.server(side).name;
+        let name = self.met_by_probes(side);
         self.fleet.until_all_on(name, SOON).await?;
         self.pair.until_serving(side, SOON).await?;
         let gap = self.fleet.longest_gap(mark).await?;
@@ -172,24 +185,29 @@ impl Stage<'_> {
         Ok(gap)
     }
 
-    /// Waits until each ObjectServer has just the sessions that the probes have there.
+    /// Waits until each ObjectServer has just the sessions that the probes have there; or each gate, where proxy servers share sessions out.
     pub async fn until_no_session_is_left(&self) -> Result<()> {
-        eventually(SOON, "each ObjectServer has just the probes' sessions", async || {
+        eventually(SOON, "each side has just the probes' sessions", async || {
             let probes = self.fleet.report().await?.totals.sessions;
-            for server in [&self.agg_p, &self.agg_b] {
-                let (sessions, wanted) = (
-                    server.sessions().await?,
-                    probes.get(&server.name).copied().unwrap_or_default(),
-                );
+            for side in Side::BOTH {
+                let name = self.met_by_probes(side);
+                let wanted = probes.get(name).copied().unwrap_or_default();
+                let sessions = match self.has_proxyserv() {
+                    true => self.pair.gate_sessions(side).await?,
+                    false => self.server(side).sessions().await?,
+                };
                 ensure!(
                     sessions == wanted,
-                    "{} has {sessions} sessions, the probes have {wanted} there",
-                    server.name
+                    "{name} has {sessions} sessions, the probes have {wanted} there"
                 );
             }
             Ok(())
         })
         .await
+    }
+
+    fn has_proxyserv(&self) -> bool {
+        self.site.as_ref().is_some_and(|site| site.proxyserv.is_some())
     }
 
     /// Events that have come more than once until now.
@@ -241,6 +259,15 @@ impl Stage<'_> {
             }
         }
         Ok(ledger)
+    }
+}
+
+fn met_by_probes(site: Option<&Site>, side: Side) -> &'static str {
+    match (site.and_then(|site| site.proxyserv), side) {
+        (None, Side::Primary) => "AGG_P",
+        (None, Side::Backup) => "AGG_B",
+        (Some(_), Side::Primary) => "PROXY_P",
+        (Some(_), Side::Backup) => "PROXY_B",
     }
 }
 

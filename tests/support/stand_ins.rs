@@ -304,6 +304,8 @@ pub struct FleetOptions {
     pub reconnect_delay: Duration,
     /// Where they run.
     pub node: Option<String>,
+    /// The ConfigMap whose `omni.dat` tells where servers are; without it a server is given as HOST:PORT.
+    pub omni_dat: Option<String>,
 }
 
 impl Default for FleetOptions {
@@ -315,6 +317,7 @@ impl Default for FleetOptions {
             connect_timeout: Duration::from_secs(2),
             reconnect_delay: Duration::from_millis(20),
             node: None,
+            omni_dat: None,
         }
     }
 }
@@ -360,7 +363,7 @@ pub struct ProbeReport {
 }
 
 impl Fleet {
-    /// Starts a fleet that sends to `server`, as HOST:PORT.
+    /// Starts a fleet that sends to `server`: HOST:PORT, or a name in its `omni.dat`.
     pub async fn start(namespace: &Namespace, name: &str, server: &str, options: &FleetOptions) -> Result<Self> {
         let FleetOptions {
             probes,
@@ -369,8 +372,9 @@ impl Fleet {
             connect_timeout,
             reconnect_delay,
             node,
+            omni_dat,
         } = options;
-        let container = json!({
+        let mut container = json!({
             "name": "probe",
             "command": ["/probe"],
             "args": [
@@ -384,9 +388,17 @@ impl Fleet {
                 format!("--listen=0.0.0.0:{API_PORT}"),
             ],
         });
-        namespace
-            .apply::<Pod>(pod(name, json!({"app": "probes"}), node.as_deref(), container))
-            .await?;
+        if omni_dat.is_some() {
+            if let Some(arguments) = container["args"].as_array_mut() {
+                arguments.push(json!("--omni-dat=/netcool/omni.dat"));
+            }
+            container["volumeMounts"] = json!([{"name": "netcool", "mountPath": "/netcool"}]);
+        }
+        let mut object = pod(name, json!({"app": "probes"}), node.as_deref(), container);
+        if let (Some(config_map), Some(volumes)) = (omni_dat, object["spec"]["volumes"].as_array_mut()) {
+            volumes.push(json!({"name": "netcool", "configMap": {"name": config_map}}));
+        }
+        namespace.apply::<Pod>(object).await?;
         namespace.until_ready(name).await?;
         Ok(Self {
             name: name.to_owned(),

@@ -1,0 +1,61 @@
+//! The ObjectServer behind the user's proxy server is killed, and comes back. What the proxy server does meanwhile is documented nowhere: it
+//! exits, or it stays, accepts probes and lets their events wait.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Result, ensure};
+use proxypair::api::{Cause, Health, Side, SwitchKind};
+
+use crate::support::{
+    pair::expect_history,
+    site::{Site, WhenGone},
+    stage::{SOON, Scene, Setting},
+};
+
+/// Kubelet waits longer from one restart of a container to the next.
+const RESTARTED: Duration = Duration::from_secs(90);
+
+/// The proxy server that exits.
+pub async fn and_it_exits(scene: Arc<Scene>) -> Result<()> {
+    there_and_back(&scene, WhenGone::Exits).await
+}
+
+/// The proxy server that stays and accepts.
+pub async fn and_it_stays(scene: Arc<Scene>) -> Result<()> {
+    there_and_back(&scene, WhenGone::Stays).await
+}
+
+/// Every probe goes on with the backup, none is behind the proxy server without an ObjectServer, and all come home.
+async fn there_and_back(scene: &Scene, when_gone: WhenGone) -> Result<()> {
+    let setting = Setting {
+        site: Some(Site::with_proxyserv(when_gone)),
+        ..Setting::default()
+    };
+    let stage = scene.set_with(&setting).await?;
+    stage.fleet.mark("failover").await?;
+    stage.agg_p.kill().await?;
+    stage.until_moved(Side::Backup, "failover").await?;
+    stage.until_no_session_is_left().await?;
+    let status = stage.pair.until_health(Side::Primary, Health::Down, SOON).await?;
+    let cause = status.history.first().and_then(|switch| switch.cause);
+    ensure!(
+        cause == Some(Cause::ObjectServerUnreachable),
+        "the cause is {cause:?}: {status:?}"
+    );
+
+    stage.fleet.mark("failback").await?;
+    stage.agg_p.restart().await?;
+    stage.pair.until_health(Side::Primary, Health::Up, RESTARTED).await?;
+    // What waited in the proxy server that stayed was sent to the backup too, and is worked off only now.
+    let before = stage.duplicates().await?;
+    stage.until_moved(Side::Primary, "failback").await?;
+    let status = stage.pair.until_protected(SOON).await?;
+    expect_history(
+        &status,
+        &[
+            (SwitchKind::Failover, Side::Backup),
+            (SwitchKind::Failback, Side::Primary),
+        ],
+    )?;
+    stage.finish().await?.expect_no_duplicates_since(&before)
+}
