@@ -224,7 +224,7 @@ pub enum Reading {
     },
 }
 
-/// How much later than the gate the operator may see the same ObjectServer die.
+/// How much later than the first who notices the others may see the same ObjectServer die.
 const OTHER_EYE: Duration = Duration::from_millis(50);
 
 /// Says what the evidence of one side means, looking from the outside in: pod, gate, path, ObjectServer.
@@ -314,6 +314,13 @@ fn read(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
         Upstream::Reachable => {}
         Upstream::Rejected { since, message } => return proved(Cause::TlsRejected, *since, message.clone()),
         Upstream::ProxyUnreachable { since, message } => {
+            // A proxy server may exit because its ObjectServer dies, and be the first that the gate misses.
+            let confirmed_at = *since + OTHER_EYE;
+            if now < confirmed_at {
+                return Reading::Doubtful {
+                    until: Some(confirmed_at),
+                };
+            }
             return proved(Cause::ProxyUnreachable, *since, message.clone());
         }
         Upstream::Unreachable { since, message } => {
