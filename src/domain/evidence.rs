@@ -227,7 +227,7 @@ pub enum Reading {
     },
 }
 
-/// How much later than the gate the operator may see the same ObjectServer die.
+/// How much later than the first who notices the others may see the same ObjectServer die.
 const OTHER_EYE: Duration = Duration::from_millis(50);
 /// How much later than the operator the gate may see the same ObjectServer return: it dials again every 250 ms.
 const GATE_DIALS_AGAIN: Duration = Duration::from_secs(1);
@@ -319,6 +319,13 @@ fn read(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
         Upstream::Reachable => {}
         Upstream::Rejected { since, message } => return proved(Cause::TlsRejected, *since, message.clone()),
         Upstream::ProxyUnreachable { since, message } => {
+            // A proxy server may exit because its ObjectServer dies, and be the first that the gate misses.
+            let confirmed_at = *since + OTHER_EYE;
+            if now < confirmed_at {
+                return Reading::Doubtful {
+                    until: Some(confirmed_at),
+                };
+            }
             return proved(Cause::ProxyUnreachable, *since, message.clone());
         }
         Upstream::Unreachable { since, message } => {

@@ -1,6 +1,6 @@
 //! The end-to-end tests, on a real Kubernetes. Each file is named after what breaks, and in each probes send all the while, beside an auditor.
 //!
-//! `make cluster image` first, or `CLUSTER=current IMAGE=… STAND_INS=…` for a cluster of one's own; then
+//! `make cluster image` first, or `CLUSTER=current IMAGE=… STAND_INS=… NCO_PROXYSERV=…` for a cluster of one's own; then
 //! `cargo test --test e2e`, with a name to run one.
 
 #[path = "../support"]
@@ -195,6 +195,11 @@ fn main() -> std::process::ExitCode {
             "unusable_proxyservs_beside_a_healthy_one",
             AnyCluster,
             proxyserv_unusable::beside_a_healthy_one,
+        ),
+        test(
+            "unusable_proxyserv_after_a_change",
+            AnyCluster,
+            proxyserv_unusable::after_a_change,
         ),
         test(
             "operator_gone_and_the_primary_dead",

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use kube::ResourceExt;
 use proxypair::api::{Cause, Health, Side, SwitchKind};
 use serde_json::{Value, json};
@@ -24,9 +24,9 @@ const THERE_AND_BACK: [(SwitchKind, Side); 2] = [
     (SwitchKind::Failback, Side::Primary),
 ];
 
-/// Kubelet restarts it. One that ends again is restarted later, and until then status has its last words.
+/// Kubelet restarts it. One that ends again and again is restarted later, and until then status has its last words.
 pub async fn killed(scene: Arc<Scene>) -> Result<()> {
-    // Long enough to be killed again before the probes come home.
+    // Long enough for the proxy server to be killed again before the probes come home.
     let stage = scene
         .set_with(&setting(json!({"failback": {"stableFor": "15s"}})))
         .await?;
@@ -40,24 +40,21 @@ pub async fn killed(scene: Arc<Scene>) -> Result<()> {
         "the cause is {cause:?}: {status:?}"
     );
 
-    signal(&scene, &stage, "KILL").await?;
-    let status = stage
-        .pair
-        .until(
-            "says how the proxy server ended and what it said last",
-            SOON,
-            |status| {
-                let message = status.primary.as_ref().and_then(|side| side.message.as_deref());
-                message.is_some_and(|message| {
-                    message.contains("container proxy ended with exit code 137: ") && message.contains("listening")
-                })
-            },
-        )
-        .await?;
-    scene.say(format_args!(
-        "primary: {:?}",
-        status.primary.and_then(|side| side.message)
-    ));
+    let message = eventually(
+        SOON,
+        "status says how the proxy server ended and what it said last",
+        async || {
+            let message = stage.pair.status().await?.primary.and_then(|side| side.message);
+            let words = message.unwrap_or_default();
+            if words.contains("container proxy ended with exit code 137: ") && words.contains("listening") {
+                return Ok(words);
+            }
+            signal(&scene, &stage, "KILL").await?;
+            bail!("it says {words:?}")
+        },
+    )
+    .await?;
+    scene.say(format_args!("primary: {message}"));
 
     stage.fleet.mark("failback").await?;
     stage.pair.until_health(Side::Primary, Health::Up, RESTARTED).await?;

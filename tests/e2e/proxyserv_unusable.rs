@@ -1,10 +1,11 @@
 //! Pairs whose proxy servers cannot run stand beside a healthy one: a property that the program refuses, a Secret that is not there, an image that
 //! cannot be pulled.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use anyhow::Result;
-use proxypair::api::ProxyPairStatus;
+use anyhow::{Result, ensure};
+use kube::ResourceExt;
+use proxypair::api::{ProxyPairStatus, Side};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -13,8 +14,8 @@ use crate::support::{
     stage::{SOON, Scene, Setting, merge},
 };
 
-/// The image that no node can pull.
-const NO_IMAGE: &str = "proxypair.test/no-such-image:1";
+/// The image that no node can pull: nobody listens there.
+const NO_IMAGE: &str = "127.0.0.1:9/no-such-image:1";
 /// The Secret that is not there.
 const NO_SECRET: &str = "not-there-yet";
 /// How long three pairs may take to start at the same time.
@@ -61,14 +62,56 @@ pub async fn beside_a_healthy_one(scene: Arc<Scene>) -> Result<()> {
         gap.as_millis()
     ));
     let status = stage.pair.until_protected(SOON).await?;
-    anyhow::ensure!(
+    ensure!(
         status.history.is_empty(),
         "the healthy pair moved: {:?}",
         status.history
     );
     let now = stage.operator.leader().await?;
-    anyhow::ensure!(now == leader, "{leader:?} led, and now {now:?}");
+    ensure!(now == leader, "{leader:?} led, and now {now:?}");
     stage.finish().await.map(drop)
+}
+
+/// A property that the program refuses, given to a pair that works, reaches the idle side alone: the other serves on, as it was.
+pub async fn after_a_change(scene: Arc<Scene>) -> Result<()> {
+    let site = Site::with_proxyserv(WhenGone::Stays);
+    let stage = scene
+        .set_with(&Setting {
+            site: Some(site.clone()),
+            ..Setting::default()
+        })
+        .await?;
+    let serving = stage.pair.pod(Side::Primary).await?.name_any();
+    let change = async |proxy: Value| {
+        let mut manifest = pair::manifest(&stage.pair.name, &stage.agg_p, &stage.agg_b);
+        merge(&mut manifest["spec"], &site.spec());
+        merge(&mut manifest["spec"]["proxy"], &proxy);
+        Pair::apply(&scene.namespace, manifest).await
+    };
+    stage.fleet.mark("change").await?;
+    change(json!({"properties": {"ConfigCryptoAlg": "AES_FIPS"}})).await?;
+    let status = stage
+        .pair
+        .until("the backup says which property is refused", SOON, |status| {
+            let message = status.backup.as_ref().and_then(|side| side.message.as_deref());
+            message.is_some_and(|message| message.contains("ConfigCryptoAlg AES_FIPS"))
+        })
+        .await?;
+    ensure!(
+        condition(&status, "Ready") == "True",
+        "the pair does not serve: {status:?}"
+    );
+    let primary = stage.met_by_probes(Side::Primary);
+    stage.fleet.until_acknowledged_by(primary, 500, SOON).await?;
+
+    change(json!({})).await?;
+    let status = stage.pair.until_protected(START).await?;
+    ensure!(status.history.is_empty(), "it moved: {:?}", status.history);
+    let now = stage.pair.pod(Side::Primary).await?.name_any();
+    ensure!(now == serving, "{serving} served, and now {now}");
+    let gap = stage.fleet.longest_gap("change").await?;
+    scene.say(format_args!("the longest gap was {} ms", gap.as_millis()));
+    stage.finish().await?.expect_no_duplicates_since(&BTreeMap::new())
 }
 
 /// Waits until the pair is not ready and its status has these words, and gives what it says of itself and of its primary.

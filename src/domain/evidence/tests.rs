@@ -258,39 +258,67 @@ fn an_objectserver_that_closes_every_session_is_unreachable_though_its_port_is_o
 }
 
 #[test]
-fn what_the_gate_says_of_certificates_and_of_the_proxy_behind_it_is_told_as_such() {
+fn what_the_gate_says_of_certificates_is_told_as_such() {
     let start = Instant::now();
-    let message = || "in words".to_owned();
-    for (upstream, wanted) in [
-        (
-            Upstream::Rejected {
+    let evidence = Evidence {
+        report: Some(GateReport {
+            at: start,
+            upstream: Upstream::Rejected {
                 since: start,
-                message: message(),
+                message: "in words".to_owned(),
             },
-            Cause::TlsRejected,
-        ),
-        (
-            Upstream::ProxyUnreachable {
-                since: start,
-                message: message(),
-            },
-            Cause::ProxyUnreachable,
-        ),
-    ] {
-        let evidence = Evidence {
-            report: Some(GateReport {
-                at: start,
-                upstream,
-                leaving: false,
-                sessions: 0,
-            }),
-            ..good(start)
-        };
-        assert_eq!(
-            cause(&classify(&evidence, &TIMING, start)),
-            Some((wanted, start + TIMING.unreachable_after))
-        );
-    }
+            leaving: false,
+            sessions: 0,
+        }),
+        ..good(start)
+    };
+    assert_eq!(
+        cause(&classify(&evidence, &TIMING, start)),
+        Some((Cause::TlsRejected, start + TIMING.unreachable_after))
+    );
+}
+
+#[test]
+fn a_proxy_server_that_goes_with_its_objectserver_is_not_to_blame() {
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    let reported = |upstream| Evidence {
+        report: Some(GateReport {
+            at: start,
+            upstream,
+            leaving: false,
+            sessions: 0,
+        }),
+        ..good(start)
+    };
+    let message = || "gone".to_owned();
+    let exited = reported(Upstream::ProxyUnreachable {
+        since: start,
+        message: message(),
+    });
+    let followed = Evidence {
+        direct: Link::Failed {
+            since: at(5),
+            fault: Fault::Connection,
+            message: message(),
+        },
+        ..reported(Upstream::Unreachable {
+            since: at(5),
+            message: message(),
+        })
+    };
+    assert_eq!(
+        classify(&exited, &TIMING, at(1)),
+        Reading::Doubtful { until: Some(at(50)) }
+    );
+    assert_eq!(
+        cause(&classify(&followed, &TIMING, at(5))),
+        Some((Cause::ObjectServerUnreachable, at(5) + TIMING.unreachable_after))
+    );
+    assert_eq!(
+        cause(&classify(&exited, &TIMING, at(50))),
+        Some((Cause::ProxyUnreachable, start + TIMING.unreachable_after))
+    );
 }
 
 #[test]
