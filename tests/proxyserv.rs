@@ -13,14 +13,19 @@ use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use proxypair::dial::{Address, Dialer};
+use proxypair::domain::evidence::{Link, Timing};
+use proxypair::probe::{Credentials, Login, Sighting, watch_objectserver};
 use proxypair::tds::client::{Client, LoginError, QueryError};
 use proxypair::tds::login::LoginRecord;
 use proxypair::tds::wire::ByteOrder;
 use support::authority::Authority;
 use support::programs::{DEADLINE, Directory, ObjectServer, Program, eventually, free_address, path_of};
 use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 const USER: &str = "proxy";
@@ -370,4 +375,45 @@ fn it_reads_the_properties_file_it_is_given_and_ends_when_told_to() {
     let mut said = String::new();
     proxy.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert!(!said.contains(PASSWORD), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_through_a_proxy_server_that_may_only_insert_is_answered() {
+    let server = objectserver(&["--deny-sql"]);
+    let home = Home::new(server.address, "", "");
+    let _proxy = home.start("stay");
+    let (out, mut seen) = mpsc::channel(64);
+    let gateways = watch::Sender::new(false);
+    let login = Login {
+        credentials: Arc::new(Credentials {
+            user: USER.to_owned(),
+            password: PASSWORD.to_owned(),
+        }),
+        allow_plaintext: true,
+        object_server: "AGG_P".to_owned(),
+        proxy: None,
+        gateways: gateways.subscribe(),
+        refusals: Arc::default(),
+    };
+    let timing = Timing {
+        interval: Duration::from_millis(50),
+        unreachable_after: Duration::ZERO,
+        unresponsive_after: Duration::from_secs(3),
+        healthy_after: Duration::ZERO,
+    };
+    let address = Address::new(home.listen.ip().to_string(), home.listen.port());
+    let dialer = Dialer::new(address, timing.unresponsive_after);
+    tokio::spawn(watch_objectserver(dialer, timing, Some(login), out));
+    let mut answers = 0;
+    while answers < 3 {
+        match timeout(DEADLINE, seen.recv()).await.expect("no answer") {
+            Some(Sighting::Link(_, link)) => assert_eq!(link, Link::Answering),
+            // It was refused, by a server that gives its name, and says nothing else of itself.
+            Some(Sighting::Said(said)) => {
+                assert_eq!((said.name, said.acting_primary), (None, None));
+                answers += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
