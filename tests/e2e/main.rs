@@ -174,6 +174,11 @@ fn main() -> std::process::ExitCode {
             AnyCluster,
             proxyserv_objectserver_killed::and_it_stays,
         ),
+        test(
+            "proxyserv_over_tls",
+            AnyCluster,
+            proxyserv_objectserver_killed::over_tls,
+        ),
         test("proxyserv_killed", OwnCluster, proxyserv_process::killed),
         test("proxyserv_frozen", OwnCluster, proxyserv_process::frozen),
         test(

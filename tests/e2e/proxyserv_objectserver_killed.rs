@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use proxypair::api::{Cause, Health, Side, SwitchKind};
 
 use crate::support::{
+    certificates::Issuer,
     pair::expect_history,
     site::{Site, WhenGone},
     stage::{SOON, Scene, Setting},
@@ -17,18 +18,27 @@ const RESTARTED: Duration = Duration::from_secs(90);
 
 /// The proxy server that exits.
 pub async fn and_it_exits(scene: Arc<Scene>) -> Result<()> {
-    there_and_back(&scene, WhenGone::Exits).await
+    there_and_back(&scene, Site::with_proxyserv(WhenGone::Exits)).await
 }
 
 /// The proxy server that stays and accepts.
 pub async fn and_it_stays(scene: Arc<Scene>) -> Result<()> {
-    there_and_back(&scene, WhenGone::Stays).await
+    there_and_back(&scene, Site::with_proxyserv(WhenGone::Stays)).await
+}
+
+/// The same with TLS from the probes to the gate, and from the proxy server, the gate and the operator to the ObjectServer.
+pub async fn over_tls(scene: Arc<Scene>) -> Result<()> {
+    let site = Site {
+        authority: Some(Arc::new(Issuer::new("Netcool"))),
+        ..Site::with_proxyserv(WhenGone::Stays)
+    };
+    there_and_back(&scene, site).await
 }
 
 /// Every probe goes on with the backup, none is behind the proxy server without an ObjectServer, and all come home.
-async fn there_and_back(scene: &Scene, when_gone: WhenGone) -> Result<()> {
+async fn there_and_back(scene: &Scene, site: Site) -> Result<()> {
     let setting = Setting {
-        site: Some(Site::with_proxyserv(when_gone)),
+        site: Some(site),
         ..Setting::default()
     };
     let stage = scene.set_with(&setting).await?;

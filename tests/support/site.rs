@@ -102,7 +102,13 @@ impl Site {
         }
         if self.proxyserv.is_some() {
             let [user, _] = PROXY_USERS;
-            set_proxy_user(namespace, PROXY, user).await?;
+            let mut data = proxy_user(user);
+            if let Some(authority) = &self.authority {
+                // The stand-in takes authorities in PEM for a key store.
+                data["omni.kdb"] = json!(authority.pem());
+                data["omni.sth"] = json!("stash");
+            }
+            namespace.apply::<Secret>(secret(PROXY, &data)).await?;
         }
         set_check_password(namespace, CHECK_PASSWORD).await
     }
@@ -235,8 +241,14 @@ pub async fn set_check_password(namespace: &Namespace, password: &str) -> Result
 
 /// Writes a Secret for the user's proxy servers: they log in as `user`.
 pub async fn set_proxy_user(namespace: &Namespace, name: &str, user: &str) -> Result<()> {
-    let data = json!({"AuthUserName": user, "AuthPassword": PROXY_PASSWORD});
-    namespace.apply::<Secret>(secret(name, &data)).await.map(drop)
+    namespace
+        .apply::<Secret>(secret(name, &proxy_user(user)))
+        .await
+        .map(drop)
+}
+
+fn proxy_user(user: &str) -> Value {
+    json!({"AuthUserName": user, "AuthPassword": PROXY_PASSWORD})
 }
 
 fn secret(name: &str, data: &Value) -> Value {
