@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::support::{
     certificates::Issuer,
-    pair::expect_history,
+    pair::{expect_history, expect_there_and_back},
     site::{CA, Site, secret_of, set_authorities, set_certificate},
     stage::{SOON, Scene, Setting, Stage},
     stand_ins::{Fleet, FleetOptions},
@@ -51,13 +51,7 @@ pub async fn everything_over_tls(scene: Arc<Scene>) -> Result<()> {
     stage.agg_p.restart().await?;
     stage.until_moved(Side::Primary, "failback").await?;
     let status = stage.pair.until_protected(SOON).await?;
-    expect_history(
-        &status,
-        &[
-            (SwitchKind::Failover, Side::Backup),
-            (SwitchKind::Failback, Side::Primary),
-        ],
-    )?;
+    expect_there_and_back(&status)?;
     expect_no_tls_refused(&stage).await?;
     stage.finish().await?;
     Ok(())

@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
-use proxypair::api::{Cause, Side, SwitchKind};
+use proxypair::api::{Cause, Side};
 use serde_json::{Value, json};
 
 use crate::support::{
-    pair::expect_history,
+    pair::expect_there_and_back,
     stage::{SOON, Scene, Setting, Stage},
     stand_ins::FleetOptions,
 };
@@ -90,13 +90,7 @@ async fn there_and_back(scene: &Scene, stage: Stage<'_>) -> Result<()> {
     stage.fleet.mark("failback").await?;
     stage.until_moved(Side::Primary, "failback").await?;
     let status = stage.pair.until_protected(SOON).await?;
-    expect_history(
-        &status,
-        &[
-            (SwitchKind::Failover, Side::Backup),
-            (SwitchKind::Failback, Side::Primary),
-        ],
-    )?;
+    expect_there_and_back(&status)?;
     stage.operator.until_complete(Duration::from_secs(60)).await?;
     stage.finish().await?.expect_no_duplicates_since(&before)
 }

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
-use proxypair::api::{Cause, Health, Side, SwitchKind};
+use proxypair::api::{Cause, Health, Side};
 use serde_json::json;
 
 use crate::support::{
-    pair::expect_history,
+    pair::expect_there_and_back,
     site::Site,
     stage::{SOON, Scene, Setting},
     stand_ins::FleetOptions,
@@ -54,13 +54,7 @@ pub async fn for_ever(scene: Arc<Scene>) -> Result<()> {
     let before = stage.duplicates().await?;
     stage.until_moved(Side::Primary, "failback").await?;
     let status = stage.pair.until_protected(SOON).await?;
-    expect_history(
-        &status,
-        &[
-            (SwitchKind::Failover, Side::Backup),
-            (SwitchKind::Failback, Side::Primary),
-        ],
-    )?;
+    expect_there_and_back(&status)?;
     stage.finish().await?.expect_no_duplicates_since(&before)
 }
 

@@ -4,14 +4,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
-use proxypair::{
-    api::{Side, SwitchKind},
-    domain::children::PROBE_PROPS,
-};
+use proxypair::{api::Side, domain::children::PROBE_PROPS};
 
 use crate::support::{
     certificates::Issuer,
-    pair::expect_history,
+    pair::expect_there_and_back,
     site::Site,
     stage::{SOON, Scene, Setting},
     stand_ins::FleetOptions,
@@ -53,13 +50,7 @@ pub async fn leads_probes_to_the_pair(scene: Arc<Scene>) -> Result<()> {
     stage.agg_p.restart().await?;
     stage.until_moved(Side::Primary, "failback").await?;
     let status = stage.pair.until_protected(SOON).await?;
-    expect_history(
-        &status,
-        &[
-            (SwitchKind::Failover, Side::Backup),
-            (SwitchKind::Failback, Side::Primary),
-        ],
-    )?;
+    expect_there_and_back(&status)?;
     let failures = stage.fleet.report().await?.totals.connect_failures;
     ensure!(
         !failures.contains_key("tls_refused"),

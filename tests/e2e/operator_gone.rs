@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
-use proxypair::api::{Side, SwitchKind};
+use proxypair::api::Side;
 
 use crate::support::{
-    pair::{expect_history, serves},
+    pair::{expect_there_and_back, serves},
     site::{Site, WhenGone},
     stage::{SOON, Scene, Setting},
     stand_ins::FleetOptions,
@@ -47,12 +47,6 @@ pub async fn probes_fail_over_by_themselves(scene: Arc<Scene>) -> Result<()> {
     stage.fleet.mark("failback").await?;
     stage.until_moved(Side::Primary, "failback").await?;
     let status = stage.pair.until_protected(SOON).await?;
-    expect_history(
-        &status,
-        &[
-            (SwitchKind::Failover, Side::Backup),
-            (SwitchKind::Failback, Side::Primary),
-        ],
-    )?;
+    expect_there_and_back(&status)?;
     stage.finish().await.map(drop)
 }

@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use kube::ResourceExt;
-use proxypair::api::{Cause, Health, Side, SwitchKind};
+use proxypair::api::{Cause, Health, Side};
 
 use crate::support::{
-    pair::expect_history,
+    pair::expect_there_and_back,
     site::Site,
     stage::{SOON, Scene, Setting},
 };
@@ -44,13 +44,7 @@ pub async fn fails_over(scene: Arc<Scene>) -> Result<()> {
     drop(cut);
     stage.until_moved(Side::Primary, "failback").await?;
     let status = stage.pair.until_protected(SOON).await?;
-    expect_history(
-        &status,
-        &[
-            (SwitchKind::Failover, Side::Backup),
-            (SwitchKind::Failback, Side::Primary),
-        ],
-    )?;
+    expect_there_and_back(&status)?;
     stage.finish().await?;
     Ok(())
 }

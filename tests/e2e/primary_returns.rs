@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use proxypair::api::{Side, SwitchKind};
+use proxypair::api::Side;
 
 use crate::support::{
-    pair::expect_history,
+    pair::expect_there_and_back,
     stage::{SOON, Scene},
 };
 
@@ -21,13 +21,7 @@ pub async fn every_probe_comes_home(scene: Arc<Scene>) -> Result<()> {
     stage.agg_p.restart().await?;
     stage.until_moved(Side::Primary, "failback").await?;
     let status = stage.pair.until_protected(SOON).await?;
-    expect_history(
-        &status,
-        &[
-            (SwitchKind::Failover, Side::Backup),
-            (SwitchKind::Failback, Side::Primary),
-        ],
-    )?;
+    expect_there_and_back(&status)?;
     stage.until_no_session_is_left().await?;
     ensure!(stage.agg_b.sessions().await? == 0, "sessions are left on the backup");
     stage.finish().await?.expect_no_duplicates_since(&before)

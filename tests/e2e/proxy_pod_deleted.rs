@@ -8,7 +8,7 @@ use kube::{ResourceExt, api::DeleteParams};
 use proxypair::api::{Side, SwitchKind};
 
 use crate::support::{
-    pair::expect_history,
+    pair::{expect_history, expect_there_and_back},
     site::{Site, WhenGone},
     stage::{SOON, Scene, Setting, Stage},
 };
@@ -61,13 +61,7 @@ pub async fn process_killed(scene: Arc<Scene>) -> Result<()> {
     stage.fleet.mark("failback").await?;
     stage.until_moved(Side::Primary, "failback").await?;
     let status = stage.pair.until_protected(SOON).await?;
-    expect_history(
-        &status,
-        &[
-            (SwitchKind::Failover, Side::Backup),
-            (SwitchKind::Failback, Side::Primary),
-        ],
-    )?;
+    expect_there_and_back(&status)?;
     stage.finish().await?.expect_no_duplicates_since(&before)
 }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use kube::ResourceExt;
-use proxypair::api::{Cause, Side, SwitchKind};
+use proxypair::api::{Cause, Side};
 
 use crate::support::{
-    pair::expect_history,
+    pair::expect_there_and_back,
     stage::{SOON, Scene},
 };
 
@@ -31,12 +31,6 @@ pub async fn fails_over(scene: Arc<Scene>) -> Result<()> {
     stage.fleet.mark("failback").await?;
     stage.until_moved(Side::Primary, "failback").await?;
     let status = stage.pair.until_protected(SOON).await?;
-    expect_history(
-        &status,
-        &[
-            (SwitchKind::Failover, Side::Backup),
-            (SwitchKind::Failback, Side::Primary),
-        ],
-    )?;
+    expect_there_and_back(&status)?;
     stage.finish().await?.expect_no_duplicates_since(&before)
 }

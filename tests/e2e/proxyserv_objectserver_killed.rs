@@ -4,11 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
-use proxypair::api::{Cause, Health, Side, SwitchKind};
+use proxypair::api::{Cause, Health, Side};
 
 use crate::support::{
     certificates::Issuer,
-    pair::expect_history,
+    pair::expect_there_and_back,
     site::{Site, WhenGone},
     stage::{SOON, Scene, Setting},
 };
@@ -60,12 +60,6 @@ async fn there_and_back(scene: &Scene, site: Site) -> Result<()> {
     let before = stage.duplicates().await?;
     stage.until_moved(Side::Primary, "failback").await?;
     let status = stage.pair.until_protected(SOON).await?;
-    expect_history(
-        &status,
-        &[
-            (SwitchKind::Failover, Side::Backup),
-            (SwitchKind::Failback, Side::Primary),
-        ],
-    )?;
+    expect_there_and_back(&status)?;
     stage.finish().await?.expect_no_duplicates_since(&before)
 }

@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
-use proxypair::api::{ProxyPairStatus, Side, SwitchKind};
+use proxypair::api::{ProxyPairStatus, Side};
 
 use crate::support::{
-    pair::expect_history,
+    pair::expect_there_and_back,
     site::Site,
     stage::{SOON, Scene, Setting, Stage},
     stand_ins::Gateway,
@@ -44,13 +44,7 @@ pub async fn is_waited_for(scene: Arc<Scene>) -> Result<()> {
     let copying_since: Timestamp = serde_json::from_value(finished["since"].clone())?;
 
     let status = stage.pair.until_protected(SOON).await?;
-    expect_history(
-        &status,
-        &[
-            (SwitchKind::Failover, Side::Backup),
-            (SwitchKind::Failback, Side::Primary),
-        ],
-    )?;
+    expect_there_and_back(&status)?;
     let begun = status.history[0].started_at.0;
     let early = copying_since.duration_since(begun);
     ensure!(

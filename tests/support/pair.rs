@@ -170,3 +170,14 @@ pub fn expect_history(status: &ProxyPairStatus, wanted: &[(SwitchKind, Side)]) -
     );
     Ok(())
 }
+
+/// Fails unless the pair has failed over and come home, and nothing else.
+pub fn expect_there_and_back(status: &ProxyPairStatus) -> Result<()> {
+    expect_history(
+        status,
+        &[
+            (SwitchKind::Failover, Side::Backup),
+            (SwitchKind::Failback, Side::Primary),
+        ],
+    )
+}
