@@ -1,4 +1,4 @@
-//! Runs the tests: two at a time, a namespace for each, evidence of those that fail.
+//! Runs the tests: three at a time, a namespace for each, evidence of those that fail.
 //!
 //! A harness of its own, because it is known only at run time which tests can be run: those that reach below Kubernetes need the project's
 //! own cluster, and are counted and shown as ignored on any other.
@@ -32,7 +32,7 @@ use crate::support::{
 };
 
 /// How many tests run at a time unless the command line says otherwise.
-const AT_A_TIME: usize = 2;
+const AT_A_TIME: usize = 3;
 
 /// What a test needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
