@@ -4,6 +4,7 @@ mod duration;
 mod names;
 mod properties;
 mod proxy;
+mod side;
 mod spec;
 mod status;
 
@@ -11,6 +12,7 @@ pub use duration::{Duration, ParseDurationError};
 pub use names::*;
 pub use properties::*;
 pub use proxy::*;
+pub use side::*;
 pub use spec::*;
 pub use status::*;
 

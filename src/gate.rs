@@ -18,7 +18,7 @@
 //! | [`passing`] | what a session carries: TDS, or TLS that passes through |
 //! | [`session`], [`link`] | one probe's session, and the pump in it |
 //! | [`drain`] | the pace at which sessions are closed |
-//! | [`control`], [`wire`] | the control port and what is said on it |
+//! | [`control`] | the control port and what is said on it |
 //! | [`check`] | the operator's check sessions |
 //! | [`tls`] | certificates of those two ports |
 //! | [`files`] | files that are read again when they change |
@@ -45,7 +45,6 @@ pub mod steering;
 pub mod tls;
 pub mod tracker;
 pub mod upstream;
-pub mod wire;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -71,8 +70,8 @@ use self::metrics::Metrics;
 use self::route::Route;
 use self::session::Patience;
 use self::steering::{Refused, Terms};
-use self::wire::{Report, Request, UnreachableCause, Upstream};
 use crate::dial::DialError;
+use crate::protocol::{Report, Request, UnreachableCause, Upstream};
 
 /// What all parts of one gate process share.
 #[derive(Debug)]

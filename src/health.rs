@@ -17,6 +17,7 @@ use tokio::{
 use self::watched::Watched;
 use crate::{
     api::{DrainSpec, ResyncSpec, Side},
+    check::Credentials,
     dial::{Address, Dialer},
     domain::{
         admission,
@@ -26,7 +27,6 @@ use crate::{
         health::SideHealth,
         resync,
     },
-    probe::Credentials,
     tls::{BundleError, ObjectServerTls},
 };
 

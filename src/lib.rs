@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod check;
 pub mod controller;
 pub mod dial;
 pub mod domain;
@@ -11,7 +12,8 @@ pub mod leader;
 pub mod metrics;
 pub mod omnibus;
 pub mod operator;
-pub mod probe;
+
+pub mod protocol;
 pub mod proxyserv;
 pub mod tds;
 pub mod telemetry;

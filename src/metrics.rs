@@ -28,7 +28,7 @@ pub struct Metrics {
 /// What a switch was and why.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct SwitchLabels {
-    /// `Failover`, `Failback` or `Move`.
+    /// `Failover`, `Failback` or `Switchover`.
     pub kind: &'static str,
     /// A cause as in status, or `None`.
     pub cause: &'static str,

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::{Timestamp, ToSpan};
-use proxypair::gate::wire::{Admission, Report, Request, UnreachableCause, Upstream};
+use proxypair::protocol::{Admission, Report, Request, UnreachableCause, Upstream};
 use rustls::version::TLS12;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;

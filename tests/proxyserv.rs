@@ -16,9 +16,9 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use proxypair::check::{Credentials, Login, Observation, check_objectserver};
 use proxypair::dial::{Address, Dialer};
 use proxypair::domain::evidence::{Link, Timing};
-use proxypair::probe::{Credentials, Login, Sighting, watch_objectserver};
 use proxypair::tds::client::{Client, LoginError, QueryError};
 use proxypair::tds::login::LoginRecord;
 use proxypair::tds::wire::ByteOrder;
@@ -403,13 +403,13 @@ async fn a_check_through_a_proxy_server_that_may_only_insert_is_answered() {
     };
     let address = Address::new(home.listen.ip().to_string(), home.listen.port());
     let dialer = Dialer::new(address, timing.unresponsive_after);
-    tokio::spawn(watch_objectserver(dialer, timing, Some(login), out));
+    tokio::spawn(check_objectserver(dialer, timing, Some(login), out));
     let mut answers = 0;
     while answers < 3 {
         match timeout(DEADLINE, seen.recv()).await.expect("no answer") {
-            Some(Sighting::Link(_, link)) => assert_eq!(link, Link::Answering),
+            Some(Observation::Link(_, link)) => assert_eq!(link, Link::Answering),
             // It was refused, by a server that gives its name, and says nothing else of itself.
-            Some(Sighting::Said(said)) => {
+            Some(Observation::Server(said)) => {
                 assert_eq!((said.name, said.acting_primary), (None, None));
                 answers += 1;
             }

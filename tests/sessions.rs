@@ -9,9 +9,9 @@ mod support {
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use proxypair::check::{APPLICATION, Credentials, Login, Observation, Refusals, ServerInfo, check_objectserver};
 use proxypair::dial::{Address, Dialer};
 use proxypair::domain::evidence::{Fault, Link, Timing};
-use proxypair::probe::{APPLICATION, Credentials, Login, Refusals, Saying, Sighting, watch_objectserver};
 use serde_json::Value;
 use support::programs::{DEADLINE, ObjectServer, eventually};
 use tokio::sync::{mpsc, watch};
@@ -26,7 +26,7 @@ const TIMING: Timing = Timing {
 
 /// An eye on one ObjectServer.
 struct Watch {
-    seen: mpsc::Receiver<Sighting>,
+    seen: mpsc::Receiver<Observation>,
     gateways: watch::Sender<bool>,
     refusals: Arc<Refusals>,
 }
@@ -53,7 +53,7 @@ impl Watch {
         };
         let address = Address::new(server.address.ip().to_string(), server.address.port());
         let dialer = Dialer::new(address, TIMING.unresponsive_after);
-        tokio::spawn(watch_objectserver(dialer, TIMING, Some(login), out));
+        tokio::spawn(check_objectserver(dialer, TIMING, Some(login), out));
         Self {
             seen,
             gateways,
@@ -67,7 +67,7 @@ impl Watch {
         let next = async {
             loop {
                 match self.seen.recv().await.expect("the eye is shut") {
-                    Sighting::Link(_, link) if fits(&link) => return link,
+                    Observation::Link(_, link) if fits(&link) => return link,
                     sighting => before.push(sighting),
                 }
             }
@@ -82,11 +82,11 @@ impl Watch {
         self.link("an answer", |link| *link == Link::Answering).await;
     }
 
-    async fn saying(&mut self, fits: impl Fn(&Saying) -> bool) -> Saying {
+    async fn saying(&mut self, fits: impl Fn(&ServerInfo) -> bool) -> ServerInfo {
         let next = async {
             loop {
                 match self.seen.recv().await.expect("the eye is shut") {
-                    Sighting::Said(said) if fits(&said) => return said,
+                    Observation::Server(said) if fits(&said) => return said,
                     _ => {}
                 }
             }

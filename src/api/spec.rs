@@ -6,37 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, ProxyOverrides, ProxyPairStatus, ProxySpec};
-
-/// One of the two sides of a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-pub enum Side {
-    /// The side that serves unless it has failed.
-    Primary,
-    /// The side that stands in.
-    Backup,
-}
-
-impl Side {
-    /// Both sides, the primary first.
-    pub const BOTH: [Self; 2] = [Self::Primary, Self::Backup];
-
-    /// The opposite side.
-    pub fn other(self) -> Self {
-        match self {
-            Self::Primary => Self::Backup,
-            Self::Backup => Self::Primary,
-        }
-    }
-
-    /// The word used in labels and in names of child objects.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Primary => "primary",
-            Self::Backup => "backup",
-        }
-    }
-}
+use super::{Duration, ProxyOverrides, ProxyPairStatus, ProxySpec, Side};
 
 /// A primary and a backup Netcool/OMNIbus proxy server, each bound to exactly one ObjectServer, behind one Service that probes connect to.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]

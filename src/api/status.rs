@@ -105,7 +105,8 @@ pub enum Cause {
     /// There is no proxy pod.
     ProxyMissing,
     /// The proxy pod is being deleted or evicted.
-    ProxyLeaving,
+    #[serde(alias = "ProxyLeaving")]
+    ProxyTerminating,
     /// The proxy pod refuses connections or closed them.
     ProxyUnreachable,
     /// The proxy pod is silent.
@@ -129,7 +130,7 @@ impl Cause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ProxyMissing => "ProxyMissing",
-            Self::ProxyLeaving => "ProxyLeaving",
+            Self::ProxyTerminating => "ProxyTerminating",
             Self::ProxyUnreachable => "ProxyUnreachable",
             Self::ProxyUnresponsive => "ProxyUnresponsive",
             Self::ObjectServerUnreachable => "ObjectServerUnreachable",
@@ -194,8 +195,8 @@ pub struct FailbackStatus {
     pub not_before: Option<Time>,
 
     /// Probe sessions that are still on the side that does not serve.
-    #[serde(default)]
-    pub connections_left: i32,
+    #[serde(default, alias = "connectionsLeft")]
+    pub connections_remaining: i32,
 }
 
 /// What a switch was.
@@ -206,7 +207,8 @@ pub enum SwitchKind {
     /// Home to the primary.
     Failback,
     /// Away from a side whose pod is being replaced.
-    Move,
+    #[serde(alias = "Move")]
+    Switchover,
 }
 
 impl SwitchKind {
@@ -215,7 +217,7 @@ impl SwitchKind {
         match self {
             Self::Failover => "Failover",
             Self::Failback => "Failback",
-            Self::Move => "Move",
+            Self::Switchover => "Switchover",
         }
     }
 }

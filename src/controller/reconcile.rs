@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     api::{Health, ProxyPair, Side},
+    check::{self, Credentials},
     domain::{
         children,
         pair::{InvalidPair, Pair},
@@ -35,7 +36,6 @@ use crate::{
     },
     health::index,
     metrics::ReasonLabels,
-    probe::{self, Credentials},
     tls::ObjectServerTls,
 };
 
@@ -56,7 +56,7 @@ pub enum ReconcileError {
     Keys(#[from] KeysError),
     /// The gates' keys, on the operator's side.
     #[error(transparent)]
-    Tls(#[from] probe::TlsError),
+    Tls(#[from] check::TlsError),
 }
 
 impl ReconcileError {
@@ -149,7 +149,7 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
     let service: Option<Service> = find(&context.client, &pair, &pair.service_name()).await?;
     let complete = declare_deployments(object, &pair, registry, &contents, held_back, &mut versions).await?;
 
-    let config = probe::client_config(&keys.operator[CA_CRT], &keys.operator[TLS_CRT], &keys.operator[TLS_KEY])?;
+    let config = check::client_config(&keys.operator[CA_CRT], &keys.operator[TLS_CRT], &keys.operator[TLS_KEY])?;
     let declared = Declared {
         pair: Arc::clone(&pair),
         object: Arc::clone(object),

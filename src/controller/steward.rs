@@ -35,12 +35,12 @@ use super::{
 };
 use crate::{
     api::{Health, ProxyPair, Side},
+    check::Credentials,
     domain::{
         pair::Pair,
         status::{Problem, refused},
     },
     health::{Finding, index},
-    probe::Credentials,
 };
 
 /// What a reconciliation hands over.

@@ -53,7 +53,7 @@ pub fn order(
     now: Instant,
 ) -> Admission {
     let idle = routing.serving != side && routing.target != side;
-    let leaving = this.cause == Some(Cause::ProxyLeaving);
+    let leaving = this.cause == Some(Cause::ProxyTerminating);
     if !idle || !other.may_serve() || (occupancy.sessions == 0 && !leaving) {
         return Admission::Admit;
     }
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_leaving_side_that_does_not_serve_is_let_go_even_when_it_is_empty() {
-        let leaving = down(Cause::ProxyLeaving);
+        let leaving = down(Cause::ProxyTerminating);
         assert_eq!(of_backup(&leaving, &up(), 3, None), Admission::Drain);
         assert_eq!(of_backup(&leaving, &up(), 0, Some(Admission::Drain)), Admission::Drain);
         assert_eq!(of_backup(&leaving, &up(), 0, None), Admission::Drain);
@@ -206,7 +206,10 @@ mod tests {
     #[test]
     fn sessions_on_a_failed_side_are_dropped_and_on_a_leaving_one_drained() {
         assert_eq!(of_backup(&down(Cause::PathBroken), &up(), 1, None), Admission::Drop);
-        assert_eq!(of_backup(&down(Cause::ProxyLeaving), &up(), 1, None), Admission::Drain);
+        assert_eq!(
+            of_backup(&down(Cause::ProxyTerminating), &up(), 1, None),
+            Admission::Drain
+        );
     }
 
     #[test]

@@ -283,7 +283,7 @@ fn read(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
         }
         Pod::Leaving => {
             return Reading::Bad {
-                cause: Cause::ProxyLeaving,
+                cause: Cause::ProxyTerminating,
                 message: "the proxy pod is being deleted".to_owned(),
                 down_at: now,
             };
@@ -310,7 +310,7 @@ fn read(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
     };
     if report.leaving {
         return Reading::Bad {
-            cause: Cause::ProxyLeaving,
+            cause: Cause::ProxyTerminating,
             message: "the gate has been told to end".to_owned(),
             down_at: now,
         };

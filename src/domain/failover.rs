@@ -131,8 +131,8 @@ pub fn decide(
         if !idle.may_serve() || now < leave_at {
             return stay((now < leave_at).then_some(leave_at));
         }
-        let kind = if serving.cause == Some(Cause::ProxyLeaving) {
-            SwitchKind::Move
+        let kind = if serving.cause == Some(Cause::ProxyTerminating) {
+            SwitchKind::Switchover
         } else {
             SwitchKind::Failover
         };

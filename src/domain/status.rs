@@ -153,7 +153,7 @@ pub fn render(known: &Known<'_>, before: &ProxyPairStatus, now: Now) -> ProxyPai
             FailbackStatus {
                 waiting_for: waiting.iter().map(|what| in_words(what, pair)).collect(),
                 not_before: look_again.map(|moment| same_moment(old, wall(moment))),
-                connections_left: count(idle.sessions),
+                connections_remaining: count(idle.sessions),
             }
         });
     let mut history = before.history.clone();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::wire::{Admission, Upstream};
+use crate::protocol::{Admission, Upstream};
 
 /// What the gate does with sessions, new ones and those that exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,7 +182,7 @@ pub fn reported(decision: Decision, listening: bool, sessions: u32) -> Admission
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::wire::UnreachableCause;
+    use crate::protocol::UnreachableCause;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -1,4 +1,4 @@
-//! The control port: takes the operator's requests and reports. The protocol is described in [`wire`](super::wire).
+//! The control port: takes the operator's requests and reports. The protocol is described in [`wire`](crate::protocol).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::Gate;
 use super::steering::Refused;
-use super::wire::{MAX_LINE, Report, Request};
+use crate::protocol::{MAX_LINE, Report, Request};
 
 /// Time from the end of the handshake to the first line.
 const HELLO: Duration = Duration::from_secs(5);
@@ -206,7 +206,7 @@ mod tests {
         let gate = gate();
         let (mut client, stream) = duplex(4096);
         client.write_all(HELLO_LINE).await.unwrap();
-        gate.found_object_server(crate::gate::wire::Upstream::Reachable);
+        gate.found_object_server(crate::protocol::Upstream::Reachable);
         gate.sessions.send_replace(3);
         client
             .write_all(b"{\"type\":\"Drain\",\"gracePeriodMs\":9000,\"connectionsPerSecond\":1}\n")
@@ -228,7 +228,7 @@ mod tests {
             ended = converse(&gate, stream) => panic!("{ended:?}"),
         };
         assert_eq!((report.answers, report.draining), (Some(9), 3));
-        assert_eq!(report.admission, crate::gate::wire::Admission::Draining);
+        assert_eq!(report.admission, crate::protocol::Admission::Draining);
     }
 
     #[tokio::test(start_paused = true)]
@@ -244,7 +244,7 @@ mod tests {
             lines.next().await.unwrap().unwrap();
             assert_eq!(start.elapsed(), COUNTERS_EVERY);
             gate.sessions.send_replace(2);
-            gate.found_object_server(crate::gate::wire::Upstream::Reachable);
+            gate.found_object_server(crate::protocol::Upstream::Reachable);
             let line = lines.next().await.unwrap().unwrap();
             assert!(line.contains("Reachable") && line.contains("\"sessions\":2"), "{line}");
             assert_eq!(start.elapsed(), COUNTERS_EVERY);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::admission::{DrainOrder, Orders, Standing};
-use super::wire::Request;
+use crate::protocol::Request;
 
 /// The longest drain that can be ordered.
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);

@@ -26,8 +26,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
-use super::wire::{UnreachableCause, Upstream};
 use crate::dial::{DialError, Dialer, Stream, prepare_to_watch};
+use crate::protocol::{UnreachableCause, Upstream};
 
 /// Time from a failed dial to the next.
 const RETRY: Duration = Duration::from_millis(250);

@@ -14,6 +14,7 @@ use tokio::{
 use super::{Assignment, Identity, PodAddress, SideFinding, index};
 use crate::{
     api::{DrainSpec, Side},
+    check::{Check, GateCommands, Login, Observation, Refusals, check_gate, check_objectserver, check_path},
     domain::{
         admission::{Admission, Occupancy},
         children::{CHECK_PORT, CONTROL_PORT},
@@ -22,12 +23,11 @@ use crate::{
         health::SideHealth,
         resync::Word,
     },
-    gate::wire::{self, Request},
-    probe::{Eye, Login, Refusals, Sighting, Steering, watch_gate, watch_objectserver, watch_path},
+    protocol::{self, Request},
 };
 
 /// Where sightings go, with the side and the number of the eyes that saw them.
-pub(super) type Sightings = mpsc::Sender<(Side, u64, Sighting)>;
+pub(super) type Observations = mpsc::Sender<(Side, u64, Observation)>;
 
 /// One side under watch.
 pub(super) struct Watched {
@@ -38,7 +38,7 @@ pub(super) struct Watched {
     sessions: u32,
     expiry: Expiry,
     last: Option<Admission>,
-    steering: watch::Sender<Steering>,
+    steering: watch::Sender<GateCommands>,
     /// Whether the ObjectServer is asked for its gateways.
     gateways: watch::Sender<bool>,
     refusals: Arc<Refusals>,
@@ -74,8 +74,14 @@ impl Drop for Eyes {
 }
 
 impl Watched {
-    pub(super) fn new(side: Side, assignment: &Assignment, identity: &Identity, out: &Sightings, now: Instant) -> Self {
-        let steering = Steering {
+    pub(super) fn new(
+        side: Side,
+        assignment: &Assignment,
+        identity: &Identity,
+        out: &Observations,
+        now: Instant,
+    ) -> Self {
+        let steering = GateCommands {
             holder: identity.holder.clone(),
             term: identity.term,
             order: None,
@@ -103,7 +109,7 @@ impl Watched {
         watched
     }
 
-    pub(super) fn assign(&mut self, old: &Assignment, new: &Assignment, out: &Sightings) {
+    pub(super) fn assign(&mut self, old: &Assignment, new: &Assignment, out: &Observations) {
         let at = index(self.side);
         let same_server = (&old.login, &old.servers[at], old.timing) == (&new.login, &new.servers[at], new.timing);
         let same_pod = (&self.pod.uid, self.pod.ip) == (&new.pods[at].uid, new.pods[at].ip);
@@ -144,10 +150,10 @@ impl Watched {
         self.word_lasts = assignment.timing.word_lasts();
     }
 
-    fn login(&self, assignment: &Assignment, eye: Eye) -> Option<Login> {
+    fn login(&self, assignment: &Assignment, eye: Check) -> Option<Login> {
         let server = &assignment.servers[index(self.side)];
         // To the gate there is TLS, and the proxy server is in the gate's pod.
-        let is_private = server.authorities.is_some() || (eye == Eye::Path && server.proxy.is_some());
+        let is_private = server.authorities.is_some() || (eye == Check::Path && server.proxy.is_some());
         assignment.login.clone().map(|credentials| Login {
             credentials: Arc::new(credentials),
             allow_plaintext: server.allow_plaintext || is_private,
@@ -159,7 +165,7 @@ impl Watched {
     }
 
     /// Sends an eye to the ObjectServer.
-    fn look_at_server(&mut self, assignment: &Assignment, out: &Sightings) {
+    fn look_at_server(&mut self, assignment: &Assignment, out: &Observations) {
         self.on_server = Eyes::default();
         self.description_of(assignment);
         self.evidence.direct = Link::Untried;
@@ -180,16 +186,16 @@ impl Watched {
         let (relayed, relay) = self.relay(out);
         self.on_server.number = self.numbers;
         self.on_server.open(relay);
-        self.on_server.open(watch_objectserver(
+        self.on_server.open(check_objectserver(
             dialer,
             assignment.timing,
-            self.login(assignment, Eye::Direct),
+            self.login(assignment, Check::Direct),
             relayed,
         ));
     }
 
     /// Sends the eyes to the pod, if it has an address.
-    fn look_at_pod(&mut self, assignment: &Assignment, out: &Sightings) {
+    fn look_at_pod(&mut self, assignment: &Assignment, out: &Observations) {
         self.on_pod = Eyes::default();
         self.pod = assignment.pods[index(self.side)].clone();
         self.evidence = Evidence {
@@ -208,7 +214,7 @@ impl Watched {
         self.on_pod.number = self.numbers;
         self.on_pod.open(relay);
         let steering = self.steering.subscribe();
-        self.on_pod.open(watch_gate(
+        self.on_pod.open(check_gate(
             SocketAddr::new(ip, CONTROL_PORT),
             name.clone(),
             Arc::clone(keys),
@@ -216,18 +222,18 @@ impl Watched {
             steering,
             relayed.clone(),
         ));
-        self.on_pod.open(watch_path(
+        self.on_pod.open(check_path(
             SocketAddr::new(ip, CHECK_PORT),
             name.clone(),
             Arc::clone(keys),
             timing,
-            self.login(assignment, Eye::Path),
+            self.login(assignment, Check::Path),
             relayed,
         ));
     }
 
     /// A channel whose sightings arrive with this side and a new number on them, and the task that carries them.
-    fn relay(&mut self, out: &Sightings) -> (mpsc::Sender<Sighting>, impl Future<Output = ()> + Send + use<>) {
+    fn relay(&mut self, out: &Observations) -> (mpsc::Sender<Observation>, impl Future<Output = ()> + Send + use<>) {
         self.numbers += 1;
         let (sender, mut receiver) = mpsc::channel(16);
         let (side, number, out) = (self.side, self.numbers, out.clone());
@@ -241,20 +247,20 @@ impl Watched {
         (sender, relay)
     }
 
-    pub(super) fn see(&mut self, number: u64, sighting: Sighting) {
+    pub(super) fn see(&mut self, number: u64, sighting: Observation) {
         if number != self.on_pod.number && number != self.on_server.number {
             return;
         }
         tracing::trace!(side = self.side.label(), ?sighting, "seen");
         match sighting {
-            Sighting::Link(Eye::Control, link) => self.evidence.control = link,
-            Sighting::Link(Eye::Path, link) => {
+            Observation::Link(Check::Control, link) => self.evidence.control = link,
+            Observation::Link(Check::Path, link) => {
                 if matches!(link, Link::Failed { .. }) && !matches!(self.evidence.path, Link::Failed { .. }) {
                     self.steering.send_modify(|steering| steering.ask += 1);
                 }
                 self.evidence.path = link;
             }
-            Sighting::Link(Eye::Direct, link) => {
+            Observation::Link(Check::Direct, link) => {
                 if matches!(link, Link::Failed { .. }) {
                     self.evidence.word = None;
                 }
@@ -264,12 +270,12 @@ impl Watched {
                 };
                 self.evidence.direct = link;
             }
-            Sighting::Report { at, report } => {
+            Observation::Report { at, report } => {
                 self.sessions = report.sessions;
                 self.expiry.listener = report.listener_certificate_expires;
                 self.evidence.report = Some(self.understood(at, report));
             }
-            Sighting::Said(said) if said.eye == Eye::Direct => {
+            Observation::Server(said) if said.eye == Check::Direct => {
                 let word = Word {
                     asked: said.asked,
                     heard: said.heard,
@@ -279,8 +285,8 @@ impl Watched {
                 };
                 self.evidence.word = Some(word.after(self.evidence.word.as_ref(), &self.description, self.word_lasts));
             }
-            Sighting::Said(_) => {}
-            Sighting::Expires(expires) => self.expiry.object_server = Some(expires),
+            Observation::Server(_) => {}
+            Observation::Expires(expires) => self.expiry.object_server = Some(expires),
         }
     }
 
@@ -290,14 +296,14 @@ impl Watched {
             .send_if_modified(|current| std::mem::replace(current, wanted) != wanted);
     }
 
-    fn understood(&self, at: Instant, report: wire::Report) -> GateReport {
+    fn understood(&self, at: Instant, report: protocol::Report) -> GateReport {
         let upstream = match report.upstream {
-            wire::Upstream::Reachable => Upstream::Reachable,
-            wire::Upstream::Unreachable {
-                cause: wire::UnreachableCause::TimedOut,
+            protocol::Upstream::Reachable => Upstream::Reachable,
+            protocol::Upstream::Unreachable {
+                cause: protocol::UnreachableCause::TimedOut,
                 message,
             } => Upstream::Unresponsive { message },
-            wire::Upstream::Unreachable { cause, message } => {
+            protocol::Upstream::Unreachable { cause, message } => {
                 let since = self
                     .evidence
                     .report
@@ -305,8 +311,8 @@ impl Watched {
                     .and_then(|report| report.upstream.bad_since());
                 let since = since.unwrap_or(at);
                 match cause {
-                    wire::UnreachableCause::TlsRejected => Upstream::Rejected { since, message },
-                    wire::UnreachableCause::ProxyUnreachable => Upstream::ProxyUnreachable { since, message },
+                    protocol::UnreachableCause::TlsRejected => Upstream::Rejected { since, message },
+                    protocol::UnreachableCause::ProxyUnreachable => Upstream::ProxyUnreachable { since, message },
                     _ => Upstream::Unreachable { since, message },
                 }
             }

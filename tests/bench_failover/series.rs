@@ -67,7 +67,11 @@ impl Fault {
 
     /// What the operator calls the switch.
     fn kind(self) -> &'static str {
-        if self == Self::PodDeleted { "Move" } else { "Failover" }
+        if self == Self::PodDeleted {
+            "Switchover"
+        } else {
+            "Failover"
+        }
     }
 
     /// How long nobody looks, so that looking does not disturb.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use proxypair::gate::wire::Admission;
+use proxypair::protocol::Admission;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 

@@ -41,7 +41,10 @@ async fn delete_in_order(scene: &Scene, stage: Stage<'_>) -> Result<()> {
     let status = stage.pair.until_protected(SOON).await?;
     expect_history(
         &status,
-        &[(SwitchKind::Move, Side::Backup), (SwitchKind::Failback, Side::Primary)],
+        &[
+            (SwitchKind::Switchover, Side::Backup),
+            (SwitchKind::Failback, Side::Primary),
+        ],
     )?;
     stage.finish().await?.expect_no_duplicates_since(&BTreeMap::new())
 }

@@ -38,7 +38,10 @@ pub async fn the_pods_follow(scene: Arc<Scene>) -> Result<()> {
     let status = stage.pair.until_protected(SOON).await?;
     expect_history(
         &status,
-        &[(SwitchKind::Move, Side::Backup), (SwitchKind::Failback, Side::Primary)],
+        &[
+            (SwitchKind::Switchover, Side::Backup),
+            (SwitchKind::Failback, Side::Primary),
+        ],
     )?;
     stage.finish().await?.expect_no_duplicates_since(&BTreeMap::new())
 }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
-use proxypair::gate::wire::{Admission, MAX_LINE, Report, Request};
+use proxypair::protocol::{Admission, MAX_LINE, Report, Request};
 use proxypair::tds::packet::{Assembler, Message, PacketType, write_message};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;

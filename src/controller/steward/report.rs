@@ -1,4 +1,4 @@
-//! Saying in status and metrics what is known.
+//! ServerInfo in status and metrics what is known.
 
 use std::time::{Duration, Instant};
 
@@ -105,7 +105,7 @@ fn without_counts(status: &ProxyPairStatus) -> ProxyPairStatus {
         side.connections = 0;
     }
     if let Some(failback) = &mut status.failback {
-        failback.connections_left = failback.connections_left.min(1);
+        failback.connections_remaining = failback.connections_remaining.min(1);
     }
     status
 }

@@ -149,7 +149,7 @@ fn a_leaving_pod_is_left_at_once() {
     };
     assert_eq!(
         cause(&classify(&leaving, &TIMING, now)),
-        Some((Cause::ProxyLeaving, now))
+        Some((Cause::ProxyTerminating, now))
     );
 }
 

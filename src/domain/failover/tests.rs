@@ -103,7 +103,7 @@ fn a_leaving_pod_is_a_move_and_not_a_failure() {
     let now = Instant::now();
     let decision = decide(
         &serving(Side::Primary, now),
-        &down(now, Cause::ProxyLeaving),
+        &down(now, Cause::ProxyTerminating),
         &up(now),
         &[],
         &POLICY,
@@ -113,8 +113,8 @@ fn a_leaving_pod_is_a_move_and_not_a_failure() {
         decision,
         Decision::Begin {
             to: Side::Backup,
-            kind: SwitchKind::Move,
-            cause: Some(Cause::ProxyLeaving)
+            kind: SwitchKind::Switchover,
+            cause: Some(Cause::ProxyTerminating)
         }
     );
 }

@@ -185,7 +185,7 @@ fn says_in_words_what_a_failback_waits_for_and_until_when() {
     let failback = status.failback.clone().unwrap();
     assert_eq!(failback.waiting_for, ["the primary to be up for 1m without a break"]);
     assert!(failback.not_before.is_some());
-    assert_eq!(failback.connections_left, 2);
+    assert_eq!(failback.connections_remaining, 2);
     assert_eq!(scene.render(&status, scene.later(700), None), status);
 }
 

@@ -18,12 +18,12 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::codec::{Framed, LinesCodec};
 
 use super::{
-    Eye, Sighting,
+    Check, Observation,
     hold::{Refused, Trouble, connect},
 };
 use crate::{
     domain::evidence::{Link, Timing},
-    gate::wire::{MAX_LINE, Report, Request},
+    protocol::{MAX_LINE, Report, Request},
 };
 
 /// Time from a failed attempt to the next.
@@ -33,7 +33,7 @@ const QUESTIONS: u32 = 6;
 
 /// What the operator wants of a gate. It is said again on each new session.
 #[derive(Clone, Debug)]
-pub struct Steering {
+pub struct GateCommands {
     /// Name of this operator process.
     pub holder: String,
     /// Term of its leadership: a gate obeys nobody with a lower one than it has heard of.
@@ -47,15 +47,15 @@ pub struct Steering {
 type Lines = Framed<TlsStream<TcpStream>, LinesCodec>;
 
 /// Holds the session with the gate at `address`. Returns when nobody listens.
-pub async fn watch_gate(
+pub async fn check_gate(
     address: SocketAddr,
     name: ServerName<'static>,
     config: Arc<ClientConfig>,
     timing: Timing,
-    mut steering: watch::Receiver<Steering>,
-    out: mpsc::Sender<Sighting>,
+    mut steering: watch::Receiver<GateCommands>,
+    out: mpsc::Sender<Observation>,
 ) {
-    let mut trouble = Trouble::new(Eye::Control, &timing, out.clone());
+    let mut trouble = Trouble::new(Check::Control, &timing, out.clone());
     loop {
         let Some(dialled) = trouble.attempt(connect(address, &name, &config, &timing)).await else {
             return;
@@ -101,7 +101,7 @@ struct Session<'a> {
     lines: Lines,
     timing: Timing,
     trouble: &'a mut Trouble,
-    out: &'a mpsc::Sender<Sighting>,
+    out: &'a mpsc::Sender<Observation>,
     /// Pings without an answer, oldest first.
     asked: VecDeque<(u64, Instant)>,
     nonce: u64,
@@ -112,7 +112,7 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    async fn run(&mut self, steering: &mut watch::Receiver<Steering>) -> Ended {
+    async fn run(&mut self, steering: &mut watch::Receiver<GateCommands>) -> Ended {
         match self.converse(steering).await {
             Ok(()) => Ended::NobodyListens,
             // A session that had been silent failed when the silence began.
@@ -127,8 +127,8 @@ impl Session<'_> {
     }
 
     /// `Ok` when nobody listens any more, else why the session ended.
-    async fn converse(&mut self, steering: &mut watch::Receiver<Steering>) -> Result<(), String> {
-        let Steering {
+    async fn converse(&mut self, steering: &mut watch::Receiver<GateCommands>) -> Result<(), String> {
+        let GateCommands {
             holder,
             term,
             order,
@@ -166,7 +166,7 @@ impl Session<'_> {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    let Steering { order, .. } = steering.borrow_and_update().clone();
+                    let GateCommands { order, .. } = steering.borrow_and_update().clone();
                     if let Some(order) = order.filter(|order| ordered.as_ref() != Some(order)) {
                         self.send(&order).await?;
                         ordered = Some(order);
@@ -199,7 +199,7 @@ impl Session<'_> {
         }
         let said = self
             .out
-            .send(Sighting::Report {
+            .send(Observation::Report {
                 at: Instant::now(),
                 report,
             })

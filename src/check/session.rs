@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Eye, Saying, Sighting,
+    Check, Observation, ServerInfo,
     hold::{Refused, Trouble},
     login::{APPLICATION, Login},
 };
@@ -58,7 +58,7 @@ pub(super) async fn log_in_and_ask<S>(
     login: &Login,
     timing: &Timing,
     trouble: &mut Trouble,
-    out: &mpsc::Sender<Sighting>,
+    out: &mpsc::Sender<Observation>,
 ) -> Result<(), Refused>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
@@ -138,7 +138,7 @@ struct Session<'a, S> {
     timing: &'a Timing,
     hopeless: Duration,
     trouble: &'a mut Trouble,
-    out: &'a mpsc::Sender<Sighting>,
+    out: &'a mpsc::Sender<Observation>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<'_, S> {
@@ -164,7 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<'_, S> {
                 Link::Answering => self.trouble.answering().await,
                 link => self.trouble.say(link).await,
             };
-            if !is_told || self.out.send(Sighting::Said(said)).await.is_err() {
+            if !is_told || self.out.send(Observation::Server(said)).await.is_err() {
                 return End::NobodyListens;
             }
             tokio::select! {
@@ -190,11 +190,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<'_, S> {
     }
 
     /// Asks both questions. `Ok(None)` when nobody listens any more; since when the session was no good, if it has ended.
-    async fn ask(&mut self, asked: Instant, with_gateways: bool) -> Result<Option<Saying>, Instant> {
+    async fn ask(&mut self, asked: Instant, with_gateways: bool) -> Result<Option<ServerInfo>, Instant> {
         let Some(properties) = self.query(asked, PROPERTIES).await? else {
             return Ok(None);
         };
-        let gateways = if with_gateways && self.trouble.eye() == Eye::Direct {
+        let gateways = if with_gateways && self.trouble.eye() == Check::Direct {
             match self.query(asked, GATEWAYS).await? {
                 None => return Ok(None),
                 Some(answer) => Some(answer.map(|answer| gateway_sessions(&answer))),
@@ -203,7 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<'_, S> {
             None
         };
         let property = |name: &str| properties.as_ref().ok().and_then(|answer| property(answer, name));
-        Ok(Some(Saying {
+        Ok(Some(ServerInfo {
             eye: self.trouble.eye(),
             asked,
             heard: Instant::now(),
@@ -232,14 +232,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<'_, S> {
     }
 
     /// In words, if it is another server than the declared one.
-    fn stranger(&self, said: &Saying) -> Option<String> {
+    fn stranger(&self, said: &ServerInfo) -> Option<String> {
         let Login {
             object_server, proxy, ..
         } = self.login;
         let name = match &said.name {
             Some(name) => name,
             // Through a proxy server the messages may carry its name.
-            None if proxy.is_some() && said.eye == Eye::Path => return None,
+            None if proxy.is_some() && said.eye == Check::Path => return None,
             None => self.client.server().filter(|name| !name.is_empty())?,
         };
         (name != object_server).then(|| format!("the server there says that it is {name}, not {object_server}"))

@@ -11,20 +11,20 @@ mod tls;
 
 use std::time::Instant;
 
-pub use control::{Steering, watch_gate};
-pub use hold::{watch_objectserver, watch_path};
+pub use control::{GateCommands, check_gate};
+pub use hold::{check_objectserver, check_path};
 use jiff::Timestamp;
 pub use login::{APPLICATION, Credentials, Login, Refusals};
 pub use tls::{TlsError, client_config};
 
 use crate::{
     domain::{evidence::Link, resync::GatewaySession},
-    gate::wire::Report,
+    protocol::Report,
 };
 
 /// Which eye saw something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Eye {
+pub enum Check {
     /// The session with the gate.
     Control,
     /// The check session through the gate.
@@ -35,9 +35,9 @@ pub enum Eye {
 
 /// What an eye saw.
 #[derive(Clone, Debug)]
-pub enum Sighting {
+pub enum Observation {
     /// What became of its connection.
-    Link(Eye, Link),
+    Link(Check, Link),
     /// The gate's word.
     Report {
         /// When it arrived.
@@ -46,16 +46,16 @@ pub enum Sighting {
         report: Report,
     },
     /// The ObjectServer's word, on a session with a login.
-    Said(Saying),
+    Server(ServerInfo),
     /// When the certificate that the ObjectServer has shown ends to be valid.
     Expires(Timestamp),
 }
 
 /// What an ObjectServer says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Saying {
+pub struct ServerInfo {
     /// Who asked.
-    pub eye: Eye,
+    pub eye: Check,
     /// When.
     pub asked: Instant,
     /// When the answer had come.

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Eye, Sighting, login::Login, session::log_in_and_ask};
+use super::{Check, Observation, login::Login, session::log_in_and_ask};
 use crate::{
     dial::{Dialer, prepare},
     domain::evidence::{Fault, Link, Timing},
@@ -53,7 +53,7 @@ impl Refused {
 }
 
 /// Holds a connection to the ObjectServer that `dialer` leads to. Without a `login` it says nothing on it, and leaves no event there.
-pub async fn watch_objectserver(dialer: Dialer, timing: Timing, login: Option<Login>, out: mpsc::Sender<Sighting>) {
+pub async fn check_objectserver(dialer: Dialer, timing: Timing, login: Option<Login>, out: mpsc::Sender<Observation>) {
     let dial = || {
         let (dialer, out) = (dialer.clone(), out.clone());
         async move {
@@ -68,28 +68,28 @@ pub async fn watch_objectserver(dialer: Dialer, timing: Timing, login: Option<Lo
             prepare(stream.socket(), timing.unresponsive_after).map_err(Refused::plain)?;
             if let Some(expires) = stream.peer_expires() {
                 // Whether anybody listens is found out by what is said next.
-                let _ = out.send(Sighting::Expires(expires)).await;
+                let _ = out.send(Observation::Expires(expires)).await;
             }
             Ok(stream)
         }
     };
-    hold(Eye::Direct, &timing, dial, login, out.clone()).await;
+    hold(Check::Direct, &timing, dial, login, out.clone()).await;
 }
 
 /// Holds a connection to the ObjectServer through the check port of the gate at `address`.
-pub async fn watch_path(
+pub async fn check_path(
     address: SocketAddr,
     name: ServerName<'static>,
     config: Arc<ClientConfig>,
     timing: Timing,
     login: Option<Login>,
-    out: mpsc::Sender<Sighting>,
+    out: mpsc::Sender<Observation>,
 ) {
     let dial = || {
         let (name, config) = (name.clone(), Arc::clone(&config));
         async move { connect(address, &name, &config, &timing).await }
     };
-    hold(Eye::Path, &timing, dial, login, out).await;
+    hold(Check::Path, &timing, dial, login, out).await;
 }
 
 /// Dials a port of a gate and proves who is who.
@@ -115,8 +115,13 @@ pub(super) async fn connect(
 }
 
 /// Makes a connection with `dial`, keeps a read pending on it, and begins again when it ends. Returns when nobody listens.
-async fn hold<S, D>(eye: Eye, timing: &Timing, dial: impl Fn() -> D, login: Option<Login>, out: mpsc::Sender<Sighting>)
-where
+async fn hold<S, D>(
+    eye: Check,
+    timing: &Timing,
+    dial: impl Fn() -> D,
+    login: Option<Login>,
+    out: mpsc::Sender<Observation>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     D: Future<Output = Result<S, Refused>>,
 {
@@ -181,14 +186,14 @@ async fn settle_and_read<S: AsyncRead + Unpin>(mut stream: S, trouble: &mut Trou
 
 /// What is wrong with a connection, and since when.
 pub(super) struct Trouble {
-    eye: Eye,
+    eye: Check,
     interval: Duration,
     since: Option<Instant>,
-    out: mpsc::Sender<Sighting>,
+    out: mpsc::Sender<Observation>,
 }
 
 impl Trouble {
-    pub(super) fn new(eye: Eye, timing: &Timing, out: mpsc::Sender<Sighting>) -> Self {
+    pub(super) fn new(eye: Check, timing: &Timing, out: mpsc::Sender<Observation>) -> Self {
         Self {
             eye,
             interval: timing.interval,
@@ -218,7 +223,7 @@ impl Trouble {
     }
 
     /// Who sees it.
-    pub(super) const fn eye(&self) -> Eye {
+    pub(super) const fn eye(&self) -> Check {
         self.eye
     }
 
@@ -263,7 +268,7 @@ impl Trouble {
     }
 
     pub(super) async fn say(&self, link: Link) -> bool {
-        self.out.send(Sighting::Link(self.eye, link)).await.is_ok()
+        self.out.send(Observation::Link(self.eye, link)).await.is_ok()
     }
 }
 
@@ -282,12 +287,12 @@ mod tests {
     };
 
     /// Links as they are seen, until one fits; with a deadline that prints what was seen.
-    async fn until(seen: &mut mpsc::Receiver<Sighting>, what: &str, fits: impl Fn(&Link) -> bool) -> Vec<Link> {
+    async fn until(seen: &mut mpsc::Receiver<Observation>, what: &str, fits: impl Fn(&Link) -> bool) -> Vec<Link> {
         let mut links = Vec::new();
         let deadline = time::Instant::now() + Duration::from_secs(10);
         loop {
             match time::timeout_at(deadline, seen.recv()).await {
-                Ok(Some(Sighting::Link(_, link))) => {
+                Ok(Some(Observation::Link(_, link))) => {
                     links.push(link);
                     if fits(&links[links.len() - 1]) {
                         return links;
@@ -298,11 +303,11 @@ mod tests {
         }
     }
 
-    fn watch(address: SocketAddr) -> mpsc::Receiver<Sighting> {
+    fn watch(address: SocketAddr) -> mpsc::Receiver<Observation> {
         let (out, seen) = mpsc::channel(64);
         let address = Address::new(address.ip().to_string(), address.port());
         let dialer = Dialer::new(address, TIMING.unresponsive_after);
-        tokio::spawn(watch_objectserver(dialer, TIMING, None, out));
+        tokio::spawn(check_objectserver(dialer, TIMING, None, out));
         seen
     }
 
