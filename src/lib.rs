@@ -3,11 +3,11 @@
 pub mod admin;
 pub mod api;
 pub mod check;
+pub mod cluster;
 pub mod controller;
 pub mod dial;
 pub mod domain;
 pub mod gate;
-pub mod health;
 pub mod leader;
 pub mod metrics;
 pub mod omnibus;
@@ -18,3 +18,4 @@ pub mod proxyserv;
 pub mod tds;
 pub mod telemetry;
 pub mod tls;
+pub mod worker;

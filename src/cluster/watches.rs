@@ -24,23 +24,24 @@ use crate::api::{LABEL_MANAGED_BY, LABEL_PAIR, MANAGED_BY, ProxyPair};
 /// The guarded type keeps one malformed ProxyPair from stopping the watch for all.
 pub type GuardedPair = DeserializeGuard<ProxyPair>;
 
-/// Tells that pods or EndpointSlices have changed.
+/// Notifies that pods or EndpointSlices have changed.
 #[derive(Clone, Debug, Default)]
 pub struct Changes(watch::Sender<u64>);
 
 impl Changes {
-    /// Hears of each change from now on.
+    /// Notifies of each change from now on.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.subscribe()
     }
 
-    fn tell(&self) {
+    /// Notifies all subscribers.
+    pub fn notify(&self) {
         self.0.send_modify(|count| *count += 1);
     }
 }
 
 /// Asks for a reconciliation.
-pub type Nudge = mpsc::UnboundedSender<ObjectRef<GuardedPair>>;
+pub type Requeue = mpsc::UnboundedSender<ObjectRef<GuardedPair>>;
 
 /// An API over one namespace, or all.
 pub fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
@@ -57,7 +58,8 @@ fn ours() -> watcher::Config {
     watcher::Config::default().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY},{LABEL_PAIR}"))
 }
 
-fn owner<K: Resource>(object: &K) -> Option<ObjectRef<GuardedPair>> {
+/// The ProxyPair that a child belongs to, by its label.
+pub fn owner<K: Resource>(object: &K) -> Option<ObjectRef<GuardedPair>> {
     let pair = object.labels().get(LABEL_PAIR)?;
     Some(ObjectRef::new(pair).within(&object.namespace()?))
 }
@@ -66,7 +68,7 @@ fn owner<K: Resource>(object: &K) -> Option<ObjectRef<GuardedPair>> {
 pub fn children<K>(
     client: &Client,
     namespace: Option<&str>,
-    nudge: &Nudge,
+    requeue: &Requeue,
 ) -> (Store<PartialObjectMeta<K>>, BoxFuture<'static, ()>)
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
@@ -78,37 +80,37 @@ where
         + 'static,
 {
     let (store, writer) = reflector::store();
-    let nudge = nudge.clone();
+    let requeue = requeue.clone();
     let stream = watcher(api::<PartialObjectMeta<K>>(client, namespace), ours())
         .default_backoff()
         .reflect(writer)
         .touched_objects();
     let task = stream.for_each(move |object| {
         if let Some(pair) = object.ok().as_ref().and_then(owner) {
-            let _ = nudge.send(pair);
+            let _ = requeue.send(pair);
         }
         futures::future::ready(())
     });
     (store, Box::pin(task))
 }
 
-/// Caches the proxy pods. A change is told to the stewards at once, without waiting for a reconciliation.
+/// Caches the proxy pods. Workers are notified of a change at once, without waiting for a reconciliation.
 pub fn pods(
     client: &Client,
     namespace: Option<&str>,
-    nudge: &Nudge,
+    requeue: &Requeue,
     changes: &Changes,
 ) -> (Store<Pod>, BoxFuture<'static, ()>) {
     let (store, writer) = reflector::store();
-    let (nudge, changes) = (nudge.clone(), changes.clone());
+    let (requeue, changes) = (requeue.clone(), changes.clone());
     let stream = watcher(api::<Pod>(client, namespace), ours())
         .default_backoff()
         .reflect(writer)
         .touched_objects();
     let task = stream.for_each(move |pod| {
-        changes.tell();
+        changes.notify();
         if let Some(pair) = pod.ok().as_ref().and_then(owner) {
-            let _ = nudge.send(pair);
+            let _ = requeue.send(pair);
         }
         futures::future::ready(())
     });
@@ -129,7 +131,7 @@ pub fn slices(
         .reflect(writer);
     let task = stream.for_each(move |event| {
         if matches!(event, Ok(Event::Apply(_) | Event::Delete(_) | Event::InitDone)) {
-            changes.tell();
+            changes.notify();
         }
         futures::future::ready(())
     });
