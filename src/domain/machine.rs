@@ -18,7 +18,8 @@
 //! - At most one [`Call`] to the API server is under way. Its outcome is an input ([`Input::Outcome`]); commands to gates do not wait for it.
 //! - After a call that failed, or whose outcome is unknown, the next call is [`Call::Read`], again and again until it succeeds. What was read
 //!   is the state from then on; until then nothing is decided. A switch whose last write turns out to have succeeded is announced then.
-//! - The selector is patched only to a side that [`SideHealth::may_serve`](super::health::SideHealth::may_serve) at that moment.
+//! - The selector is patched only to a side that [`SideHealth::may_serve`](super::health::SideHealth::may_serve) at that moment. One that
+//!   somebody else changed so that it selects neither side is set to the serving side in any case.
 //! - Gates are drained only when `status.serving` is known to be written.
 //!
 //! # Assumptions
@@ -80,6 +81,7 @@ pub struct Machine {
     endpoints: Vec<IpAddr>,
     api: ApiState,
     memory: Memory,
+    started_at: Instant,
     wake_at: Option<Instant>,
 }
 
@@ -142,6 +144,7 @@ impl Machine {
                 failures: 0,
             },
             memory: Memory::default(),
+            started_at: now.monotonic,
             wake_at: None,
         };
         machine.wake_at = machine.next_wake(now, None);
@@ -295,9 +298,7 @@ impl Machine {
             side.order_gates(now.wall);
             side.assess(&self.timing, now.monotonic);
         }
-        let missing = self.missing_resync(now.monotonic);
-        let health = self.sides.each_ref().map(|side| &side.health);
-        self.decision = decide(&self.phase.routing(), health, &missing, &self.policy, now.monotonic);
+        self.decision = self.decide(&self.phase, now.monotonic);
         let next_status = match (&self.api.traffic, effects.iter().any(Effect::is_stop)) {
             (_, true) => None,
             (Traffic::ReadAt(at), _) if *at <= now.monotonic => {
@@ -314,6 +315,13 @@ impl Machine {
         self.ask_for_gateways(effects);
         let certificates = self.announce_certificates(now, effects);
         self.wake_at = self.next_wake(now, [next_status, certificates].into_iter().flatten().min());
+    }
+
+    /// What is to be done in `phase`, on all that is known now.
+    fn decide(&self, phase: &Phase, now: Instant) -> Decision {
+        let missing = self.missing_resync(now);
+        let health = self.sides.each_ref().map(|side| &side.health);
+        decide(&phase.routing(), health, &missing, &self.policy, now)
     }
 
     fn missing_resync(&self, now: Instant) -> Vec<resync::Missing> {
@@ -378,8 +386,9 @@ impl Machine {
         is_new.then_some(Effect::Publish(Notice::CommandRejected { pod, message }))
     }
 
-    /// The status that says what is known now.
+    /// The status that says what is known now, in `phase`.
     fn rendered(&self, finished: Option<&Switch>, phase: &Phase, now: Now) -> Box<ProxyPairStatus> {
+        let decision = self.decide(phase, now.monotonic);
         let known = Known {
             pair: &self.pair,
             routing: phase.routing(),
@@ -390,7 +399,7 @@ impl Machine {
                 acting_primary: side.server.state.as_ref().and_then(|state| state.acting_primary),
                 expiry: side.expiry(),
             }),
-            decision: &self.decision,
+            decision: &decision,
             problem: self.problem.as_ref(),
             finished,
         };

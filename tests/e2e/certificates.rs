@@ -173,7 +173,7 @@ pub async fn a_listeners_is_renewed(scene: Arc<Scene>) -> Result<()> {
             .filter(|event| event.reason.as_deref() == Some("CertificateExpiring"))
             .filter_map(|event| event.note.clone())
             .collect();
-        let told = |note: &String| note.contains("proxy PROXY_P ends in 9 days") || note.contains("ends in 10 days");
+        let told = |note: &String| note.contains("PROXY_P expires in 9 days") || note.contains("PROXY_P expires in 10 days");
         ensure!(notes.len() == 1 && notes.iter().all(told), "{notes:?}");
         Ok(())
     })

@@ -48,6 +48,9 @@ impl Machine {
         if *next == self.api.status {
             return None;
         }
+        if let Some(until) = self.unobserved_until().filter(|until| *until > now.monotonic) {
+            return Some(until);
+        }
         let due = self
             .memory
             .written_at
@@ -58,6 +61,13 @@ impl Machine {
             self.call(Call::WriteStatus(next), effects);
         }
         due
+    }
+
+    /// Until then the status of an earlier operator is better than that nothing was observed yet.
+    fn unobserved_until(&self) -> Option<Instant> {
+        let has_status = self.api.status.serving.is_some();
+        let is_unobserved = self.sides.iter().any(|(_, side)| side.is_unobserved());
+        (has_status && is_unobserved).then(|| self.started_at + self.timing.unresponsive_after)
     }
 
     /// Deletes the pod of an idle side whose gate does not answer: kubelet alone can still end the sessions on it. Returns when it is to

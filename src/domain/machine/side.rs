@@ -148,6 +148,8 @@ pub struct SideState {
     /// Whether an event sent to it would arrive.
     pub health: SideHealth,
     pods: Pods,
+    /// No reading has said anything yet.
+    is_unobserved: bool,
     server_certificate: Option<Timestamp>,
 }
 
@@ -169,6 +171,7 @@ impl SideState {
             server: ServerEvidence::NONE,
             health: SideHealth::unknown(now),
             pods: Pods::Unlisted,
+            is_unobserved: true,
             server_certificate: None,
         }
     }
@@ -195,6 +198,10 @@ impl SideState {
             listener: listeners.filter_map(|report| report.listener_certificate_expires).min(),
             object_server: self.server_certificate,
         }
+    }
+
+    pub(super) const fn is_unobserved(&self) -> bool {
+        self.is_unobserved
     }
 
     pub(super) fn take_pods(&mut self, pods: &[PodView], now: Now) {
@@ -289,6 +296,7 @@ impl SideState {
             (_, None) => Reading::Unknown,
             (_, Some(gate)) => classify(&gate.evidence, &self.server, timing, now),
         };
+        self.is_unobserved &= matches!(reading, Reading::Unknown | Reading::Doubtful { .. });
         self.health = self.health.clone().step(&reading, timing, now);
     }
 

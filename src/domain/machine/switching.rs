@@ -54,7 +54,13 @@ impl Machine {
                 since: Some(now.monotonic),
             };
         }
-        if self.api.selects == Selects::Other || self.api.selects == Selects::Side(serving.other()) {
+        let is_wrong = match self.api.selects {
+            // It leads nowhere: the side that serves can only be better.
+            Selects::Other => true,
+            Selects::Side(side) => side != serving && self.sides[serving].health.may_serve(),
+            Selects::NoService => false,
+        };
+        if is_wrong {
             self.call(Call::PatchSelector(serving), effects);
         }
     }
