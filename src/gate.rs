@@ -49,7 +49,6 @@ pub mod upstream;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -93,7 +92,6 @@ pub struct Gate {
     metrics: Metrics,
     pacer: Pacer,
     terms: Terms,
-    sequence: AtomicU64,
     found: Mutex<Found>,
     upstream: watch::Sender<Upstream>,
     orders: watch::Sender<Orders>,
@@ -135,7 +133,6 @@ impl Gate {
             metrics,
             pacer: Pacer::default(),
             terms: Terms::default(),
-            sequence: AtomicU64::new(0),
             decisions: watch::Sender::new(admission::decide(&Orders::NONE, &upstream, Instant::now())),
             found: Mutex::new(Found {
                 proxy: args.proxy.is_some().then(|| upstream.clone()),
@@ -238,11 +235,7 @@ impl Gate {
         })
     }
 
-    fn next_sequence(&self) -> u64 {
-        self.sequence.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// The present state, with sequence 0.
+    /// The present state.
     fn report(&self) -> Report {
         let decision = *self.decisions.borrow();
         let sessions = *self.sessions.borrow();
@@ -251,23 +244,17 @@ impl Gate {
             gate: self.name.clone(),
             object_server: self.object_server.clone(),
             instance: self.instance.clone(),
-            sequence: 0,
             answers: None,
-            admission: admission::reported(decision, listening == Listening::Yes, sessions),
+            state: admission::reported(decision, listening == Listening::Yes, sessions),
             sessions,
-            draining: if matches!(decision, Decision::Draining { .. }) {
-                sessions
-            } else {
-                0
-            },
             upstream: self.upstream.borrow().clone(),
-            leaving: self.orders.borrow().leaving.is_some(),
+            terminating: self.orders.borrow().leaving.is_some(),
             listen_error: match listening {
                 Listening::Failed(why) => Some(why),
                 Listening::Yes | Listening::No => None,
             },
             listener_certificate_expires: self.certificate.borrow().as_ref().ok().and_then(|shown| shown.expires),
-            refused_order: None,
+            rejected_command: None,
         }
     }
 

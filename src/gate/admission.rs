@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::protocol::{Admission, Upstream};
+use crate::protocol::{GateState, Upstream};
 
 /// What the gate does with sessions, new ones and those that exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,11 +171,11 @@ pub fn may_exit(orders: &Orders, sessions: u32, now: Instant) -> bool {
 
 /// What is reported of a decision: open only when the socket listens, draining only while somebody is left.
 #[must_use]
-pub fn reported(decision: Decision, listening: bool, sessions: u32) -> Admission {
+pub fn reported(decision: Decision, listening: bool, sessions: u32) -> GateState {
     match decision {
-        Decision::Open if listening => Admission::Open,
-        Decision::Draining { .. } if sessions > 0 => Admission::Draining,
-        Decision::Open | Decision::Draining { .. } | Decision::Closed(_) => Admission::Closed,
+        Decision::Open if listening => GateState::Open,
+        Decision::Draining { .. } if sessions > 0 => GateState::Draining,
+        Decision::Open | Decision::Draining { .. } | Decision::Closed(_) => GateState::Closed,
     }
 }
 
@@ -310,10 +310,10 @@ mod tests {
             deadline: now,
             pace: Pace::AtMost(1),
         };
-        assert_eq!(reported(Decision::Open, true, 0), Admission::Open);
-        assert_eq!(reported(Decision::Open, false, 0), Admission::Closed);
-        assert_eq!(reported(draining, false, 1), Admission::Draining);
-        assert_eq!(reported(draining, false, 0), Admission::Closed);
-        assert_eq!(reported(Decision::Closed(ClosedBy::Order), false, 1), Admission::Closed);
+        assert_eq!(reported(Decision::Open, true, 0), GateState::Open);
+        assert_eq!(reported(Decision::Open, false, 0), GateState::Closed);
+        assert_eq!(reported(draining, false, 1), GateState::Draining);
+        assert_eq!(reported(draining, false, 0), GateState::Closed);
+        assert_eq!(reported(Decision::Closed(ClosedBy::Order), false, 1), GateState::Closed);
     }
 }

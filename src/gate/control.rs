@@ -69,13 +69,13 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, stream: S) -> 
     let mut sessions = gate.sessions();
     let mut certificate = gate.certificate.subscribe();
     let mut last = gate.report();
-    send(gate, &mut lines, &last).await?;
+    send(&mut lines, &last).await?;
     let mut counters_due = Instant::now() + COUNTERS_EVERY;
     loop {
         let report = gate.report();
         let (is_other, is_other_count) = compare(&last, &report);
         if is_other || is_other_count && Instant::now() >= counters_due {
-            send(gate, &mut lines, &report).await?;
+            send(&mut lines, &report).await?;
             last = report;
             counters_due = Instant::now() + COUNTERS_EVERY;
             continue;
@@ -84,7 +84,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, stream: S) -> 
             line = lines.next() => {
                 let Some(line) = line else { return Ok(()) };
                 if let Some(answer) = answer(gate, &holder, term, &line?) {
-                    send(gate, &mut lines, &answer).await?;
+                    send(&mut lines, &answer).await?;
                 }
             }
             Ok(()) = decisions.changed() => {}
@@ -95,7 +95,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, stream: S) -> 
             Ok(()) = sessions.changed(), if !is_other_count => {}
             () = sleep_until(counters_due), if is_other_count => {}
             () = gate.shutdown.cancelled() => {
-                send(gate, &mut lines, &gate.report()).await?;
+                send(&mut lines, &gate.report()).await?;
                 lines.get_mut().shutdown().await?;
                 return Ok(());
             }
@@ -105,16 +105,11 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, stream: S) -> 
 
 /// Whether two reports differ in anything but the counters, and whether they differ in the counters.
 fn compare(before: &Report, now: &Report) -> (bool, bool) {
-    let Report { sessions, draining, .. } = *before;
     let same_counters = Report {
-        sessions,
-        draining,
+        sessions: before.sessions,
         ..now.clone()
     };
-    (
-        same_counters != *before,
-        (now.sessions, now.draining) != (sessions, draining),
-    )
+    (same_counters != *before, now.sessions != before.sessions)
 }
 
 /// What a line is answered with, besides the changes that it makes.
@@ -131,19 +126,16 @@ fn answer(gate: &Gate, holder: &str, term: u64, line: &str) -> Option<Report> {
     };
     warn!(holder, term, line, %refused, "an order is refused");
     Some(Report {
-        refused_order: Some(refused.to_string()),
+        rejected_command: Some(refused.to_string()),
         ..gate.report()
     })
 }
 
-async fn send<S>(gate: &Gate, lines: &mut Framed<S, LinesCodec>, report: &Report) -> Result<(), Broken>
+async fn send<S>(lines: &mut Framed<S, LinesCodec>, report: &Report) -> Result<(), Broken>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let line = serde_json::to_string(&Report {
-        sequence: gate.next_sequence(),
-        ..report.clone()
-    })?;
+    let line = serde_json::to_string(report)?;
     timeout(SLOWEST_READER, lines.send(line))
         .await
         .map_err(|_| Broken::SlowReader)??;
@@ -227,8 +219,8 @@ mod tests {
             report = answer => report,
             ended = converse(&gate, stream) => panic!("{ended:?}"),
         };
-        assert_eq!((report.answers, report.draining), (Some(9), 3));
-        assert_eq!(report.admission, crate::protocol::Admission::Draining);
+        assert_eq!((report.answers, report.sessions), (Some(9), 3));
+        assert_eq!(report.state, crate::protocol::GateState::Draining);
     }
 
     #[tokio::test(start_paused = true)]

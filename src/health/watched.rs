@@ -320,7 +320,7 @@ impl Watched {
         GateReport {
             at,
             upstream,
-            leaving: report.leaving,
+            leaving: report.terminating,
             sessions: report.sessions,
         }
     }
