@@ -1,6 +1,6 @@
 //! `proxypair operator`: waits for leadership, then reconciles; serves /livez, /readyz and /metrics all the while.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{net::SocketAddr, time::Instant};
 
 use clap::Args;
 use kube::{Client, Config};
@@ -121,12 +121,7 @@ pub async fn run(args: OperatorArgs) -> Result<(), OperatorError> {
         let standing = standing.clone();
         move || ready(*standing.borrow(), lease)
     };
-    let admin = tokio::spawn(admin::serve(
-        listener,
-        Arc::new(registry),
-        readiness,
-        std::future::pending(),
-    ));
+    let admin = tokio::spawn(admin::serve(listener, registry, readiness));
 
     let (stop_in, stop) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate())?;

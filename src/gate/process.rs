@@ -161,16 +161,8 @@ pub async fn run(args: GateArgs) -> Result<(), GateError> {
     });
 
     let this = Arc::clone(&gate);
-    let stop = gate.shutdown.clone();
     parts.spawn(async move {
-        // An error would have come from the socket, and ends the process like any other end.
-        let _failed = admin::serve(
-            admin,
-            Arc::new(registry),
-            move || this.readiness(),
-            stop.cancelled_owned(),
-        )
-        .await;
+        admin::serve(admin, registry, move || this.readiness()).await;
         "the administration port"
     });
 
