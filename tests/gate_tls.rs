@@ -135,22 +135,22 @@ async fn a_certificate_against_the_rule_keeps_the_listener_closed_and_says_which
         (
             ours.issue("AGG_B"),
             [
-                "Common Name is refused",
+                "Common Name rejected",
                 "it is \"AGG_B\"",
-                "wanted: Common Name \"AGG_P\"",
+                "expected: Common Name \"AGG_P\"",
             ],
         ),
         (
             theirs.issue("AGG_P"),
-            ["chain is refused", "issuer \"CN=Other CA\"", "\"CN=Netcool CA\""],
+            ["chain rejected", "issuer \"CN=Other CA\"", "\"CN=Netcool CA\""],
         ),
         (
             ours.issue_for("AGG_P", -1, &[]),
-            ["chain is refused", "it expired at", "subject \"CN=AGG_P\""],
+            ["chain rejected", "it expired at", "subject \"CN=AGG_P\""],
         ),
         (
             ours.issue_for("AGG_B", 90, &["AGG_P"]),
-            ["Common Name is refused", "it is \"AGG_B\"", "\"AGG_P\""],
+            ["Common Name rejected", "it is \"AGG_B\"", "\"AGG_P\""],
         ),
     ];
     for (identity, words) in cases {
@@ -248,7 +248,7 @@ async fn other_authorities_are_taken_up_and_bad_ones_change_nothing() {
     // The server's certificate is not trusted any more: its listener closes, although nothing has happened to the server.
     replace(&file, &old.pem());
     let message = away(&mut operator, UnreachableCause::TlsRejected).await;
-    assert!(message.contains("no authority in the CA bundle"), "{message}");
+    assert!(message.contains("no CA in the CA bundle"), "{message}");
     probe.closed().await;
 }
 

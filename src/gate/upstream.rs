@@ -26,7 +26,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
-use crate::dial::{DialError, Dialer, Stream, prepare_to_watch};
+use crate::dial::{DialError, DialedStream, Dialer, prepare_to_watch};
 use crate::protocol::{UnreachableCause, Upstream};
 
 /// Time from a failed dial to the next.
@@ -49,7 +49,7 @@ const REDIAL_EVERY: Duration = Duration::from_secs(1);
 fn cause(error: &DialError) -> UnreachableCause {
     match error {
         DialError::Resolve { .. } => UnreachableCause::Unresolved,
-        DialError::Silence { .. } | DialError::SilentHandshake { .. } => UnreachableCause::TimedOut,
+        DialError::Timeout { .. } | DialError::HandshakeTimeout { .. } => UnreachableCause::TimedOut,
         DialError::Tls { .. } if error.is_closed_in_handshake() => UnreachableCause::Closed,
         DialError::Tls { .. } => UnreachableCause::TlsRejected,
         DialError::Connect { source, .. } => cause_of(source),
@@ -141,7 +141,7 @@ enum Lost {
     Silent(io::Error),
 }
 
-async fn hold(mut stream: Stream, silence: Duration, doubts: &Notify) -> Lost {
+async fn hold(mut stream: DialedStream, silence: Duration, doubts: &Notify) -> Lost {
     if let Err(error) = prepare_to_watch(stream.socket(), silence) {
         return Lost::Again(error.to_string());
     }

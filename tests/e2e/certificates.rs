@@ -101,11 +101,11 @@ pub async fn wrong_ones_keep_the_pair_on_the_backup(scene: Arc<Scene>) -> Result
     let before = tally(&stage).await?;
 
     let wrong: [(&str, &[&str]); 3] = [
-        ("other-name", &["CN=AGG_X", "wanted: Common Name \"AGG_P\""]),
+        ("other-name", &["CN=AGG_X", "expected: Common Name \"AGG_P\""]),
         (
             "other-authority",
             &[
-                "it leads to no authority in the CA bundle",
+                "it leads to no CA in the CA bundle",
                 "issuer \"CN=Stranger\"",
                 "CN=Netcool",
             ],
