@@ -435,7 +435,7 @@ async fn drops_everybody_at_once_and_refuses_until_it_is_told_to_admit() {
     }
     assert_eq!(report.state, GateState::Closed);
     until("refused", async || is_refused(gate.probes()).await, |refused| *refused).await;
-    assert_eq!(gate.page("/readyz").await, (503, "closed by order\n".to_owned()));
+    assert_eq!(gate.page("/readyz").await, (503, "closed by command\n".to_owned()));
     server.give_answers();
     operator.send(&Request::Admit).await;
     operator

@@ -215,7 +215,7 @@ async fn an_objectserver_that_wants_tls_of_a_gate_that_knows_of_none_is_named_in
     .await;
     until(
         "the log says so",
-        async || gate.has_logged("the server behind this gate speaks TLS"),
+        async || gate.has_logged("the ObjectServer speaks TLS"),
         |said| *said,
     )
     .await;
@@ -235,7 +235,7 @@ async fn other_authorities_are_taken_up_and_bad_ones_change_nothing() {
     let mut probe = Probe::log_in(gate.probes()).await.unwrap();
 
     replace(&file, "half a c");
-    let warning = "certificates cannot be used, keeping those from before";
+    let warning = "certificates cannot be used, keeping the previous ones";
     until("a warning", async || gate.has_logged(warning), |warned| *warned).await;
     Probe::log_in(gate.probes())
         .await
