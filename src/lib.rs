@@ -12,7 +12,7 @@ pub mod leader;
 pub mod metrics;
 pub mod omnibus;
 pub mod operator;
-
+pub mod process;
 pub mod protocol;
 pub mod proxyserv;
 pub mod tds;

@@ -16,11 +16,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("metrics", &["api"]),
     ("omnibus", &["api"]),
     ("admin", &[]),
+    ("process", &[]),
     ("protocol", &[]),
     ("leader", &[]),
     ("domain", &["api", "dial", "omnibus", "protocol"]),
     ("proxyserv", &["api", "dial", "omnibus"]),
-    ("gate", &["admin", "api", "dial", "protocol", "tds", "tls"]),
+    ("gate", &["admin", "api", "dial", "process", "protocol", "tds", "tls"]),
     ("check", &["dial", "domain", "protocol", "tds", "tls"]),
     ("cluster", &["api", "domain", "leader", "metrics"]),
     (
@@ -37,7 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "operator",
-        &["admin", "api", "controller", "domain", "leader", "metrics"],
+        &["admin", "api", "controller", "domain", "leader", "metrics", "process"],
     ),
 ];
 

@@ -189,7 +189,7 @@ impl Session<'_> {
 
     /// Takes in a report. `false` when nobody listens any more.
     async fn hear(&mut self, report: Report) -> bool {
-        if let Some(refusal) = &report.refused_order {
+        if let Some(refusal) = &report.rejected_command {
             tracing::warn!(gate = report.gate, refusal, "the gate refused an order");
         }
         if let Some(nonce) = report.answers {

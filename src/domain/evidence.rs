@@ -110,6 +110,8 @@ pub struct GateEvidence {
     pub control: Link,
     /// The newest report on that connection.
     pub report: Option<GateReport>,
+    /// Since when it accepts no probes, by its reports, although it is commanded to admit them.
+    pub refusing_since: Option<Instant>,
     /// The check session through the gate to the ObjectServer.
     pub path: Link,
 }
@@ -123,6 +125,7 @@ impl GateEvidence {
             pod_failure,
             control: Link::Untried,
             report: None,
+            refusing_since: None,
             path: Link::Untried,
         }
     }
@@ -230,6 +233,9 @@ const CONFIRMED_AFTER: Duration = Duration::from_millis(50);
 /// How much later than the operator the gate may notice that the same ObjectServer is back: it dials again every 250 ms.
 const GATE_DIALS_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long a gate may take to open its port for probes once it is commanded to.
+pub const ADMITS_WITHIN: Duration = Duration::from_secs(1);
+
 /// The evidence about one gate, seen as one question at one moment.
 #[derive(Clone, Copy)]
 struct Case<'a> {
@@ -278,6 +284,7 @@ impl<'a> Case<'a> {
         self.control()?;
         let gate = self.report()?;
         self.upstream(gate)?;
+        self.admission(gate)?;
         self.direct()?;
         self.path(gate)
     }
@@ -334,7 +341,7 @@ impl<'a> Case<'a> {
         let Some(gate) = &self.gate.report else {
             return Layer::Break(Reading::Unknown);
         };
-        if gate.report.leaving {
+        if gate.report.terminating {
             self.at_once::<()>(Cause::ProxyTerminating, "the gate received SIGTERM".to_owned())?;
         }
         Layer::Continue(gate)
@@ -380,6 +387,21 @@ impl<'a> Case<'a> {
                 }
             }
         }
+    }
+
+    fn admission(self, gate: &GateReport) -> Layer {
+        let Some(since) = self.gate.refusing_since.map(|since| since + ADMITS_WITHIN) else {
+            return Layer::Continue(());
+        };
+        if self.now < since {
+            return Layer::Continue(());
+        }
+        let why = match &gate.report.rejected_command {
+            Some(why) => format!(": {why}"),
+            None => String::new(),
+        };
+        let message = format!("the gate is commanded to admit probes and accepts none{why}");
+        self.proved(Cause::ProxyUnreachable, since, message)
     }
 
     fn direct(self) -> Layer {

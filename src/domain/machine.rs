@@ -173,7 +173,8 @@ impl Machine {
             Input::Endpoints(addresses) => self.endpoints = addresses,
             Input::Restarted(side, source) => self.sides[side].forget(&source),
             Input::Gate(side, uid, observation) => {
-                let rejected = self.sides[side].take_gate(&uid, observation);
+                let other = self.pair.spec.side(side.other());
+                let rejected = self.sides[side].take_gate(&uid, observation, other);
                 effects.extend(rejected.and_then(|notice| self.announce_rejected(notice)));
             }
             Input::Server(side, observation) => {
@@ -357,7 +358,7 @@ impl Machine {
                 .collect();
             for (gate, mode) in self.sides[side].gates.iter_mut().zip(commands) {
                 let request = mode.request(&self.pair.spec.failback.drain);
-                if gate.command(mode, &request) {
+                if gate.command(mode, &request, now.monotonic) {
                     effects.push(Effect::Command {
                         side,
                         gate: gate.pod.uid.clone(),

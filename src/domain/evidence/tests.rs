@@ -40,7 +40,7 @@ impl Evidence {
 }
 
 fn report(upstream: Upstream) -> Report {
-    let line = r#"{"gate":"PROXY_P","objectServer":"AGG_P","instance":"1","sequence":1,"draining":0,"admission":"Open","sessions":3,"upstream":{"state":"Reachable"},"leaving":false}"#;
+    let line = r#"{"gate":"PROXY_P","objectServer":"AGG_P","instance":"1","admission":"Open","sessions":3,"upstream":{"state":"Reachable"},"leaving":false}"#;
     Report {
         upstream,
         ..serde_json::from_str(line).unwrap()
@@ -131,6 +131,18 @@ fn a_gate_whose_port_for_probes_is_not_open_is_unreachable_in_its_own_words() {
     assert_eq!(
         cause(&classify(&evidence, &TIMING, now)),
         Some((Cause::ProxyUnreachable, now + TIMING.unreachable_after))
+    );
+}
+
+#[test]
+fn a_gate_that_accepts_nobody_though_it_is_commanded_to_is_unreachable_after_a_second() {
+    let now = Instant::now();
+    let evidence = good(now).gate(|gate| gate.refusing_since = Some(now));
+    assert_eq!(classify(&evidence, &TIMING, now), Reading::Good);
+    let later = now + ADMITS_WITHIN;
+    assert_eq!(
+        cause(&classify(&evidence, &TIMING, later)),
+        Some((Cause::ProxyUnreachable, later + TIMING.unreachable_after))
     );
 }
 

@@ -9,10 +9,11 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
+    api::SideSpec,
     domain::{
         evidence::{
-            GateEvidence, GateReport, Link, PodState, Reading, ServerEvidence, Timing, classify, oldest_silence,
-            without_pod,
+            ADMITS_WITHIN, Fault, GateEvidence, GateReport, Link, PodState, Reading, ServerEvidence, Timing, classify,
+            oldest_silence, without_pod,
         },
         expiry::Expiry,
         gate_mode::{GateMode, Occupancy},
@@ -20,7 +21,7 @@ use crate::{
         now::Now,
         resync::ServerState,
     },
-    protocol::{Report, Request},
+    protocol::{GateState, Report, Request, Upstream},
 };
 
 use super::input::Source;
@@ -100,19 +101,28 @@ impl Gate {
         Occupancy {
             sessions: self.sessions(),
             terminating: self.evidence.pod == PodState::Terminating
-                || self.report().is_some_and(|report| report.leaving),
+                || self.report().is_some_and(|report| report.terminating),
             last: self.mode,
         }
     }
 
     /// Takes note of a command. Whether it differs from the one in force.
-    pub(super) fn command(&mut self, mode: GateMode, request: &Request) -> bool {
+    pub(super) fn command(&mut self, mode: GateMode, request: &Request, now: Instant) -> bool {
         self.mode = Some(mode);
+        self.take_note_of_refusal(now);
         let is_new = self.commanded.as_ref() != Some(request);
         if is_new {
             self.commanded = Some(request.clone());
         }
         is_new
+    }
+
+    /// Keeps since when the gate has not done what it is commanded to: accept probes.
+    fn take_note_of_refusal(&mut self, now: Instant) {
+        // Without its ObjectServer it refuses probes whatever it is commanded.
+        let could_admit = |report: &Report| report.upstream == Upstream::Reachable && report.state != GateState::Open;
+        let refuses = self.mode == Some(GateMode::Admit) && self.report().is_some_and(could_admit);
+        self.evidence.refusing_since = refuses.then(|| self.evidence.refusing_since.unwrap_or(now));
     }
 
     pub(super) fn take_recheck(&mut self) -> bool {
@@ -237,7 +247,12 @@ impl SideState {
     }
 
     /// Takes in an observation of a gate. Returns pod and message of a command that the gate rejected.
-    pub(super) fn take_gate(&mut self, uid: &str, observation: GateObservation) -> Option<(String, String)> {
+    pub(super) fn take_gate(
+        &mut self,
+        uid: &str,
+        observation: GateObservation,
+        other: &SideSpec,
+    ) -> Option<(String, String)> {
         let gate = self.gates.iter_mut().find(|gate| gate.pod.uid == uid)?;
         match observation {
             GateObservation::Control(link) => gate.evidence.control = link,
@@ -247,13 +262,25 @@ impl SideState {
                 gate.recheck |= is_failed(&link) && !is_failed(&gate.evidence.path);
                 gate.evidence.path = link;
             }
+            // The address of a pod that is gone was given to a pod of the other side, and both have the same certificate.
+            GateObservation::Report(at, report)
+                if report.gate == other.server_name && report.object_server == other.object_server.name =>
+            {
+                gate.evidence.report = None;
+                gate.evidence.control = Link::Failed {
+                    since: at,
+                    fault: Fault::Connection,
+                    message: format!("the gate at this address is {}", report.gate),
+                };
+            }
             GateObservation::Report(at, report) => {
-                let rejected = report.refused_order.clone();
+                let rejected = report.rejected_command.clone();
                 let is_restarted = gate.report().is_some_and(|known| known.instance != report.instance);
                 if is_restarted {
                     gate.mode = None;
                 }
                 gate.evidence.report = Some(GateReport::after(gate.evidence.report.as_ref(), at, *report));
+                gate.take_note_of_refusal(at);
                 return rejected.map(|message| (gate.pod.name.clone(), message));
             }
         }
@@ -311,7 +338,14 @@ impl SideState {
             .and_then(|gate| gate.pod.terminating_until)
             .filter(|until| *until >= now.wall)
             .map(|until| now.instant_ahead(until) + Duration::from_millis(1));
-        [self.health.look_again, silence, ends].into_iter().flatten().min()
+        let refusal = standing
+            .and_then(|gate| gate.evidence.refusing_since)
+            .map(|since| since + ADMITS_WITHIN);
+        [self.health.look_again, silence, ends, refusal]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > now.monotonic)
+            .min()
     }
 
     /// Puts the gates in order again: time alone changes which one stands for the side.

@@ -360,6 +360,20 @@ fn a_command_that_a_gate_rejects_is_announced_once() {
 }
 
 #[test]
+fn a_report_of_the_other_sides_gate_says_nothing_good_about_this_side() {
+    let mut world = World::settled(Side::Primary);
+    let mut operator = world.start();
+    world.run(&mut operator);
+    world.mistake_gate(&mut operator, Side::Backup);
+    world.pass(&mut operator, SECOND);
+    let health = &operator.machine.sides().backup.health;
+    assert_eq!(
+        (health.health, health.cause),
+        (Health::Down, Some(Cause::ProxyUnreachable))
+    );
+}
+
+#[test]
 fn a_terminating_pod_stands_for_its_side_until_it_should_be_gone() {
     let mut world = World::settled(Side::Primary);
     let mut operator = world.start();

@@ -22,7 +22,7 @@ use crate::{
         now::Now,
         pair::{Pair, fixture::pair},
     },
-    protocol::{Report, Request, UnreachableCause, Upstream},
+    protocol::{GateState, Report, Request, UnreachableCause, Upstream},
 };
 
 /// How a call ends.
@@ -234,7 +234,20 @@ impl World {
     /// The gate of that side rejects a command.
     pub fn reject(&mut self, operator: &mut Operator, side: Side, message: &str) {
         let report = Report {
-            refused_order: Some(message.to_owned()),
+            rejected_command: Some(message.to_owned()),
+            ..self.report(side)
+        };
+        let observation = GateObservation::Report(self.now.monotonic, Box::new(report));
+        let uid = self.pods[side][0].uid.clone();
+        self.feed(operator, Input::Gate(side, uid, observation));
+    }
+
+    /// At the address of that side's gate the gate of the other side answers.
+    pub fn mistake_gate(&mut self, operator: &mut Operator, side: Side) {
+        let other = self.pair.spec.side(side.other());
+        let report = Report {
+            gate: other.server_name.clone(),
+            object_server: other.object_server.name.clone(),
             ..self.report(side)
         };
         let observation = GateObservation::Report(self.now.monotonic, Box::new(report));
@@ -273,7 +286,7 @@ impl World {
     }
 
     fn report(&self, side: Side) -> Report {
-        let line = r#"{"gate":"P","objectServer":"A","instance":"1","sequence":1,"draining":0,"admission":"Open","sessions":0,"upstream":{"state":"Reachable"},"leaving":false}"#;
+        let line = r#"{"gate":"P","objectServer":"A","instance":"1","admission":"Open","sessions":0,"upstream":{"state":"Reachable"},"leaving":false}"#;
         let upstream = match self.life[side] {
             Life::Alive | Life::Frozen { .. } => Upstream::Reachable,
             Life::Dead { .. } => Upstream::Unreachable {
@@ -283,6 +296,10 @@ impl World {
         };
         Report {
             sessions: self.sessions[side],
+            state: match upstream {
+                Upstream::Reachable => GateState::Open,
+                Upstream::Unreachable { .. } => GateState::Closed,
+            },
             upstream,
             ..serde_json::from_str(line).unwrap()
         }

@@ -1,106 +1,110 @@
-//! The pump between a probe and the ObjectServer: forwards bytes unchanged and shows them to [`Passing`] as they pass.
+//! Forwards bytes between a probe and the ObjectServer, unchanged, and passes each to [`Framing`].
 //!
-//! Two buffers of [`BUFFER`] bytes, allocated once; no lock, no allocation and no timer on the way of a byte. One direction waits for its
-//! reader without holding up the other, and no more is read than the other end has taken.
+//! Each direction has one buffer of [`BUFFER`] bytes, allocated once. Forwarding a byte needs no lock, no allocation and no timer. The
+//! directions do not block each other, and no more is read than the other end has accepted.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::metrics::{Ending, Metrics};
-use super::passing::{Broken, Passing};
-use super::tracker::Outstanding;
+use super::{
+    framing::{Framing, FramingError},
+    metrics::{Ending, GateMetrics},
+    tracker::Outstanding,
+};
 
 /// Size of each of a session's two buffers, in bytes.
 pub const BUFFER: usize = 16 * 1024;
 
-/// A probe's connection and the one to the ObjectServer that serves it.
+/// A probe's connection joined with one to the ObjectServer.
 #[derive(Debug)]
-pub struct Link<'a, C, U> {
+pub struct Forwarder<'a, C, U> {
     client: &'a mut C,
     upstream: U,
     to_upstream: Lane,
     to_client: Lane,
-    passing: Passing,
+    framing: Framing,
     messages: u64,
-    metrics: &'a Metrics,
+    metrics: &'a GateMetrics,
 }
 
-/// What a session has to know of its link to set its timers. [`Link::advance`] returns when it changes.
+/// What a session's timers depend on. [`Forwarder::advance`] returns when it changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
-    /// The client has sent a whole message: its login.
+pub struct Traffic {
+    /// The client has completed a message: its login.
     pub has_logged_in: bool,
     /// The client has begun a message and not ended it.
     pub is_mid_message: bool,
     /// One end has closed its direction.
     pub is_half_closed: bool,
-    /// Whether the session could be closed; [`Outstanding::Request`] too while bytes wait in a buffer. Only kept up to date when asked for.
+    /// Whether a request is unanswered; [`Outstanding::Request`] also while bytes wait in a buffer, and always outside a drain.
     pub outstanding: Outstanding,
-    /// Moves with each byte while `outstanding` is unsure, to tell a quiet moment.
+    /// Number of bytes forwarded, while `outstanding` is unsure: shows when the session is quiet. Otherwise 0.
     pub activity: u64,
 }
 
-/// What made [`Link::advance`] return.
+/// Why [`Forwarder::advance`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// The standing is another one now.
+    /// The traffic state has changed.
     Changed,
-    /// The link is over.
+    /// The session is over.
     Ended(Ending),
 }
 
-impl<'a, C, U> Link<'a, C, U>
+impl<'a, C, U> Forwarder<'a, C, U>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Joins the two. `first` holds what the client has sent already, and `passing` knows by it what the session carries.
+    /// Joins the two. `first` contains what the client has sent so far, from which `framing` was detected.
     ///
     /// # Errors
     ///
-    /// [`Broken`] when the rest of it is something else.
+    /// [`FramingError`] if the rest of these bytes is of another protocol.
     pub fn join(
         client: &'a mut C,
         upstream: U,
         first: Lane,
-        mut passing: Passing,
-        metrics: &'a Metrics,
-    ) -> Result<Self, Broken> {
-        let messages = u64::from(passing.client(first.waiting())?);
+        mut framing: Framing,
+        metrics: &'a GateMetrics,
+    ) -> Result<Self, FramingError> {
+        let messages = u64::from(framing.client(first.waiting())?);
         metrics.bytes_to_upstream.inc_by(first.waiting().len() as u64);
         Ok(Self {
             client,
             upstream,
             to_upstream: first,
             to_client: Lane::default(),
-            passing,
+            framing,
             messages,
             metrics,
         })
     }
 
-    /// Messages that the client has completed.
+    /// Number of messages that the client has completed.
     pub const fn messages(&self) -> u64 {
         self.messages
     }
 
-    /// Whether bytes of the client wait for the ObjectServer to take them.
+    /// Whether bytes of the client wait until the ObjectServer reads them.
     pub fn is_waiting_for_upstream(&self) -> bool {
         !self.to_upstream.is_delivered()
     }
 
-    /// The present standing.
-    pub fn standing(&self, is_draining: bool) -> Standing {
+    /// The present traffic state.
+    pub fn traffic(&self, is_draining: bool) -> Traffic {
         let outstanding = if is_draining && self.to_upstream.is_delivered() && self.to_client.is_delivered() {
-            self.passing.outstanding()
+            self.framing.outstanding()
         } else {
             Outstanding::Request
         };
-        Standing {
+        Traffic {
             has_logged_in: self.messages > 0,
-            is_mid_message: self.passing.is_client_mid_message(),
+            is_mid_message: self.framing.is_client_mid_message(),
             is_half_closed: self.to_upstream.is_ended || self.to_client.is_ended,
             outstanding,
             activity: if outstanding == Outstanding::Unsure {
@@ -111,25 +115,25 @@ where
         }
     }
 
-    /// Forwards until the link ends or its standing is not `seen` any more. Loses nothing when its future is dropped.
-    pub async fn advance(&mut self, is_draining: bool, seen: Standing) -> Progress {
+    /// Forwards until the session ends or its traffic state differs from `seen`. Cancel safe: no byte is lost when the future is dropped.
+    pub async fn advance(&mut self, is_draining: bool, seen: Traffic) -> Progress {
         std::future::poll_fn(|context| self.poll(context, is_draining, seen)).await
     }
 
-    fn poll(&mut self, context: &mut Context<'_>, is_draining: bool, seen: Standing) -> Poll<Progress> {
+    fn poll(&mut self, context: &mut Context<'_>, is_draining: bool, seen: Traffic) -> Poll<Progress> {
         let Self {
             client,
             upstream,
             to_upstream,
             to_client,
-            passing,
+            framing,
             messages,
             metrics,
         } = self;
 
         let answers = to_client.poll(context, upstream, *client, |bytes, is_first| {
             metrics.bytes_to_client.inc_by(bytes.len() as u64);
-            passing.upstream(bytes, is_first)
+            framing.upstream(bytes, is_first)
         });
         match answers {
             Poll::Ready(Stop::Malformed) => return Poll::Ready(Progress::Ended(Ending::UpstreamTls)),
@@ -140,7 +144,7 @@ where
 
         let requests = to_upstream.poll(context, *client, upstream, |bytes, _| {
             metrics.bytes_to_upstream.inc_by(bytes.len() as u64);
-            *messages += u64::from(passing.client(bytes)?);
+            *messages += u64::from(framing.client(bytes)?);
             Ok(())
         });
         match requests {
@@ -151,7 +155,7 @@ where
             Poll::Ready(Stop::Done) | Poll::Pending => {}
         }
 
-        if self.standing(is_draining) == seen {
+        if self.traffic(is_draining) == seen {
             Poll::Pending
         } else {
             Poll::Ready(Progress::Changed)
@@ -159,17 +163,17 @@ where
     }
 }
 
-/// One direction: a buffer on its way from a reader to a writer.
+/// One direction: a buffer between a reader and a writer.
 #[derive(Debug)]
 pub struct Lane {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
-    /// Nothing that was written waits inside the writer, as it may in TLS.
+    /// The writer has been flushed since the last write: TLS may buffer.
     is_flushed: bool,
-    /// The reader has reached its end.
+    /// The reader has reached the end of its stream.
     is_ended: bool,
-    /// And the writer has been told.
+    /// The writer has been shut down.
     is_closed: bool,
     carried: u64,
 }
@@ -202,30 +206,30 @@ impl Lane {
         &self.buffer[self.start..self.end]
     }
 
-    /// Whether all that was read is with the writer's kernel.
+    /// Whether everything that was read has reached the writer's kernel.
     fn is_delivered(&self) -> bool {
         self.start == self.end && self.is_flushed
     }
 
-    /// Reads once, behind what is waiting. Returns the number of bytes, 0 at the end of the stream or when the buffer is full.
+    /// Reads once, after the waiting bytes. Returns the number of bytes, 0 at the end of the stream or if the buffer is full.
     ///
     /// # Errors
     ///
     /// Those of the reader.
     pub async fn fill<R: AsyncRead + Unpin>(&mut self, reader: &mut R) -> std::io::Result<usize> {
-        let read = tokio::io::AsyncReadExt::read(reader, &mut self.buffer[self.end..]).await?;
+        let read = reader.read(&mut self.buffer[self.end..]).await?;
         self.end += read;
         self.is_flushed = false;
         Ok(read)
     }
 
-    /// Moves bytes until one end is not ready. Ready when the reader's end has been passed on, and from then on.
+    /// Moves bytes until one end is not ready. Ready once the end of the reader's stream was passed on to the writer.
     fn poll<R, W>(
         &mut self,
         context: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
-        mut on_bytes: impl FnMut(&[u8], bool) -> Result<(), Broken>,
+        mut on_bytes: impl FnMut(&[u8], bool) -> Result<(), FramingError>,
     ) -> Poll<Stop>
     where
         R: AsyncRead + Unpin,
@@ -248,8 +252,8 @@ impl Lane {
             }
             if self.is_ended {
                 if !self.is_closed {
-                    // A writer that cannot be shut down is gone, which its own direction finds out.
-                    let _gone = ready!(Pin::new(&mut *writer).poll_shutdown(context));
+                    // If this fails the connection is broken, which the other direction detects.
+                    let _failed = ready!(Pin::new(&mut *writer).poll_shutdown(context));
                     self.is_closed = true;
                 }
                 return Poll::Ready(Stop::Done);

@@ -1,47 +1,49 @@
-//! What passes through a session: TDS, whose messages are known, or a probe's own TLS, of which only record headers can be read.
+//! Message boundaries in a session: those of TDS, or of a probe's own TLS, of which only record headers can be read.
 //!
-//! Records tell less than packets (RFC 8446, 5.1; the same in TLS 1.2):
+//! TLS records contain less information than TDS packets (RFC 8446, 5.1; the same in TLS 1.2):
 //!
-//! - Who spoke last is known, and TDS is half duplex: after bytes of the client an answer is due. After bytes of the server the answer may
-//!   or may not be complete, so a drain waits for a quiet moment ([`Outstanding::Unsure`]).
-//! - The first record of application data counts as the login. In TLS 1.3 that is the end of the handshake already.
+//! - They show which end sent last, and TDS is half duplex: after bytes of the client an answer is due. After bytes of the server the answer
+//!   may or may not be complete, so a drain waits until the session was quiet for a while ([`Outstanding::Unsure`]).
+//! - The first record of application data counts as the login. In TLS 1.3 that is already the end of the handshake.
 
-use super::metrics::Refusal;
-use super::tracker::{Malformed, Outstanding, Tracker};
+use super::{
+    metrics::RefusalReason,
+    tracker::{Malformed, Outstanding, Tracker},
+};
 use crate::tds::packet::{HEADER_LEN, Header, PacketType};
 
-/// The major version that all versions of TLS show.
+/// The major version in the records of every version of TLS.
 const MAJOR: u8 = 3;
 
 /// Length of a record's header in bytes.
 const RECORD_HEADER: usize = 5;
 
-/// Longest record in bytes, without its header: that of TLS 1.2.
+/// Longest record in bytes, without its header: the limit of TLS 1.2, which is above that of 1.3.
 const LONGEST_RECORD: u16 = (1 << 14) + 2048;
 
-/// What a probe may speak, after the TLS that the gate itself ends.
+/// The protocols that a probe may speak, inside TLS if the gate ends TLS itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepts {
     /// TDS.
     Tds,
-    /// TLS, because the server behind speaks it.
+    /// TLS only, because the ObjectServer speaks it.
     Tls,
-    /// Either, as the server behind likes it.
+    /// Either. The ObjectServer decides.
     Either,
 }
 
-/// What one session carries.
+/// The message boundaries of one session.
 #[derive(Debug)]
-pub enum Passing {
-    /// TDS.
+pub enum Framing {
+    /// The session carries TDS.
     Tds(Tracker),
-    /// TLS that passes through.
+    /// The session carries TLS that passes through.
     Tls(Records),
 }
 
-/// Bytes that are not what the session carries.
+/// Bytes of a protocol other than the session's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Broken {
+pub enum FramingError {
     /// Not TDS.
     #[error(transparent)]
     Tds(#[from] Malformed),
@@ -53,16 +55,16 @@ pub enum Broken {
     Server,
 }
 
-impl Passing {
-    /// Tells by a client's first bytes what it speaks. None as long as more are needed.
+impl Framing {
+    /// Detects the protocol from the first bytes of a client. `None` while more bytes are needed.
     ///
     /// # Errors
     ///
-    /// Why it is refused.
-    pub fn begin(first: &[u8], accepts: Accepts) -> Result<Option<Self>, Refusal> {
+    /// Why the client is refused.
+    pub fn detect(first: &[u8], accepts: Accepts) -> Result<Option<Self>, RefusalReason> {
         if first.starts_with(&[HANDSHAKE, MAJOR]) {
             return match accepts {
-                Accepts::Tds => Err(Refusal::Tls),
+                Accepts::Tds => Err(RefusalReason::Tls),
                 Accepts::Tls | Accepts::Either => Ok(Some(Self::Tls(Records::default()))),
             };
         }
@@ -70,33 +72,33 @@ impl Passing {
             return Ok(None);
         };
         match (Header::decode(*header), accepts) {
-            (Ok(header), Accepts::Tls) if header.kind == PacketType::LOGIN => Err(Refusal::Plain),
+            (Ok(header), Accepts::Tls) if header.kind == PacketType::LOGIN => Err(RefusalReason::Plain),
             (Ok(header), _) if header.kind == PacketType::LOGIN => Ok(Some(Self::Tds(Tracker::default()))),
-            _ => Err(Refusal::NotLogin),
+            _ => Err(RefusalReason::NotLogin),
         }
     }
 
-    /// Takes bytes that the client sent. Returns how many messages they completed.
+    /// Reads bytes that the client sent. Returns how many messages they completed.
     ///
     /// # Errors
     ///
-    /// [`Broken`]: the stream has no boundaries any more, drop the session.
-    pub fn client(&mut self, bytes: &[u8]) -> Result<u32, Broken> {
+    /// [`FramingError`]: the boundaries are lost, so the session must be closed.
+    pub fn client(&mut self, bytes: &[u8]) -> Result<u32, FramingError> {
         match self {
             Self::Tds(tracker) => Ok(tracker.client(bytes)?),
             Self::Tls(records) => Ok(records.client(bytes)?),
         }
     }
 
-    /// Takes bytes that the server sent; `is_first` when it has sent none before.
+    /// Reads bytes that the server sent; `is_first` if it has sent none before.
     ///
     /// # Errors
     ///
-    /// [`Broken::Server`].
-    pub fn upstream(&mut self, bytes: &[u8], is_first: bool) -> Result<(), Broken> {
+    /// [`FramingError::Server`].
+    pub fn upstream(&mut self, bytes: &[u8], is_first: bool) -> Result<(), FramingError> {
         match self {
-            // No response begins like this: its first byte would be 4. The first piece of a stream may be one byte long, and is let pass then.
-            Self::Tds(_) if is_first && matches!(bytes, [ALERT | HANDSHAKE, MAJOR, ..]) => Err(Broken::Server),
+            // The first byte of a TDS response is 4. If the first read returns a single byte, TLS goes undetected.
+            Self::Tds(_) if is_first && matches!(bytes, [ALERT | HANDSHAKE, MAJOR, ..]) => Err(FramingError::Server),
             Self::Tds(tracker) => {
                 tracker.upstream(bytes);
                 Ok(())
@@ -128,19 +130,19 @@ impl Passing {
     }
 }
 
-/// A header that is none of a TLS record.
+/// A header that is not that of a TLS record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a TLS record of type {kind}, version {major}, with {length} bytes")]
 pub struct NotARecord {
-    /// Its type.
+    /// Record type.
     pub kind: u8,
-    /// Its major version.
+    /// Major version.
     pub major: u8,
-    /// Its length in bytes.
+    /// Length in bytes, without the header.
     pub length: u16,
 }
 
-/// The records of a client.
+/// The TLS records of a client.
 #[derive(Debug, Default)]
 pub struct Records {
     header: [u8; RECORD_HEADER],
@@ -197,8 +199,9 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn record(kind: u8, length: u16) -> Vec<u8> {
         let [high, low] = length.to_be_bytes();
@@ -207,69 +210,72 @@ mod tests {
         out
     }
 
-    fn tls() -> Passing {
-        Passing::begin(&[22, 3, 1], Accepts::Either).unwrap().unwrap()
+    fn tls() -> Framing {
+        Framing::detect(&[22, 3, 1], Accepts::Either).unwrap().unwrap()
     }
 
     #[test]
-    fn tells_by_the_first_bytes_what_a_probe_speaks() {
+    fn detects_the_protocol_from_the_first_bytes() {
         let login = [2, 0, 2, 0, 0, 0, 0, 0];
         let hello = [22, 3, 1];
-        let refused = |first: &[u8], accepts| Passing::begin(first, accepts).unwrap_err();
-        assert_eq!(refused(&hello, Accepts::Tds), Refusal::Tls);
-        assert_eq!(refused(&login, Accepts::Tls), Refusal::Plain);
+        let refused = |first: &[u8], accepts| Framing::detect(first, accepts).unwrap_err();
+        assert_eq!(refused(&hello, Accepts::Tds), RefusalReason::Tls);
+        assert_eq!(refused(&login, Accepts::Tls), RefusalReason::Plain);
         for accepts in [Accepts::Tds, Accepts::Tls, Accepts::Either] {
-            assert_eq!(refused(b"GET / HTTP/1.1\r\n", accepts), Refusal::NotLogin);
-            assert!(Passing::begin(&login[..7], accepts).unwrap().is_none());
-            assert!(Passing::begin(&hello[..1], accepts).unwrap().is_none());
+            assert_eq!(refused(b"GET / HTTP/1.1\r\n", accepts), RefusalReason::NotLogin);
+            assert!(Framing::detect(&login[..7], accepts).unwrap().is_none());
+            assert!(Framing::detect(&hello[..1], accepts).unwrap().is_none());
         }
         assert!(matches!(
-            Passing::begin(&login, Accepts::Either),
-            Ok(Some(Passing::Tds(_)))
+            Framing::detect(&login, Accepts::Either),
+            Ok(Some(Framing::Tds(_)))
         ));
         assert!(matches!(
-            Passing::begin(&login, Accepts::Tds),
-            Ok(Some(Passing::Tds(_)))
+            Framing::detect(&login, Accepts::Tds),
+            Ok(Some(Framing::Tds(_)))
         ));
         assert!(matches!(
-            Passing::begin(&hello, Accepts::Tls),
-            Ok(Some(Passing::Tls(_)))
+            Framing::detect(&hello, Accepts::Tls),
+            Ok(Some(Framing::Tls(_)))
         ));
     }
 
     #[test]
-    fn an_answer_is_due_after_each_word_of_the_client_and_complete_after_a_quiet_moment_at_best() {
-        let mut passing = tls();
-        assert_eq!(passing.client(&record(22, 300)), Ok(0));
-        assert_eq!(passing.outstanding(), Outstanding::Request);
-        passing.upstream(&record(22, 900), true).unwrap();
-        assert_eq!(passing.outstanding(), Outstanding::Unsure);
-        assert_eq!(passing.client(&record(23, 40)[..6]), Ok(0));
-        assert!(passing.is_client_mid_message());
-        assert_eq!(passing.outstanding(), Outstanding::Request);
-        assert_eq!(passing.client(&record(23, 40)[6..]), Ok(1));
-        assert_eq!(passing.outstanding(), Outstanding::Request);
-        passing.upstream(&[23], false).unwrap();
-        assert_eq!(passing.outstanding(), Outstanding::Unsure);
+    fn an_answer_is_due_after_each_record_of_the_client_and_never_surely_complete() {
+        let mut framing = tls();
+        assert_eq!(framing.client(&record(22, 300)), Ok(0));
+        assert_eq!(framing.outstanding(), Outstanding::Request);
+        framing.upstream(&record(22, 900), true).unwrap();
+        assert_eq!(framing.outstanding(), Outstanding::Unsure);
+        assert_eq!(framing.client(&record(23, 40)[..6]), Ok(0));
+        assert!(framing.is_client_mid_message());
+        assert_eq!(framing.outstanding(), Outstanding::Request);
+        assert_eq!(framing.client(&record(23, 40)[6..]), Ok(1));
+        assert_eq!(framing.outstanding(), Outstanding::Request);
+        framing.upstream(&[23], false).unwrap();
+        assert_eq!(framing.outstanding(), Outstanding::Unsure);
         // A close notification asks for nothing.
-        passing.client(&record(21, 2)).unwrap();
-        assert_eq!(passing.outstanding(), Outstanding::Unsure);
+        framing.client(&record(21, 2)).unwrap();
+        assert_eq!(framing.outstanding(), Outstanding::Unsure);
     }
 
     #[test]
-    fn a_server_that_answers_plain_tds_with_tls_is_told_at_its_first_bytes() {
-        let plain = || Passing::Tds(Tracker::default());
-        assert_eq!(plain().upstream(&record(21, 2), true), Err(Broken::Server));
+    fn a_server_that_answers_plain_tds_with_tls_is_detected_at_its_first_bytes() {
+        let plain = || Framing::Tds(Tracker::default());
+        assert_eq!(plain().upstream(&record(21, 2), true), Err(FramingError::Server));
         assert_eq!(plain().upstream(&record(21, 2), false), Ok(()));
         assert_eq!(plain().upstream(&[4, 1, 0, 8, 0, 0, 0, 0], true), Ok(()));
         assert_eq!(tls().upstream(&record(22, 2), true), Ok(()));
     }
 
     #[test]
-    fn what_is_no_record_ends_the_session() {
+    fn bytes_that_are_no_record_end_the_session() {
         for header in [[2, 3, 3, 0, 1], [25, 3, 3, 0, 1], [23, 2, 3, 0, 1], [23, 3, 3, 0x48, 1]] {
-            let mut passing = tls();
-            assert!(matches!(passing.client(&header), Err(Broken::Tls(_))), "{header:?}");
+            let mut framing = tls();
+            assert!(
+                matches!(framing.client(&header), Err(FramingError::Tls(_))),
+                "{header:?}"
+            );
         }
         assert_eq!(tls().client(&record(23, LONGEST_RECORD)), Ok(1));
         assert_eq!(tls().client(&record(23, 0)), Ok(1));
@@ -282,12 +288,12 @@ mod tests {
             cuts in prop::collection::vec(1_usize..50, 1..40),
         ) {
             let bytes: Vec<_> = records.iter().flat_map(|(kind, length)| record(*kind, *length)).collect();
-            let mut passing = tls();
+            let mut framing = tls();
             let mut left = &bytes[..];
             let mut completed = 0;
             for cut in cuts.iter().cycle() {
                 let (now, later) = left.split_at((*cut).min(left.len()));
-                completed += passing.client(now).unwrap();
+                completed += framing.client(now).unwrap();
                 left = later;
                 if left.is_empty() {
                     break;
@@ -295,13 +301,13 @@ mod tests {
             }
             let expected = records.iter().filter(|(kind, _)| *kind == APPLICATION_DATA).count();
             prop_assert_eq!(completed as usize, expected);
-            prop_assert!(!passing.is_client_mid_message());
+            prop_assert!(!framing.is_client_mid_message());
         }
 
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _read = tls().client(&bytes);
-            let _begun = Passing::begin(&bytes, Accepts::Either);
+            let _begun = Framing::detect(&bytes, Accepts::Either);
         }
     }
 }

@@ -1,22 +1,24 @@
-//! Why a certificate is refused, and why a handshake fails: typed, and found again in the error that comes out of rustls.
+//! Why a certificate is rejected, and why a handshake fails: typed errors, also inside the errors of rustls.
 
-use std::io::{self, ErrorKind};
-use std::sync::Arc;
+use std::{
+    io::{self, ErrorKind},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use rustls::{AlertDescription, CertificateError, OtherError};
 
 use super::certificate::Presented;
 
-/// Which part of OMNIbus's rule a certificate breaks, what was presented and what was wanted.
+/// Which part of OMNIbus's rule a certificate breaks, what was presented and what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Nothing that could be judged.
-    #[error("the certificate presented cannot be read: {0}")]
+pub enum CertificateRejection {
+    /// The certificate cannot be parsed.
+    #[error("the certificate cannot be parsed: {0}")]
     Unreadable(String),
-    /// The chain.
+    /// The chain is not valid.
     #[error(
-        "the certificate's chain is refused: {fault}; presented: {presented}; wanted: an issuer in the CA bundle ({trusted})"
+        "certificate chain rejected: {fault}; presented: {presented}; expected: an issuer in the CA bundle ({trusted})"
     )]
     Chain {
         /// What is wrong with it.
@@ -26,57 +28,55 @@ pub enum Refusal {
         /// The subjects in the CA bundle.
         trusted: String,
     },
-    /// The chain is right, the name is not.
-    #[error(
-        "the certificate's Common Name is refused: {fault}; presented: {presented}; wanted: Common Name \"{wanted}\""
-    )]
+    /// The chain is valid, the name is wrong.
+    #[error("certificate Common Name rejected: {fault}; presented: {presented}; expected: Common Name \"{expected}\"")]
     CommonName {
         /// What is wrong with it.
         fault: NameFault,
         /// The server's own certificate.
         presented: Box<Presented>,
-        /// The server's name; several with `" or "` between them.
-        wanted: String,
+        /// The server's name; several are joined by `" or "`.
+        expected: String,
     },
 }
 
 /// What is wrong with a chain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChainFault {
-    /// It leads to no authority of the bundle.
-    #[error("it leads to no authority in the CA bundle")]
+    /// It leads to no CA of the bundle.
+    #[error("it leads to no CA in the CA bundle")]
     UnknownIssuer,
-    /// The name of an authority fits and the signature does not: another authority of the same name.
-    #[error("its signature is not that of the authority of that name in the CA bundle")]
+    /// The bundle has a CA with the issuer's name but another key.
+    #[error("its signature does not match the CA of the same name in the CA bundle")]
     BadSignature,
-    /// Its time is over.
+    /// The server's certificate has expired.
     #[error("it expired at {0}")]
     Expired(Timestamp),
-    /// Its time has not come. A wrong clock looks the same.
+    /// The server's certificate is not valid yet, or the clock is wrong.
     #[error("it is not valid before {0}")]
     NotYetValid(Timestamp),
-    /// The server's certificate is fine, one above it is over.
+    /// A certificate above the server's has expired.
     #[error("a certificate above it expired at {0}")]
     IssuerExpired(Timestamp),
-    /// The server's certificate is fine, the time of one above it has not come.
+    /// A certificate above the server's is not valid yet.
     #[error("a certificate above it is not valid before {0}")]
     IssuerNotYetValid(Timestamp),
-    /// Not version 3.
+    /// The certificate is not of version 3.
     #[error(
-        "it is of X.509 version {0}, and TLS here takes version 3 only: issue it again with an extension, such as basicConstraints"
+        "it is of X.509 version {0}, but only version 3 is supported: issue it again with an extension, such as basicConstraints"
     )]
     Version(u32),
-    /// An authority's own certificate, of no authority in the bundle.
+    /// The certificate is that of a CA, and not in the bundle.
     #[error(
-        "it is an authority's (basicConstraints CA:TRUE): only one that is self-signed and stands in the CA bundle itself can be a server's"
+        "it is a CA certificate (basicConstraints CA:TRUE): a server can use one only if it is self-signed and itself in the CA bundle"
     )]
     Authority,
-    /// An algorithm or a key that is too weak, or unknown.
+    /// An algorithm or a key is too weak, or unknown.
     #[error(
-        "it is signed in a way that is not taken here: wanted is SHA-256 or better, with RSA of 2048 bits or more or with ECDSA"
+        "its signature algorithm is not supported: expected SHA-256 or better, with RSA of at least 2048 bits or with ECDSA"
     )]
     Algorithm,
-    /// Extended key usage without server authentication.
+    /// The extended key usage lacks server authentication.
     #[error("its extended key usage does not include server authentication")]
     Purpose,
     /// Anything else.
@@ -87,22 +87,22 @@ pub enum ChainFault {
 /// What is wrong with a Common Name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameFault {
-    /// It is another one.
+    /// It is another name.
     #[error("it is \"{0}\"")]
     Other(String),
-    /// There is none that could be compared.
+    /// There is none that can be compared.
     #[error("{0}")]
     None(#[from] super::certificate::CommonNameError),
 }
 
-impl From<Refusal> for rustls::Error {
-    fn from(refusal: Refusal) -> Self {
-        Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))))
+impl From<CertificateRejection> for rustls::Error {
+    fn from(rejection: CertificateRejection) -> Self {
+        Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(rejection))))
     }
 }
 
-impl Refusal {
-    /// The refusal inside an error of rustls, if it is one.
+impl CertificateRejection {
+    /// The rejection inside an error of rustls, if it is one.
     #[must_use]
     pub fn within(error: &rustls::Error) -> Option<&Self> {
         match error {
@@ -111,7 +111,7 @@ impl Refusal {
         }
     }
 
-    /// The refusal inside an error of a stream, if it is one.
+    /// The rejection inside an error of a stream, if it is one.
     #[must_use]
     pub fn within_io(error: &io::Error) -> Option<&Self> {
         Self::within(error.get_ref()?.downcast_ref()?)
@@ -123,32 +123,32 @@ impl Refusal {
 pub enum HandshakeError {
     /// The certificate breaks OMNIbus's rule.
     #[error("{0}")]
-    Refused(Refusal),
-    /// What came back is not TLS.
-    #[error("the answer to the TLS handshake is not TLS: this port speaks plain TDS, or something else")]
+    Rejected(CertificateRejection),
+    /// The answer is not TLS.
+    #[error("the answer to the TLS handshake is not TLS: this port speaks plain TDS, or another protocol")]
     NotTls,
-    /// The connection was closed in the middle of it: a server that is going down, or one that speaks no TLS here.
+    /// The connection was closed during the handshake: the server is going down, or speaks no TLS on this port.
     #[error(
         "the connection was closed during the TLS handshake ({0}): the server is going down, or this port speaks plain TDS"
     )]
     Closed(#[source] io::Error),
-    /// The two have no version or cipher in common.
+    /// No version or cipher in common.
     #[error(
-        "the server takes nothing of what is offered: TLS 1.3, and TLS 1.2 with ECDHE and AES-GCM or ChaCha20 ({0})"
+        "no TLS version or cipher in common: offered are TLS 1.3, and TLS 1.2 with ECDHE and AES-GCM or ChaCha20 ({0})"
     )]
     NothingInCommon(#[source] io::Error),
     /// Anything else in TLS itself.
     #[error("the TLS handshake failed: {0}")]
     Failed(#[source] io::Error),
-    /// There is no CA bundle to judge by.
-    #[error("no TLS without a CA bundle: {0}")]
+    /// No CA bundle is loaded.
+    #[error("TLS needs a CA bundle: {0}")]
     NoBundle(String),
 }
 
 impl From<io::Error> for HandshakeError {
     fn from(error: io::Error) -> Self {
-        if let Some(refusal) = Refusal::within_io(&error) {
-            return Self::Refused(refusal.clone());
+        if let Some(rejection) = CertificateRejection::within_io(&error) {
+            return Self::Rejected(rejection.clone());
         }
         match error.get_ref().and_then(|inner| inner.downcast_ref()) {
             Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => Self::NotTls,
