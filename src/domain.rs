@@ -1,5 +1,7 @@
 //! Pure decisions: no client, no clock, no waiting. What was seen and what time it is are arguments; what to do is the result.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))] // those in clippy.toml: clocks, waiting, the environment
+
 pub mod admission;
 pub mod children;
 pub mod evidence;
