@@ -15,6 +15,8 @@
 //! | [`machine`] | what to do next, in which order: all of the above for one pair |
 //! | [`status`], [`notice`] | what users are told |
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))] // those in clippy.toml: clocks, waiting, the environment
+
 pub mod cause;
 pub mod children;
 pub mod evidence;

@@ -1,5 +1,7 @@
 //! ProxyPair: failover and failback for pairs of Netcool/OMNIbus proxy servers on Kubernetes.
 
+#![forbid(unsafe_code)]
+
 pub mod admin;
 pub mod api;
 pub mod check;

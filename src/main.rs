@@ -1,5 +1,7 @@
 //! The `proxypair` binary: crypto provider, arguments, run.
 
+#![forbid(unsafe_code)]
+
 use std::{io::Write, path::PathBuf};
 
 use clap::{Parser, Subcommand};

@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn the_row_that_keeps_the_check_out_of_the_event_list_is_documented_with_its_name() {
-        let document = include_str!("../../docs/from-the-ibm-page.md");
+        let document = include_str!("../../docs/migrating-from-ibm-docs.md");
         assert!(document.contains(&format!("'^{APPLICATION}$'")));
     }
 

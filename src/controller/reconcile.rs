@@ -145,7 +145,7 @@ async fn reconcile_pair(object: &Arc<ProxyPair>, registry: &Registry) -> Result<
     let complete = apply_children(object, &pair, registry, &references, &nodes, &mut applier).await;
     let versions = applier.finish()?;
     registry.with_worker(&key(&pair), &pair.uid, |worker| {
-        worker.report(references.problem.clone())
+        worker.report(references.problem.clone());
     });
     if complete {
         registry.remember(
