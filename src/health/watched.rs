@@ -84,7 +84,7 @@ impl Watched {
         let steering = GateCommands {
             holder: identity.holder.clone(),
             term: identity.term,
-            order: None,
+            command: None,
             ask: 0,
         };
         let mut watched = Self {
@@ -351,7 +351,7 @@ impl Watched {
                 connections_per_second: u32::try_from(drain.connections_per_second).unwrap_or(1),
             },
         };
-        self.steering.send_modify(|steering| steering.order = Some(request));
+        self.steering.send_modify(|steering| steering.command = Some(request));
     }
 
     pub(super) fn finding(&self) -> SideFinding {
