@@ -4,12 +4,16 @@ use serde_json::{Value, json};
 use tokio::{
     io::{DuplexStream, duplex},
     task::JoinHandle,
+    time::timeout,
 };
 
 use super::*;
 use crate::domain::evidence::Fault;
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// Time that passes on the paused clock before a test fails that waits in vain.
+const DEADLINE: Duration = Duration::from_secs(3600);
 
 const TIMING: Timing = Timing {
     interval: SECOND,
@@ -23,7 +27,8 @@ struct Gate(Framed<DuplexStream, LinesCodec>);
 
 impl Gate {
     async fn line(&mut self) -> Value {
-        let line = self.0.next().await.expect("the session has ended").unwrap();
+        let line = timeout(DEADLINE, self.0.next()).await.expect("no line");
+        let line = line.expect("the session has ended").unwrap();
         serde_json::from_str(&line).unwrap()
     }
 
@@ -103,15 +108,19 @@ impl Stage {
         self.commands.send_modify(|commands| commands.command = Some(command));
     }
 
+    async fn next(&mut self) -> Option<Observation> {
+        timeout(DEADLINE, self.seen.recv()).await.expect("no observation")
+    }
+
     async fn link(&mut self) -> Link {
-        match self.seen.recv().await {
+        match self.next().await {
             Some(Observation::Link(Check::Control, link)) => link,
             other => panic!("no link: {other:?}"),
         }
     }
 
     async fn report(&mut self) -> (Instant, Report) {
-        match self.seen.recv().await {
+        match self.next().await {
             Some(Observation::Report { at, report }) => (at, report),
             other => panic!("no report: {other:?}"),
         }
@@ -198,9 +207,9 @@ async fn silence_is_reported_at_the_next_ping_with_the_moment_of_the_first_witho
     let since = now();
     assert_eq!(stage.link().await, Link::Silent { since });
     assert_eq!(now() - since, TIMING.interval);
-    // A silent gate is not asked more than twice.
+    // A silent gate is not asked more than twice, however long that takes; the test goes on between two ticks.
     let second = gate.ping().await;
-    let more = tokio::time::timeout(60 * SECOND, gate.line()).await;
+    let more = timeout(60 * SECOND + TIMING.interval / 2, gate.line()).await;
     assert!(more.is_err(), "{more:?}");
     // It answers again only when it has answered everything.
     gate.answer(first).await;
@@ -222,7 +231,7 @@ async fn a_session_that_ends_fails_only_if_the_next_attempt_fails_too() {
     stage.report().await;
     assert_eq!(stage.link().await, Link::Answering);
 
-    tokio::time::sleep(TIMING.interval / 4).await;
+    sleep(TIMING.interval / 4).await;
     let ended = now();
     drop(gate);
     stage.dialled.send(Err(Failure::connection("refused"))).unwrap();
@@ -239,7 +248,7 @@ async fn a_session_that_ends_in_silence_failed_when_the_silence_began() {
     gate.ping().await;
     let since = now();
     assert_eq!(stage.link().await, Link::Silent { since });
-    tokio::time::sleep(TIMING.interval * 3).await;
+    sleep(TIMING.interval * 3).await;
     drop(gate);
     stage.dialled.send(Err(Failure::connection("refused"))).unwrap();
     let link = stage.link().await;
@@ -269,12 +278,18 @@ async fn the_check_ends_when_nobody_receives_its_observations_or_sends_commands(
     let mut gate = stage.gate();
     gate.hello().await;
     drop(stage.commands);
-    stage.check.await.unwrap();
+    timeout(DEADLINE, stage.check)
+        .await
+        .expect("the check goes on")
+        .unwrap();
 
     let mut stage = Stage::set();
     let mut gate = stage.session().await;
     stage.seen.close();
     let nonce = gate.ping().await;
     gate.answer(nonce).await;
-    stage.check.await.unwrap();
+    timeout(DEADLINE, stage.check)
+        .await
+        .expect("the check goes on")
+        .unwrap();
 }

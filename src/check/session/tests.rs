@@ -15,7 +15,7 @@ use crate::{
     tds::{
         channel::Channel,
         format::Column,
-        packet::PacketType,
+        packet::{self, PacketType},
         request::Request,
         response::{AnswerWriter, Done, LoginAck, Message, Token},
         value::DataType,
@@ -24,6 +24,9 @@ use crate::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// Time that passes on the paused clock before a test fails that waits in vain.
+const DEADLINE: Duration = Duration::from_secs(3600);
 
 const TIMING: Timing = Timing {
     interval: SECOND,
@@ -50,9 +53,15 @@ impl Server {
         }
     }
 
+    /// The next message; `None` at the end of the stream.
+    async fn message(&mut self) -> Option<packet::Message> {
+        let message = timeout(DEADLINE, self.channel.receive()).await;
+        message.expect("no message").unwrap()
+    }
+
     /// Reads the login.
     async fn login(&mut self) -> LoginRecord {
-        let message = self.channel.receive().await.unwrap().expect("no login");
+        let message = self.message().await.expect("no login");
         assert_eq!(message.kind, PacketType::LOGIN);
         let login = LoginRecord::decode(&message.payload).unwrap();
         self.order = login.order;
@@ -86,7 +95,7 @@ impl Server {
 
     /// Reads a query and asserts which it is.
     async fn expect(&mut self, sql: &str) {
-        let message = self.channel.receive().await.unwrap().expect("no query");
+        let message = self.message().await.expect("no query");
         match Request::decode_all(&message.payload, self.order).unwrap().as_slice() {
             [Request::Language { sql: asked, .. }] => assert_eq!(asked, sql),
             other => panic!("no query: {other:?}"),
@@ -180,14 +189,18 @@ impl Stage {
 
     /// Waits until the session has ended.
     async fn ended(&mut self, running: Running) -> Result<(), Failure> {
-        let (ended, reporter) = running.await.unwrap();
+        let (ended, reporter) = timeout(DEADLINE, running).await.expect("the session goes on").unwrap();
         self.reporter = Some(reporter);
         ended
     }
 
+    async fn next(&mut self) -> Option<Observation> {
+        timeout(DEADLINE, self.seen.recv()).await.expect("no observation")
+    }
+
     /// The next observation, which must be a link.
     async fn link(&mut self) -> Link {
-        match self.seen.recv().await {
+        match self.next().await {
             Some(Observation::Link(_, link)) => link,
             other => panic!("no link: {other:?}"),
         }
@@ -201,7 +214,7 @@ impl Stage {
 
     /// The next observation, which must be what the server states about itself.
     async fn info(&mut self) -> ServerInfo {
-        match self.seen.recv().await {
+        match self.next().await {
             Some(Observation::Server(info)) => info,
             other => panic!("no answer: {other:?}"),
         }
@@ -268,7 +281,7 @@ async fn a_rejected_login_is_reported_with_the_servers_message_and_not_repeated_
     // The other check, or the next attempt of this one: the server never sees a login.
     let running = stage.start();
     assert_eq!(login_failure(stage.ended(running).await), message);
-    assert!(stage.server.channel.receive().await.unwrap().is_none());
+    assert!(stage.server.message().await.is_none());
 
     tokio::time::advance(60 * SECOND).await;
     let _running = stage.start();
