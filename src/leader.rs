@@ -25,6 +25,11 @@ use tokio::{sync::watch, time};
 /// How often a standby looks.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// The current time, on the clock that tests can pause.
+fn monotonic() -> Instant {
+    time::Instant::now().into_std()
+}
+
 /// The right to write, for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -135,7 +140,7 @@ async fn acquire(api: &Api<Lease>, candidate: &Candidate, standing: &watch::Send
         match attempt(api, candidate, &mut seen).await {
             Ok(Some(held)) => return held,
             Ok(None) => {
-                standing.send_replace(Standing::Standby { seen: Instant::now() });
+                standing.send_replace(Standing::Standby { seen: monotonic() });
             }
             Err(error) => tracing::debug!(%error, "failed to look at the lease"),
         }
@@ -161,7 +166,7 @@ async fn attempt(
             },
             spec: Some(claimed(candidate, 1)),
         };
-        let sent = Instant::now();
+        let sent = monotonic();
         let created = time::timeout(candidate.duration, api.create(&PostParams::default(), &lease)).await;
         let lease = created.map_err(|_| LeaseError::Deadline)??;
         return Ok(Some((
@@ -174,7 +179,7 @@ async fn attempt(
     };
     let spec = lease.spec.clone().unwrap_or_default();
     let holder = spec.holder_identity.clone().filter(|holder| !holder.is_empty());
-    let now = Instant::now();
+    let now = monotonic();
     let unchanged_since = match seen {
         Some((renewed, by, at)) if *renewed == spec.renew_time && *by == holder => *at,
         _ => {
@@ -200,7 +205,7 @@ async fn keep(api: &Api<Lease>, candidate: &Candidate, held: (Lease, Claim)) -> 
     let (mut lease, claim) = held;
     time::sleep(candidate.duration / 3).await;
     loop {
-        let now = Instant::now();
+        let now = monotonic();
         let left = claim
             .expires
             .checked_duration_since(now)
@@ -212,7 +217,7 @@ async fn keep(api: &Api<Lease>, candidate: &Candidate, held: (Lease, Claim)) -> 
             Ok(held) => return Some(held),
             Err(error) => {
                 tracing::warn!(%error, "failed to renew the lease");
-                let left = claim.expires.saturating_duration_since(Instant::now());
+                let left = claim.expires.saturating_duration_since(monotonic());
                 let current = time::timeout(left, api.get(&candidate.lease)).await.ok()?;
                 match current {
                     Ok(current) => {
@@ -248,7 +253,7 @@ async fn write(
     lease: &Lease,
     deadline: Duration,
 ) -> Result<(Lease, Claim), LeaseError> {
-    let sent = Instant::now();
+    let sent = monotonic();
     let written = time::timeout(deadline, api.replace(&candidate.lease, &PostParams::default(), lease)).await;
     let written = written.map_err(|_| LeaseError::Deadline)??;
     let transitions = written
