@@ -1,10 +1,11 @@
-//! The operator's eyes: each holds one connection to a side and says what becomes of it. What it means is decided elsewhere.
+//! Health checks of one side: each keeps one connection open and reports what it observes. [`crate::domain::evidence`] interprets that.
 //!
-//! Every connection is persistent with a read pending, so that a process that dies is seen in milliseconds; a connection that closes is
-//! tried again at once, and only what fails twice is called [`Link::Failed`].
+//! A connection always has a read pending, so that a process that dies is noticed in milliseconds. A connection that closes is made again
+//! at once; only when that attempt fails too it is reported as [`Link::Failed`].
 
 mod control;
 mod hold;
+mod link;
 mod login;
 mod session;
 mod tls;
@@ -22,48 +23,48 @@ use crate::{
     protocol::Report,
 };
 
-/// Which eye saw something.
+/// One of the three checks of a side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Check {
-    /// The session with the gate.
+    /// The control session with the gate.
     Control,
-    /// The check session through the gate.
+    /// The connection to the ObjectServer through the gate's check port, which is the way that probe traffic takes.
     Path,
-    /// The connection straight to the ObjectServer.
+    /// The connection from the operator straight to the ObjectServer.
     Direct,
 }
 
-/// What an eye saw.
+/// What a check observed.
 #[derive(Clone, Debug)]
 pub enum Observation {
-    /// What became of its connection.
+    /// The state of the check's connection.
     Link(Check, Link),
-    /// The gate's word.
+    /// A report of the gate.
     Report {
         /// When it arrived.
         at: Instant,
-        /// What it said.
+        /// Its content, [the rejection of a command](Report::rejected_command) included.
         report: Report,
     },
-    /// The ObjectServer's word, on a session with a login.
+    /// The ObjectServer's answer to the questions of one interval. Only checks that log in ask them.
     Server(ServerInfo),
-    /// When the certificate that the ObjectServer has shown ends to be valid.
+    /// When the certificate expires that the ObjectServer has presented.
     Expires(Timestamp),
 }
 
-/// What an ObjectServer says of itself.
+/// What an ObjectServer states about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerInfo {
-    /// Who asked.
-    pub eye: Check,
-    /// When.
+    /// The check that asked: `Path` or `Direct`.
+    pub check: Check,
+    /// When the first question was sent.
     pub asked: Instant,
-    /// When the answer had come.
-    pub heard: Instant,
-    /// Its property `Name`, if it tells.
+    /// When the last answer had arrived.
+    pub answered: Instant,
+    /// Its property `Name`; `None` if the server does not show it.
     pub name: Option<String>,
-    /// Its property `ActingPrimary`, if it tells.
+    /// Its property `ActingPrimary`; `None` if the server does not show it.
     pub acting_primary: Option<bool>,
-    /// Its gateway sessions, if it was asked for them; in words why it does not tell.
+    /// Its gateway sessions, or the server's error. `None` if they were not asked for; see [`Login::gateways`].
     pub gateways: Option<Result<Vec<GatewaySession>, String>>,
 }

@@ -38,7 +38,7 @@ mod files;
 mod forward;
 mod framing;
 mod listener;
-mod metrics;
+pub(crate) mod metrics;
 mod mode;
 mod process;
 mod route;

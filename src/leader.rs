@@ -25,6 +25,11 @@ use tokio::{sync::watch, time};
 /// How often a standby reads the Lease.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// The current time, on the clock that tests can pause.
+fn monotonic() -> Instant {
+    time::Instant::now().into_std()
+}
+
 /// The right to write, for a limited time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -136,7 +141,7 @@ async fn acquire(api: &Api<Lease>, candidate: &Candidate, standing: &watch::Send
         match attempt(api, candidate, &mut seen).await {
             Ok(Some(held)) => return held,
             Ok(None) => {
-                standing.send_replace(Standing::Standby { seen: Instant::now() });
+                standing.send_replace(Standing::Standby { seen: monotonic() });
             }
             Err(error) => tracing::debug!(%error, "failed to read the lease"),
         }
@@ -162,7 +167,7 @@ async fn attempt(
             },
             spec: Some(claimed(candidate, 1)),
         };
-        let sent = Instant::now();
+        let sent = monotonic();
         let created = time::timeout(candidate.duration, api.create(&PostParams::default(), &lease)).await;
         let lease = created.map_err(|_| LeaseError::Deadline)??;
         return Ok(Some((
@@ -175,7 +180,7 @@ async fn attempt(
     };
     let spec = lease.spec.clone().unwrap_or_default();
     let holder = spec.holder_identity.clone().filter(|holder| !holder.is_empty());
-    let now = Instant::now();
+    let now = monotonic();
     let unchanged_since = match seen {
         Some((renewed, by, at)) if *renewed == spec.renew_time && *by == holder => *at,
         _ => {
@@ -201,7 +206,7 @@ async fn keep(api: &Api<Lease>, candidate: &Candidate, held: (Lease, Claim)) -> 
     let (mut lease, claim) = held;
     time::sleep(candidate.duration / 3).await;
     loop {
-        let now = Instant::now();
+        let now = monotonic();
         let left = claim
             .expires
             .checked_duration_since(now)
@@ -213,7 +218,7 @@ async fn keep(api: &Api<Lease>, candidate: &Candidate, held: (Lease, Claim)) -> 
             Ok(held) => return Some(held),
             Err(error) => {
                 tracing::warn!(%error, "failed to renew the lease");
-                let left = claim.expires.saturating_duration_since(Instant::now());
+                let left = claim.expires.saturating_duration_since(monotonic());
                 let current = time::timeout(left, api.get(&candidate.lease)).await.ok()?;
                 match current {
                     Ok(current) => {
@@ -249,7 +254,7 @@ async fn write(
     lease: &Lease,
     deadline: Duration,
 ) -> Result<(Lease, Claim), LeaseError> {
-    let sent = Instant::now();
+    let sent = monotonic();
     let written = time::timeout(deadline, api.replace(&candidate.lease, &PostParams::default(), lease)).await;
     let written = written.map_err(|_| LeaseError::Deadline)??;
     let transitions = written

@@ -1,4 +1,5 @@
-//! What the operator counts. Labels are enums of the API, never texts of errors.
+//! The operator's metrics, all with the prefix `proxypair_`. `docs/metrics.md` is their reference. The values of labels are names of objects or
+//! words of the API, never texts of errors, so that their number is bounded.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -6,35 +7,38 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// The operator's metrics.
+use crate::api::Side;
+
+/// The operator's metrics. Clones share the same numbers.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// Switches that were finished.
+    /// Completed switches of the traffic from one side to the other.
     pub switches: Family<SwitchLabels, Counter>,
-    /// Seconds from the decision to the moment when the EndpointSlices showed the new side.
+    /// Seconds from the decision to switch until the EndpointSlices contain the addresses of the new side only; one observation for each
+    /// completed switch.
     pub switch_duration: Family<SwitchLabels, Histogram>,
-    /// 1 for a side that is up, 0 for any other.
+    /// 1 while a side is up, 0 while it is down or its health is unknown.
     pub side_up: Family<SideLabels, Gauge>,
-    /// Probe sessions.
+    /// Number of probe sessions in the gate of a side, as it last reported.
     pub sessions: Family<SideLabels, Gauge>,
-    /// Seconds since 1970 until which a certificate is valid.
+    /// When a certificate expires, in seconds since 1970-01-01 UTC. Absent while no certificate is known.
     pub certificate_expires: Family<CertificateLabels, Gauge>,
-    /// Reconciliations that failed.
+    /// Failed reconciliations of ProxyPairs.
     pub reconcile_errors: Family<ReasonLabels, Counter>,
-    /// 1 while this process leads.
+    /// 1 once this process leads, 0 while it stands by. A process that loses the leadership exits.
     pub leading: Gauge,
 }
 
-/// What a switch was and why.
+/// Labels of a switch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct SwitchLabels {
     /// `Failover`, `Failback` or `Switchover`.
     pub kind: &'static str,
-    /// A cause as in status, or `None`.
+    /// A cause as in `status.history`, or `None`.
     pub cause: &'static str,
 }
 
-/// A side of a pair.
+/// Labels of a side of a pair.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct SideLabels {
     /// Namespace of the ProxyPair.
@@ -45,7 +49,7 @@ pub struct SideLabels {
     pub side: &'static str,
 }
 
-/// A certificate that a side shows.
+/// Labels of a certificate that was presented on a side.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CertificateLabels {
     /// Namespace of the ProxyPair.
@@ -54,14 +58,14 @@ pub struct CertificateLabels {
     pub pair: String,
     /// `primary` or `backup`.
     pub side: &'static str,
-    /// `listener` or `objectserver`.
+    /// `listener`, which the gate presents to probes, or `objectserver`, which the ObjectServer presents.
     pub certificate: &'static str,
 }
 
-/// A reason in one word.
+/// Label of an error.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabels {
-    /// One word.
+    /// A reason as in the condition `Ready`, or `Malformed`.
     pub reason: &'static str,
 }
 
@@ -69,7 +73,7 @@ pub struct ReasonLabels {
 const SECONDS: [f64; 10] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
 impl Metrics {
-    /// Makes the metrics known to `registry`.
+    /// The metrics, each registered with its help text.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             switches: Family::default(),
@@ -90,36 +94,46 @@ impl Metrics {
             leading,
         } = metrics.clone();
         let registry = registry.sub_registry_with_prefix("proxypair");
-        registry.register("switches", "Switches that were finished", switches);
+        registry.register("switches", "Completed switches", switches);
         registry.register(
             "switch_duration_seconds",
-            "From the decision to the moment when the EndpointSlices showed the new side",
+            "Time from the decision to switch until the EndpointSlices contain the new side only",
             switch_duration,
         );
-        registry.register("side_up", "1 for a side that is up", side_up);
-        registry.register("sessions", "Probe sessions", sessions);
+        registry.register("side_up", "Whether a side is up (1) or not (0)", side_up);
+        registry.register("sessions", "Probe sessions now", sessions);
         registry.register(
             "certificate_expires_timestamp_seconds",
-            "Until when a certificate is valid",
+            "When a certificate expires",
             certificate_expires,
         );
-        registry.register("reconcile_errors", "Reconciliations that failed", reconcile_errors);
-        registry.register("leading", "1 while this process leads", leading);
+        registry.register("reconcile_errors", "Failed reconciliations", reconcile_errors);
+        registry.register("leading", "Whether this process leads (1) or not (0)", leading);
         metrics
     }
 
-    /// Forgets a pair that is gone.
+    /// Removes the series of a pair that was deleted.
     pub fn forget(&self, namespace: &str, pair: &str) {
-        for side in crate::api::Side::BOTH {
+        let Self {
+            side_up,
+            sessions,
+            certificate_expires,
+            // Without a pair among their labels.
+            switches: _,
+            switch_duration: _,
+            reconcile_errors: _,
+            leading: _,
+        } = self;
+        for side in Side::BOTH {
             let labels = SideLabels {
                 namespace: namespace.to_owned(),
                 pair: pair.to_owned(),
                 side: side.label(),
             };
-            self.side_up.remove(&labels);
-            self.sessions.remove(&labels);
+            side_up.remove(&labels);
+            sessions.remove(&labels);
             for certificate in ["listener", "objectserver"] {
-                self.certificate_expires.remove(&CertificateLabels {
+                certificate_expires.remove(&CertificateLabels {
                     namespace: namespace.to_owned(),
                     pair: pair.to_owned(),
                     side: side.label(),
@@ -127,5 +141,116 @@ impl Metrics {
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs};
+
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+    use crate::gate::metrics::{Ending, GateMetrics, RefusalReason};
+
+    fn encoded(registry: &Registry) -> String {
+        let mut text = String::new();
+        encode(&mut text, registry).unwrap();
+        text
+    }
+
+    /// Metrics with a sample in every family.
+    fn sampled(registry: &mut Registry) -> Metrics {
+        let metrics = Metrics::register(registry);
+        let Metrics {
+            switches,
+            switch_duration,
+            side_up,
+            sessions,
+            certificate_expires,
+            reconcile_errors,
+            leading,
+        } = &metrics;
+        let switch = SwitchLabels {
+            kind: "Failover",
+            cause: "ObjectServerUnreachable",
+        };
+        let (namespace, pair, side) = ("omnibus".to_owned(), "proxy".to_owned(), "primary");
+        let certificate = CertificateLabels {
+            namespace: namespace.clone(),
+            pair: pair.clone(),
+            side,
+            certificate: "listener",
+        };
+        let side = SideLabels { namespace, pair, side };
+        switches.get_or_create(&switch).inc();
+        switch_duration.get_or_create(&switch).observe(0.1);
+        side_up.get_or_create(&side).set(1);
+        sessions.get_or_create(&side).set(5);
+        certificate_expires.get_or_create(&certificate).set(1);
+        reconcile_errors
+            .get_or_create(&ReasonLabels { reason: "Malformed" })
+            .inc();
+        leading.set(1);
+        metrics
+    }
+
+    #[test]
+    fn a_pair_that_was_deleted_leaves_no_series() {
+        let mut registry = Registry::default();
+        let metrics = sampled(&mut registry);
+        assert!(encoded(&registry).contains("pair=\"proxy\""));
+        metrics.forget("omnibus", "other");
+        assert!(encoded(&registry).contains("pair=\"proxy\""));
+        metrics.forget("omnibus", "proxy");
+        let left = encoded(&registry);
+        assert!(!left.contains("pair=\"proxy\""), "{left}");
+    }
+
+    /// The first three cells of the row of each metric: name, type and labels.
+    fn rows(exposition: &str) -> BTreeSet<String> {
+        exposition
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+            .map(|(name, kind)| {
+                let sample = exposition.lines().find(|line| {
+                    let rest = line.strip_prefix(name);
+                    rest.is_some_and(|rest| ["_total", "_count", "{", " "].iter().any(|next| rest.starts_with(next)))
+                });
+                let sample = sample.unwrap_or_else(|| panic!("{name} has no sample: {exposition}"));
+                let labels = sample.split_once('{').map_or("", |(_, labels)| labels);
+                let labels: Vec<_> = labels
+                    .split(',')
+                    .filter_map(|label| label.split_once('='))
+                    .map(|(label, _)| format!("`{label}`"))
+                    .collect();
+                let suffix = if kind == "counter" { "_total" } else { "" };
+                format!("| `{name}{suffix}` | {kind} | {} |", labels.join(", "))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_document_lists_every_metric_and_no_other() {
+        let mut operator = Registry::default();
+        sampled(&mut operator);
+        let mut gate = Registry::default();
+        let gate_metrics = GateMetrics::register(&mut gate);
+        gate_metrics.refuse(RefusalReason::Full);
+        gate_metrics.end(Ending::Client);
+
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+        let document = fs::read_to_string(path).unwrap();
+        let documented = document.lines().filter(|line| line.starts_with("| `proxypair_"));
+        let documented: BTreeSet<_> = documented
+            .map(|line| {
+                let cells: Vec<_> = line.splitn(5, '|').take(4).collect();
+                format!("{}|", cells.join("|")).replace("|  |", "| |")
+            })
+            .collect();
+        let mut registered = rows(&encoded(&operator));
+        registered.extend(rows(&encoded(&gate)));
+        let registered: BTreeSet<_> = registered.iter().map(|row| row.replace("|  |", "| |")).collect();
+        assert_eq!(documented, registered, "{path} against what is registered");
     }
 }

@@ -442,7 +442,7 @@ async fn a_renewed_certificate_is_for_new_sessions_and_leaves_the_others_alone()
 async fn who_speaks_the_wrong_language_is_refused_and_the_log_says_so_sparingly() {
     let issuer = Issuer::new("Netcool CA");
     let server = ObjectServer::start(Manners::default()).await;
-    let (gate, directory) = ending_tls(server.address, &["--login-timeout", "1s"]);
+    let (gate, directory) = ending_tls(server.address, &["--login-timeout", "5s"]);
     issuer.issue("PROXY_P").install(directory.path());
     open(&mut gate.operator("a", 1).await).await;
     let dials = server.deeds(|deeds| deeds.accepted);

@@ -168,14 +168,15 @@ async fn a_returning_primary_is_resynced_before_the_backup_stops_standing_in() {
     for n in 0..2500 {
         send(&mut client, &format!("meanwhile-{n}")).await;
     }
-    gateway.ask("POST", "/resync-at-least?time=1s");
+    // Long enough for all that must be seen within it.
+    gateway.ask("POST", "/resync-at-least?time=10s");
     primary.ask_agent("POST", "/start");
     gateway.wait_until("the resync begins", |status| status["resyncing"] == true);
     assert_eq!((gateways(&primary), gateways(&backup)), (1, 1));
     assert_eq!(acting_primary(&backup), "TRUE", "attached, and not in step yet");
     wait_until_equal(&primary, &backup, 2505);
     let status = gateway.wait_until_copying();
-    assert!(status["last_resync_ms"].as_u64().unwrap() >= 1000, "{status}");
+    assert!(status["last_resync_ms"].as_u64().unwrap() >= 10_000, "{status}");
     assert_eq!(status["rows_copied"]["AGG_P"], 2500, "{status}");
     assert_eq!(status["rows_copied"]["AGG_B"], copied_before, "{status}");
     assert_eq!(acting_primary(&backup), "FALSE");
@@ -200,7 +201,8 @@ async fn a_primary_that_was_gone_for_a_moment_is_signalled_before_the_gateway_at
     let (primary, backup) = pair(&[]);
     let gateway = Gateway::start(&primary, &backup, &[]);
     gateway.wait_until_copying();
-    gateway.ask("POST", "/resync-at-least?time=2s");
+    // Long enough for all that must be seen within it.
+    gateway.ask("POST", "/resync-at-least?time=10s");
     primary.ask_agent("POST", "/kill");
     primary.ask_agent("POST", "/start");
     eventually("the gateway is attached to the primary", || match gateways(&primary) {
@@ -254,7 +256,8 @@ async fn it_leaves_a_side_and_comes_back_as_told() {
 #[tokio::test]
 async fn a_resync_with_locks_holds_up_other_sessions_until_it_is_finished() {
     let (primary, backup) = pair(&[]);
-    let options = ["--resync-locks", "--resync-at-least=1s"];
+    // Long enough for all that must be seen within it.
+    let options = ["--resync-locks", "--resync-at-least=10s"];
     let gateway = Gateway::start(&primary, &backup, &options);
     gateway.wait_until("the resync begins", |status| status["resyncing"] == true);
     eventually(

@@ -1,7 +1,8 @@
-//! The session with a gate: pings, reports, and the one order that is in force.
+//! The control check: a session with a gate on which the operator pings, receives reports and sends the command in force.
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -10,16 +11,16 @@ use std::{
 use futures::{SinkExt, StreamExt};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
-    net::TcpStream,
+    io::{AsyncRead, AsyncWrite},
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, sleep},
 };
-use tokio_rustls::client::TlsStream;
 use tokio_util::codec::{Framed, LinesCodec};
 
 use super::{
     Check, Observation,
-    hold::{Refused, Trouble, connect},
+    link::{ConsumerGone, Failure, LinkReporter, now},
+    tls,
 };
 use crate::{
     domain::evidence::{Link, Timing},
@@ -28,193 +29,186 @@ use crate::{
 
 /// Time from a failed attempt to the next.
 const RETRY: Duration = Duration::from_millis(100);
-/// Questions asked at the least within `unresponsiveAfter`.
-const QUESTIONS: u32 = 6;
+/// Pings sent at the least within `unresponsiveAfter`.
+const PINGS: u32 = 6;
+/// Pings without an answer above which no further one is sent: a silent gate would only have to catch up on them.
+const UNANSWERED_MAX: usize = 2;
 
-/// What the operator wants of a gate. It is said again on each new session.
+/// What the operator sends to a gate. It is sent again on each new session.
 #[derive(Clone, Debug)]
 pub struct GateCommands {
-    /// Name of this operator process.
+    /// Name of this operator process: its identity in the leader Lease.
     pub holder: String,
-    /// Term of its leadership: a gate obeys nobody with a lower one than it has heard of.
+    /// Term of its leadership. A gate rejects commands with a lower term than it has seen.
     pub term: u64,
-    /// The order in force; `None` until one is decided.
-    pub order: Option<Request>,
-    /// Grows when an answer is wanted now rather than at the next tick.
+    /// The command in force; `None` until there is one.
+    pub command: Option<Request>,
+    /// Increased to get a report now instead of at the next ping.
     pub ask: u64,
 }
 
-type Lines = Framed<TlsStream<TcpStream>, LinesCodec>;
-
-/// Holds the session with the gate at `address`. Returns when nobody listens.
+/// Keeps a session with the gate at `address` until the receiver of `out` or the sender of `commands` is dropped.
 pub async fn check_gate(
     address: SocketAddr,
     name: ServerName<'static>,
     config: Arc<ClientConfig>,
     timing: Timing,
-    mut steering: watch::Receiver<GateCommands>,
+    commands: watch::Receiver<GateCommands>,
     out: mpsc::Sender<Observation>,
 ) {
-    let mut trouble = Trouble::new(Check::Control, &timing, out.clone());
+    let dial = || tls::connect(address, name.clone(), Arc::clone(&config), &timing);
+    let Err(ConsumerGone) = hold(&timing, dial, commands, out).await;
+}
+
+/// Makes one session after the other on what `dial` connects to.
+async fn hold<S, D>(
+    timing: &Timing,
+    dial: impl Fn() -> D,
+    mut commands: watch::Receiver<GateCommands>,
+    out: mpsc::Sender<Observation>,
+) -> Result<Infallible, ConsumerGone>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    D: Future<Output = Result<S, Failure>>,
+{
+    let mut reporter = LinkReporter::new(Check::Control, timing, out);
     loop {
-        let Some(dialled) = trouble.attempt(connect(address, &name, &config, &timing)).await else {
-            return;
-        };
-        let ended = match dialled {
+        let failure = match reporter.connect(dial()).await {
             Ok(stream) => {
-                let lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE));
                 let mut session = Session {
-                    lines,
+                    lines: Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE)),
                     timing,
-                    trouble: &mut trouble,
-                    out: &out,
-                    asked: VecDeque::new(),
+                    reporter: &mut reporter,
+                    unanswered: VecDeque::new(),
                     nonce: 0,
-                    heard: false,
-                    silent: false,
+                    has_reported: false,
+                    is_silent: false,
                 };
-                match session.run(&mut steering).await {
-                    Ended::NobodyListens => return,
-                    Ended::Lost(since, reason) if session.heard => {
-                        tracing::debug!(%address, reason, "session with the gate ended");
-                        trouble.lost(since);
+                let Err(failure) = session.run(&mut commands).await;
+                match failure {
+                    Failure::Fault { message, .. } if session.has_reported => {
+                        let since = session.ended_at();
+                        tracing::debug!(reason = message, "session with the gate ended");
+                        reporter.fails_since(since);
                         continue;
                     }
-                    Ended::Lost(_, reason) => Refused::plain(reason),
+                    failure => failure,
                 }
             }
-            Err(refused) => refused,
+            Err(failure) => failure,
         };
-        if !trouble.failed(ended).await {
-            return;
-        }
+        reporter.failed(failure).await?;
         sleep(RETRY).await;
     }
 }
 
-enum Ended {
-    NobodyListens,
-    Lost(Instant, String),
-}
-
-struct Session<'a> {
-    lines: Lines,
-    timing: Timing,
-    trouble: &'a mut Trouble,
-    out: &'a mpsc::Sender<Observation>,
-    /// Pings without an answer, oldest first.
-    asked: VecDeque<(u64, Instant)>,
+struct Session<'a, S> {
+    lines: Framed<S, LinesCodec>,
+    timing: &'a Timing,
+    reporter: &'a mut LinkReporter,
+    /// Pings without an answer, oldest first, with the time at which each was sent.
+    unanswered: VecDeque<(u64, Instant)>,
     nonce: u64,
     /// At least one report has come.
-    heard: bool,
-    /// Silence was said and not taken back.
-    silent: bool,
+    has_reported: bool,
+    /// The last state reported is silence.
+    is_silent: bool,
 }
 
-impl Session<'_> {
-    async fn run(&mut self, steering: &mut watch::Receiver<GateCommands>) -> Ended {
-        match self.converse(steering).await {
-            Ok(()) => Ended::NobodyListens,
-            // A session that had been silent failed when the silence began.
-            Err(reason) => Ended::Lost(
-                self.asked
-                    .front()
-                    .filter(|_| self.silent)
-                    .map_or_else(Instant::now, |(_, since)| *since),
-                reason,
-            ),
-        }
-    }
-
-    /// `Ok` when nobody listens any more, else why the session ended.
-    async fn converse(&mut self, steering: &mut watch::Receiver<GateCommands>) -> Result<(), String> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
+    /// Runs the session until it fails.
+    async fn run(&mut self, commands: &mut watch::Receiver<GateCommands>) -> Result<Infallible, Failure> {
         let GateCommands {
             holder,
             term,
-            order,
+            command,
             ask: _,
-        } = steering.borrow_and_update().clone();
-        let mut ordered = order.clone();
+        } = commands.borrow_and_update().clone();
         self.send(&Request::Hello { holder, term }).await?;
-        if let Some(order) = order {
-            self.send(&order).await?;
-        }
-        // A silence counts from the question that it leaves unanswered, so that questions must come more often than silence is allowed.
-        let mut tick = interval(self.timing.interval.min(self.timing.unresponsive_after / QUESTIONS));
+        let mut in_force = None;
+        self.send_command(command, &mut in_force).await?;
+        // A silence counts from the ping that it leaves unanswered, so pings must be more frequent than silence is long.
+        let mut tick = interval(self.timing.interval.min(self.timing.unresponsive_after / PINGS));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 line = self.lines.next() => {
-                    let line = line.ok_or("the gate closed the session")?.map_err(|error| error.to_string())?;
-                    let report: Report = serde_json::from_str(&line).map_err(|error| format!("the gate sent what is no report: {error}"))?;
-                    if !self.hear(report).await {
-                        return Ok(());
-                    }
+                    let line = line.ok_or_else(|| Failure::connection("the gate closed the session"))?;
+                    self.receive(&line.map_err(Failure::connection)?).await?;
                 }
                 _ = tick.tick() => {
-                    if let Some((_, since)) = self.asked.front()
-                        && !self.silent
-                    {
-                        self.silent = true;
-                        if !self.trouble.say(Link::Silent { since: *since }).await {
-                            return Ok(());
-                        }
-                    }
+                    self.report_silence().await?;
                     self.ping().await?;
                 }
-                changed = steering.changed() => {
-                    if changed.is_err() {
-                        return Ok(());
-                    }
-                    let GateCommands { order, .. } = steering.borrow_and_update().clone();
-                    if let Some(order) = order.filter(|order| ordered.as_ref() != Some(order)) {
-                        self.send(&order).await?;
-                        ordered = Some(order);
-                    }
+                changed = commands.changed() => {
+                    changed.map_err(|_| ConsumerGone)?;
+                    let command = commands.borrow_and_update().command.clone();
+                    self.send_command(command, &mut in_force).await?;
                     self.ping().await?;
                 }
             }
         }
     }
 
-    async fn ping(&mut self) -> Result<(), String> {
-        // One question at a time tells as much as many: a peer that is silent is not asked again.
-        if self.asked.len() >= 2 {
+    /// When the session ended: a session that was silent failed when the silence began.
+    fn ended_at(&self) -> Instant {
+        let silent_since = self.unanswered.front().filter(|_| self.is_silent);
+        silent_since.map_or_else(now, |(_, sent)| *sent)
+    }
+
+    /// Sends `command` unless it is in force on this session already.
+    async fn send_command(&mut self, command: Option<Request>, in_force: &mut Option<Request>) -> Result<(), Failure> {
+        if let Some(command) = command
+            && in_force.as_ref() != Some(&command)
+        {
+            self.send(&command).await?;
+            *in_force = Some(command);
+        }
+        Ok(())
+    }
+
+    async fn ping(&mut self) -> Result<(), Failure> {
+        if self.unanswered.len() >= UNANSWERED_MAX {
             return Ok(());
         }
         self.nonce += 1;
-        self.asked.push_back((self.nonce, Instant::now()));
+        self.unanswered.push_back((self.nonce, now()));
         self.send(&Request::Ping { nonce: self.nonce }).await
     }
 
-    /// Takes in a report. `false` when nobody listens any more.
-    async fn hear(&mut self, report: Report) -> bool {
-        if let Some(refusal) = &report.rejected_command {
-            tracing::warn!(gate = report.gate, refusal, "the gate refused an order");
-        }
-        if let Some(nonce) = report.answers {
-            while self.asked.front().is_some_and(|(asked, _)| *asked <= nonce) {
-                self.asked.pop_front();
+    /// Reports the beginning of a silence, once.
+    async fn report_silence(&mut self) -> Result<(), ConsumerGone> {
+        match self.unanswered.front() {
+            Some((_, since)) if !self.is_silent => {
+                self.is_silent = true;
+                self.reporter.report(Link::Silent { since: *since }).await
             }
+            _ => Ok(()),
         }
-        let said = self
-            .out
-            .send(Observation::Report {
-                at: Instant::now(),
-                report,
-            })
-            .await
-            .is_ok();
-        if !self.heard || (self.silent && self.asked.is_empty()) {
-            self.heard = true;
-            self.silent = false;
-            return said && self.trouble.answering().await;
-        }
-        said
     }
 
-    async fn send(&mut self, request: &Request) -> Result<(), String> {
-        let line = serde_json::to_string(request).map_err(|error| error.to_string())?;
-        self.lines.send(line).await.map_err(|error| error.to_string())
+    async fn receive(&mut self, line: &str) -> Result<(), Failure> {
+        let report: Report = serde_json::from_str(line)
+            .map_err(|error| Failure::connection(format!("failed to parse the gate's report: {error}")))?;
+        if let Some(answered) = report.answers {
+            while self.unanswered.front().is_some_and(|(nonce, _)| *nonce <= answered) {
+                self.unanswered.pop_front();
+            }
+        }
+        self.reporter.send(Observation::Report { at: now(), report }).await?;
+        if !self.has_reported || (self.is_silent && self.unanswered.is_empty()) {
+            self.has_reported = true;
+            self.is_silent = false;
+            self.reporter.answering().await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, request: &Request) -> Result<(), Failure> {
+        let line = serde_json::to_string(request).map_err(Failure::connection)?;
+        self.lines.send(line).await.map_err(Failure::connection)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
-//! The operator's login to an ObjectServer: who it is, and how often it may try. Repeated failed logins can disable the account, so a
-//! refusal ends all attempts of both eyes of a side for minutes.
+//! The operator's login to an ObjectServer: its identity, and how often it may try. Repeated failed logins can disable the account, so one
+//! rejection stops the attempts of both checks of a side for minutes.
 
 use std::{
     fmt,
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 /// for all names that begin with PROXY, which makes each disconnect a critical event.
 pub const APPLICATION: &str = "PAIRCHECK";
 
-/// Time without an attempt after the first refusal; it doubles with each further one.
+/// Time without an attempt after the first rejection; it doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_secs(60);
 /// Longest time without an attempt.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15 * 60);
@@ -23,9 +23,9 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(15 * 60);
 /// A user and its password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// `AuthUserName`.
+    /// `AuthUserName` in the Secret.
     pub user: String,
-    /// `AuthPassword`.
+    /// `AuthPassword` in the Secret.
     pub password: String,
 }
 
@@ -37,68 +37,68 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Everything that the eyes of one side need to log in.
+/// What the checks of one side need to log in.
 #[derive(Clone, Debug)]
 pub struct Login {
-    /// Who.
+    /// The operator's account at the ObjectServer.
     pub credentials: Arc<Credentials>,
-    /// The password may travel in the clear: the way is encrypted, or the user allows it.
+    /// The password may be sent in clear text: the connection is encrypted, or the user allows it.
     pub allow_plaintext: bool,
-    /// The name that the ObjectServer must say.
+    /// The name by which the ObjectServer must identify itself.
     pub object_server: String,
-    /// Another name that the server may say which the path leads to: that of the proxy server behind the gate.
+    /// Name of the proxy server behind the gate, if there is one: on the path its name is accepted too.
     pub proxy: Option<String>,
-    /// Whether to ask for gateways too.
+    /// Whether the direct check asks for gateway sessions too. A change makes it ask at once.
     pub gateways: watch::Receiver<bool>,
-    /// What both eyes of the side know of refusals.
+    /// Shared by the checks that log in with these credentials to this ObjectServer.
     pub refusals: Arc<Refusals>,
 }
 
-/// What is known of refused logins at one ObjectServer with one set of credentials.
+/// Rejected logins at one ObjectServer with one set of credentials.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    standing: Mutex<Option<Refusal>>,
+    last: Mutex<Option<Refusal>>,
     turn: tokio::sync::Mutex<()>,
 }
 
-/// A refusal that stands.
+/// A rejected login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// When the next attempt may be made.
     pub until: Instant,
-    /// In the server's words.
+    /// The server's message.
     pub message: String,
     backoff: Duration,
 }
 
 impl Refusals {
-    /// Waits for the turn to log in. One eye after the other: the second is spared what the first has learned.
+    /// Waits for the turn to log in. Checks log in one after the other, so that a rejection of the first spares the second an attempt.
     pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
     }
 
-    /// The refusal because of which no login may be tried at `now`.
-    pub fn standing(&self, now: Instant) -> Option<Refusal> {
-        let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        standing.clone().filter(|refusal| refusal.until > now)
+    /// The rejection because of which no login may be tried at `now`.
+    pub fn current(&self, now: Instant) -> Option<Refusal> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone().filter(|refusal| refusal.until > now)
     }
 
-    /// A login was refused at `now`.
+    /// A login was rejected at `now` with the server's `message`.
     pub fn refused(&self, message: String, now: Instant) {
-        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        let backoff = standing
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let backoff = last
             .as_ref()
             .map_or(FIRST_BACKOFF, |earlier| (earlier.backoff * 2).min(LONGEST_BACKOFF));
-        *standing = Some(Refusal {
+        *last = Some(Refusal {
             until: now + backoff,
             message,
             backoff,
         });
     }
 
-    /// A login was accepted.
+    /// A login was accepted: the next rejection counts as the first again.
     pub fn accepted(&self) {
-        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -107,20 +107,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_refusal_in_a_row_doubles_the_time_without_an_attempt() {
+    fn each_rejection_in_a_row_doubles_the_time_without_an_attempt() {
         let refusals = Refusals::default();
         let mut now = Instant::now();
-        assert_eq!(refusals.standing(now), None);
+        assert_eq!(refusals.current(now), None);
         for minutes in [1, 2, 4, 8, 15, 15] {
             refusals.refused("no".to_owned(), now);
-            let standing = refusals.standing(now).unwrap();
-            assert_eq!(standing.until, now + Duration::from_secs(60 * minutes));
-            now = standing.until;
-            assert_eq!(refusals.standing(now), None);
+            let refusal = refusals.current(now).unwrap();
+            assert_eq!(refusal.until, now + Duration::from_secs(60 * minutes));
+            now = refusal.until;
+            assert_eq!(refusals.current(now), None);
         }
         refusals.accepted();
         refusals.refused("no".to_owned(), now);
-        assert_eq!(refusals.standing(now).unwrap().until, now + FIRST_BACKOFF);
+        assert_eq!(refusals.current(now).unwrap().until, now + FIRST_BACKOFF);
     }
 
     #[test]
@@ -132,8 +132,10 @@ mod tests {
 
     #[test]
     fn the_row_that_keeps_the_check_out_of_the_event_list_is_documented_with_its_name() {
-        let document = include_str!("../../docs/migrating-from-ibm-docs.md");
-        assert!(document.contains(&format!("'^{APPLICATION}$'")));
+        let row = format!("'^{APPLICATION}$'");
+        let documents = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap();
+        let mut texts = documents.map(|document| std::fs::read_to_string(document.unwrap().path()).unwrap());
+        assert!(texts.any(|text| text.contains(&row)), "no document has {row}");
     }
 
     #[test]

@@ -1,120 +1,112 @@
-//! The TDS session of an eye: one login for as long as the connection lasts, and a cheap read each `interval`.
+//! The TDS session of a check: one login for as long as the connection lasts, and a small read each `interval`.
 //!
-//! A fresh login per check would leave a row in `alerts.status` each time, so a session is kept until it is lost. A read that the server
-//! refuses, for want of a permission or because the proxy may only insert, is an answer all the same: the way to the ObjectServer is open.
+//! Each login and logout leaves a row in `alerts.status`, so a session is kept until it is lost. A read that the server rejects, because a
+//! permission is missing or because the proxy server only allows inserts, is an answer too: the way to the ObjectServer is open.
 
-use std::{
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::mpsc,
     time::{sleep, sleep_until, timeout},
 };
 
 use super::{
     Check, Observation, ServerInfo,
-    hold::{Refused, Trouble},
+    link::{ConsumerGone, Failure, LinkReporter, now},
     login::{APPLICATION, Login},
 };
 use crate::{
     domain::{
-        evidence::{Fault, Link, Timing},
+        evidence::{Fault, Timing},
         resync::GatewaySession,
     },
     tds::{
         client::{ANSWER_MAX, Answer, Client, LoginError, PasswordPolicy, QueryError},
         login::LoginRecord,
+        value::Value,
     },
 };
 
-/// Time from a login that failed, other than by a refusal, to the next.
+/// Time from a login that failed, other than by a rejection, to the next.
 const LOGIN_RETRY: Duration = Duration::from_secs(1);
 /// A session that lasts shorter than this is followed by the next only after [`LOGIN_RETRY`].
 const SHORT: Duration = Duration::from_secs(5);
-/// Beyond `unresponsiveAfter`: after this time without an answer a session is given up for a new one.
-const HOPELESS: Duration = Duration::from_secs(300);
+/// Beyond `unresponsiveAfter`: a session without an answer for this time is given up for a new one.
+const GIVE_UP: Duration = Duration::from_secs(300);
 
-/// What an ObjectServer is and whether it stands in for the primary; a few rows, always there.
+/// What the ObjectServer is called and whether it acts as primary: a few rows that always exist.
 const PROPERTIES: &str =
     "select PropName, Value from catalog.properties where PropName in ('Name', 'ActingPrimary', 'BackupObjectServer')";
-/// Who copies between the ObjectServers.
+/// The sessions of gateways, which copy between the ObjectServers.
 const GATEWAYS: &str = "select ConnectionID, AppDescription from catalog.connections where AppName = 'GATEWAY'";
 
-/// What became of a session.
-enum End {
-    /// Nobody listens any more.
-    NobodyListens,
-    /// It worked, and ended.
-    Lost,
-}
-
-/// Logs in on `stream` and asks until the session ends. `Ok` if it had worked: then the next attempt may come at once, unless nobody
-/// listens any more.
-pub(super) async fn log_in_and_ask<S>(
+/// Logs in on `stream` and asks each `interval` until the session ends. `Ok` if it had been logged in: then the next attempt may be made at
+/// once.
+pub(super) async fn run<S>(
     stream: S,
     login: &Login,
     timing: &Timing,
-    trouble: &mut Trouble,
-    out: &mpsc::Sender<Observation>,
-) -> Result<(), Refused>
+    reporter: &mut LinkReporter,
+) -> Result<(), Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let hopeless = timing.unresponsive_after + HOPELESS;
-    // A login that hangs, on the way of the other eye, must not hold up this one.
-    let turn = timeout(timing.interval, login.refusals.turn()).await.ok();
-    if let Some(refusal) = login.refusals.standing(Instant::now()) {
-        return Err(refused(refusal.message));
-    }
-    let record = LoginRecord::new(&login.credentials.user, &login.credentials.password, APPLICATION);
-    let begun = Instant::now();
-    let policy = PasswordPolicy::on_stream(false, login.allow_plaintext);
-    let attempt = Client::with_policy(stream, &record, policy, ANSWER_MAX);
-    let attempt = trouble.patiently(begun, hopeless, attempt).await;
-    let client = match attempt {
-        None => return Ok(()),
-        Some(Err(silence)) => return Err(silence),
-        Some(Ok(Ok(client))) => client,
-        Some(Ok(Err(error))) => {
-            let failed = login_failed(error);
-            if failed.fault == Fault::Login {
-                login.refusals.refused(failed.message.clone(), Instant::now());
-            } else {
-                drop(turn);
-                sleep(LOGIN_RETRY).await;
-            }
-            return Err(failed);
-        }
-    };
-    login.refusals.accepted();
-    drop(turn);
-    tracing::debug!(server = client.server(), "logged in to check");
+    let limit = timing.unresponsive_after + GIVE_UP;
+    let client = log_in(stream, login, timing, limit, reporter).await?;
+    let begun = now();
+    tracing::debug!(server = client.server(), "check logged in");
     let mut session = Session {
         client,
         login,
         timing,
-        hopeless,
-        trouble,
-        out,
+        limit,
+        reporter,
     };
-    if matches!(session.converse().await, End::Lost) && begun.elapsed() < SHORT {
+    session.ask_until_lost().await?;
+    if now().duration_since(begun) < SHORT {
         sleep(LOGIN_RETRY).await;
     }
     Ok(())
 }
 
-fn refused(message: String) -> Refused {
-    Refused {
-        fault: Fault::Login,
-        message,
+async fn log_in<S>(
+    stream: S,
+    login: &Login,
+    timing: &Timing,
+    limit: Duration,
+    reporter: &mut LinkReporter,
+) -> Result<Client<S>, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    // A login of the side's other check that gets no answer must not hold up this one.
+    let turn = timeout(timing.interval, login.refusals.turn()).await.ok();
+    if let Some(refusal) = login.refusals.current(now()) {
+        return Err(Failure::login(refusal.message));
+    }
+    let record = LoginRecord::new(&login.credentials.user, &login.credentials.password, APPLICATION);
+    let policy = PasswordPolicy::on_stream(false, login.allow_plaintext);
+    let attempt = Client::with_policy(stream, &record, policy, ANSWER_MAX);
+    match reporter.answer(now(), limit, attempt).await? {
+        Ok(client) => {
+            login.refusals.accepted();
+            Ok(client)
+        }
+        Err(error) => {
+            let (fault, message) = (fault(&error), error.to_string());
+            if fault == Fault::Login {
+                login.refusals.refused(message.clone(), now());
+            } else {
+                drop(turn);
+                sleep(LOGIN_RETRY).await;
+            }
+            Err(Failure::Fault { fault, message })
+        }
     }
 }
 
-fn login_failed(error: LoginError) -> Refused {
-    let fault = match &error {
+const fn fault(error: &LoginError) -> Fault {
+    match error {
         LoginError::Io(_) | LoginError::Closed { .. } => Fault::Connection,
         LoginError::Refused { .. }
         | LoginError::EncryptionDemanded
@@ -125,10 +117,6 @@ fn login_failed(error: LoginError) -> Refused {
         | LoginError::Protocol(_)
         | LoginError::OlderProtocol { .. }
         | LoginError::NoVerdict => Fault::WrongServer,
-    };
-    Refused {
-        fault,
-        message: error.to_string(),
     }
 }
 
@@ -136,131 +124,106 @@ struct Session<'a, S> {
     client: Client<S>,
     login: &'a Login,
     timing: &'a Timing,
-    hopeless: Duration,
-    trouble: &'a mut Trouble,
-    out: &'a mpsc::Sender<Observation>,
+    /// How long to wait for an answer once its lateness is reported.
+    limit: Duration,
+    reporter: &'a mut LinkReporter,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<'_, S> {
-    async fn converse(&mut self) -> End {
-        let mut wanted = self.login.gateways.clone();
+    async fn ask_until_lost(&mut self) -> Result<(), ConsumerGone> {
+        let mut gateways = self.login.gateways.clone();
         loop {
-            let asked = Instant::now();
-            let with_gateways = *wanted.borrow_and_update();
-            let said = match self.ask(asked, with_gateways).await {
-                Ok(Some(said)) => said,
-                Ok(None) => return End::NobodyListens,
-                Err(since) => return self.lost(since).await,
+            let asked = now();
+            let with_gateways = *gateways.borrow_and_update();
+            let info = match self.ask(asked, with_gateways).await {
+                Ok(info) => info,
+                Err(Failure::ConsumerGone) => return Err(ConsumerGone),
+                Err(Failure::NoAnswer | Failure::Fault { .. }) => return self.reporter.silent(now()).await,
             };
-            let link = match self.stranger(&said) {
-                Some(message) => Link::Failed {
-                    since: asked,
-                    fault: Fault::WrongServer,
-                    message,
-                },
-                None => Link::Answering,
-            };
-            let is_told = match link {
-                Link::Answering => self.trouble.answering().await,
-                link => self.trouble.say(link).await,
-            };
-            if !is_told || self.out.send(Observation::Server(said)).await.is_err() {
-                return End::NobodyListens;
+            match self.mismatch(&info) {
+                None => self.reporter.answering().await?,
+                Some(message) => {
+                    let fault = Fault::WrongServer;
+                    self.reporter
+                        .failed_since(asked, Failure::Fault { fault, message })
+                        .await?;
+                }
             }
+            self.reporter.send(Observation::Server(info)).await?;
             tokio::select! {
                 error = self.client.lost() => {
-                    tracing::debug!(%error, "a check session ended");
-                    return self.lost(Instant::now()).await;
+                    tracing::debug!(%error, "check session ended");
+                    // Reported before the next attempt: it may confirm at once what another check has observed.
+                    return self.reporter.silent(now()).await;
                 }
                 () = sleep_until((asked + self.timing.interval).into()) => {}
-                // An answer is wanted now. A sender that is gone ends this task from outside.
-                _ = wanted.changed() => {}
+                // The consumer wants an answer now. One that drops the sender ends this task as well.
+                _ = gateways.changed() => {}
             }
         }
     }
 
-    /// The session has ended. Said at once: whoever weighs another eye's word need not wait for the next attempt.
-    async fn lost(&mut self, since: Instant) -> End {
-        self.trouble.lost(since);
-        if self.trouble.say(Link::Silent { since }).await {
-            End::Lost
-        } else {
-            End::NobodyListens
-        }
-    }
-
-    /// Asks both questions. `Ok(None)` when nobody listens any more; since when the session was no good, if it has ended.
-    async fn ask(&mut self, asked: Instant, with_gateways: bool) -> Result<Option<ServerInfo>, Instant> {
-        let Some(properties) = self.query(asked, PROPERTIES).await? else {
-            return Ok(None);
-        };
-        let gateways = if with_gateways && self.trouble.eye() == Check::Direct {
-            match self.query(asked, GATEWAYS).await? {
-                None => return Ok(None),
-                Some(answer) => Some(answer.map(|answer| gateway_sessions(&answer))),
-            }
+    /// Asks for the properties, and for the gateways if they are wanted. The path check leaves those to the direct one.
+    async fn ask(&mut self, asked: Instant, with_gateways: bool) -> Result<ServerInfo, Failure> {
+        let properties = self.query(asked, PROPERTIES).await?;
+        let gateways = if with_gateways && self.reporter.check() == Check::Direct {
+            let answer = self.query(asked, GATEWAYS).await?;
+            Some(answer.map(|answer| gateway_sessions(&answer)))
         } else {
             None
         };
         let property = |name: &str| properties.as_ref().ok().and_then(|answer| property(answer, name));
-        Ok(Some(ServerInfo {
-            eye: self.trouble.eye(),
+        Ok(ServerInfo {
+            check: self.reporter.check(),
             asked,
-            heard: Instant::now(),
+            answered: now(),
             name: property("Name"),
             acting_primary: property("ActingPrimary").map(|value| value.eq_ignore_ascii_case("TRUE")),
             gateways,
-        }))
+        })
     }
 
-    /// One question. The inner error is the server's refusal, which is an answer.
-    async fn query(&mut self, asked: Instant, sql: &str) -> Result<Option<Result<Answer, String>>, Instant> {
-        let answer = self
-            .trouble
-            .patiently(asked, self.hopeless, self.client.query(sql))
-            .await;
-        match answer {
-            None => Ok(None),
-            Some(Ok(Ok(answer))) => Ok(Some(Ok(answer))),
-            Some(Ok(Err(error @ QueryError::Sql { .. }))) => Ok(Some(Err(error.to_string()))),
-            Some(Ok(Err(error))) => {
-                tracing::debug!(%error, "a check session ended");
-                Err(self.trouble.silent_since().unwrap_or_else(Instant::now))
+    /// Sends one query. The inner error is that of the server, which is an answer.
+    async fn query(&mut self, asked: Instant, sql: &str) -> Result<Result<Answer, String>, Failure> {
+        let query = self.client.query(sql);
+        match self.reporter.answer(asked, self.limit, query).await? {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(error @ QueryError::Sql { .. }) => Ok(Err(error.to_string())),
+            Err(error) => {
+                tracing::debug!(%error, "check session ended");
+                Err(Failure::connection(error))
             }
-            Some(Err(_silence)) => Err(asked),
         }
     }
 
-    /// In words, if it is another server than the declared one.
-    fn stranger(&self, said: &ServerInfo) -> Option<String> {
+    /// The message for a server other than the declared one; `None` if it is that one, or its name is not known.
+    fn mismatch(&self, info: &ServerInfo) -> Option<String> {
         let Login {
             object_server, proxy, ..
         } = self.login;
-        let name = match &said.name {
+        let name = match &info.name {
             Some(name) => name,
-            // Through a proxy server the messages may carry its name.
-            None if proxy.is_some() && said.eye == Check::Path => return None,
+            // A proxy server may put its own name into its messages.
+            None if proxy.is_some() && info.check == Check::Path => return None,
             None => self.client.server().filter(|name| !name.is_empty())?,
         };
-        (name != object_server).then(|| format!("the server there says that it is {name}, not {object_server}"))
+        (name != object_server).then(|| format!("server identifies itself as {name}, expected {object_server}"))
     }
 }
 
 fn property(answer: &Answer, name: &str) -> Option<String> {
+    let text = |value: &Value| value.text().map(|text| text.trim().to_owned());
     answer
         .rows()
-        .find(|row| row.get("PropName").and_then(|value| value.text()).as_deref() == Some(name))?
-        .get("Value")?
-        .text()
-        .map(|text| text.trim().to_owned())
+        .find(|row| row.get("PropName").and_then(text).as_deref() == Some(name))?
+        .get("Value")
+        .and_then(text)
 }
 
 fn gateway_sessions(answer: &Answer) -> Vec<GatewaySession> {
-    let text = |value: Option<&crate::tds::value::Value>| {
-        value
-            .and_then(|value| value.text())
-            .map(|text| text.trim().to_owned())
-            .unwrap_or_default()
+    let text = |value: Option<&Value>| {
+        let text = value.and_then(Value::text);
+        text.map(|text| text.trim().to_owned()).unwrap_or_default()
     };
     answer
         .rows()
@@ -269,25 +232,6 @@ fn gateway_sessions(answer: &Answer) -> Vec<GatewaySession> {
             description: text(row.get("AppDescription")),
         })
         .collect()
-}
-
-impl Trouble {
-    /// Waits for something that the server owes since `since`, for `limit` at the longest, and says so when it is late. `None` when nobody
-    /// listens any more; the inner error when the limit has passed.
-    async fn patiently<T>(
-        &mut self,
-        since: Instant,
-        limit: Duration,
-        answer: impl Future<Output = T>,
-    ) -> Option<Result<T, Refused>> {
-        let mut answer = pin!(answer);
-        if let Ok(answer) = timeout(self.interval(), &mut answer).await {
-            return Some(Ok(answer));
-        }
-        let since = self.is_silent(since);
-        self.say(Link::Silent { since }).await.then_some(())?;
-        Some(timeout(limit, answer).await.map_err(|_| Refused::silence()))
-    }
 }
 
 #[cfg(test)]

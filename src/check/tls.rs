@@ -1,25 +1,38 @@
 //! The operator's side of the mutual TLS with the gates.
 
-use std::sync::Arc;
+use std::{io, net::SocketAddr, sync::Arc};
 
 use rustls::{
     ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem, pem::PemObject},
     version::TLS13,
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::link::Failure;
+use crate::{
+    dial::prepare,
+    domain::evidence::{Fault, Timing},
 };
 
 /// The operator's keys for a pair cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Not PEM, or nothing of the kind in it.
+    /// Not PEM, or without a certificate or key.
     #[error("failed to read the operator's keys: {0}")]
     Pem(#[from] pem::Error),
-    /// Key and certificate do not fit.
+    /// Private key and certificate do not belong together, or their kind is not supported.
     #[error("failed to use the operator's keys: {0}")]
     Keys(#[from] rustls::Error),
 }
 
-/// What the operator shows and trusts when it dials the gates of one pair.
+/// The client side of TLS 1.3 with the gates of one pair: `ca` are the authorities to trust, `certificate` and `key` the client's identity,
+/// all in PEM.
+///
+/// # Errors
+///
+/// [`TlsError`].
 pub fn client_config(ca: &str, certificate: &str, key: &str) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
     for root in CertificateDer::pem_slice_iter(ca.as_bytes()) {
@@ -31,4 +44,23 @@ pub fn client_config(ca: &str, certificate: &str, key: &str) -> Result<Arc<Clien
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)?;
     Ok(Arc::new(config))
+}
+
+/// Connects to a port of the gate at `address`, whose certificate must be for `name`.
+pub(super) async fn connect(
+    address: SocketAddr,
+    name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+    timing: &Timing,
+) -> Result<TlsStream<TcpStream>, Failure> {
+    let failed = |error: io::Error| {
+        let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+        Failure::Fault {
+            fault: if is_tls { Fault::Tls } else { Fault::Connection },
+            message: format!("{address}: {error}"),
+        }
+    };
+    let stream = TcpStream::connect(address).await.map_err(failed)?;
+    prepare(&stream, timing.unresponsive_after).map_err(failed)?;
+    TlsConnector::from(config).connect(name, stream).await.map_err(failed)
 }

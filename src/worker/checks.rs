@@ -307,7 +307,7 @@ impl Checks for PairChecks {
                 let commands = GateCommands {
                     holder: self.identity.clone(),
                     term: self.term,
-                    order: None,
+                    command: None,
                     ask: 0,
                 };
                 let gate = GateChecks {
@@ -327,7 +327,7 @@ impl Checks for PairChecks {
 
     fn command(&mut self, side: Side, gate: &str, request: Request) {
         if let Some(gate) = self.sides[side].gates.get(gate) {
-            gate.commands.send_modify(|commands| commands.order = Some(request));
+            gate.commands.send_modify(|commands| commands.command = Some(request));
         }
     }
 
@@ -363,11 +363,11 @@ impl Checks for PairChecks {
             Observation::Link(Check::Path, link) => gate(GateObservation::Path(link)),
             Observation::Report { at, report } => gate(GateObservation::Report(at, Box::new(report))),
             Observation::Link(Check::Direct, link) => Some(Input::Server(side, ServerObservation::Direct(link))),
-            Observation::Server(info) if info.eye == Check::Direct => Some(Input::Server(
+            Observation::Server(info) if info.check == Check::Direct => Some(Input::Server(
                 side,
                 ServerObservation::State(ServerState {
                     asked: info.asked,
-                    answered: info.heard,
+                    answered: info.answered,
                     acting_primary: info.acting_primary,
                     gateways: info.gateways,
                     attached_since: None,

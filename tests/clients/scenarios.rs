@@ -15,6 +15,11 @@ use crate::stage::{PASSWORD, Stage, Transport};
 const MANY: usize = 3000;
 const LONGEST: usize = 4000;
 
+/// Bytes before the content of a packet.
+const PACKET_HEADER: usize = 8;
+/// Bytes before the SQL text of a request: token, length and status.
+const LANGUAGE_HEADER: usize = 6;
+
 pub async fn logs_in_and_finds_its_server_and_itself(client: Client, transport: Transport) {
     let stage = Stage::set(transport).await;
     let mut running = client.start(stage.address(), PASSWORD);
@@ -122,9 +127,20 @@ pub async fn a_cancelled_request_leaves_the_session_usable_and_drainable(client:
         .request("insert into alerts.status (Identifier) values ('before')")
         .await;
     stage.has_events(1).await;
-    // The client cancels after one second and waits for an answer to that.
-    stage.stall(Some(Duration::from_secs(3)));
-    running.request("@timeout 1 select count(*) from alerts.status").await;
+    stage.stall();
+    let before = stage.bytes_to_upstream().await;
+    let sql = "select count(*) from alerts.status";
+    running.request(&format!("@timeout 1 {sql}")).await;
+    // The client cancels after one second and waits for an answer to that: the stall lasts until both are on their way, however long that takes.
+    let request = PACKET_HEADER + LANGUAGE_HEADER + sql.len() + transport.overhead();
+    let cancel = PACKET_HEADER + transport.overhead();
+    until(
+        "request and cancel are forwarded",
+        async || stage.bytes_to_upstream().await - before,
+        |forwarded| *forwarded >= (request + cancel) as f64,
+    )
+    .await;
+    stage.resume();
     running
         .request("insert into alerts.status (Identifier) values ('after')")
         .await;
@@ -141,19 +157,30 @@ pub async fn a_cancelled_request_leaves_the_session_usable_and_drainable(client:
 
 /// The order comes while the ObjectServer executes the statements of one request.
 pub async fn a_batch_under_way_is_completed_by_a_drain(client: Client, transport: Transport) {
-    const STATEMENTS: usize = 200;
     const PINGS: u64 = 20;
     const PAUSE: Duration = Duration::from_millis(25);
     let mut stage = Stage::set(transport).await;
     let mut running = client.start(stage.address(), PASSWORD);
-    let mut batch: Vec<_> = (0..STATEMENTS)
-        .map(|n| format!("insert into alerts.status (Identifier) values ('batch-{n}')"))
-        .collect();
-    batch.push("select Identifier from alerts.status order by Serial".to_owned());
-    running.request(&batch.join("; ")).await;
-    stage.has_events(1).await;
-    // Whatever the ObjectServer's pace, it does not answer before the gate drains.
-    stage.stall(None);
+    // The ObjectServer is stalled in the middle of a batch, and answers it only when it may go on. A batch that was over before the stall is
+    // followed by a longer one.
+    let mut statements = 200;
+    let mut earlier = 0;
+    let mut batches = 0;
+    loop {
+        let mut batch: Vec<_> = (0..statements)
+            .map(|n| format!("insert into alerts.status (Identifier) values ('batch-{batches}-{n}')"))
+            .collect();
+        batch.push("select Identifier from alerts.status order by Serial".to_owned());
+        running.request(&batch.join("; ")).await;
+        stage.has_events(earlier + 1).await;
+        stage.stall();
+        if stage.events().len() < earlier + statements {
+            break;
+        }
+        stage.resume();
+        (earlier, statements, batches) = (earlier + statements, statements * 4, batches + 1);
+        assert!(batches < 4, "each batch was over before the stall");
+    }
     assert_eq!(
         stage.drain().await,
         GateState::Draining,
@@ -173,8 +200,9 @@ pub async fn a_batch_under_way_is_completed_by_a_drain(client: Client, transport
         .await;
     let transcript = running.finish().await;
 
-    let all: Vec<_> = (0..STATEMENTS).map(|n| format!("batch-{n}")).collect();
-    let answer = &transcript.answers[0];
+    let of_batch = |number: usize| (0..200 * 4_usize.pow(number as u32)).map(move |n| format!("batch-{number}-{n}"));
+    let all: Vec<_> = (0..=batches).flat_map(of_batch).collect();
+    let answer = &transcript.answers[batches];
     let rows: Vec<_> = answer.rows.iter().map(|row| row.join("\t")).collect();
     assert_eq!(rows, all, "the batch was not answered whole: {transcript:#?}");
     let stored: Vec<_> = all.into_iter().map(|identifier| (identifier, 1)).collect();

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use proxypair::protocol::{GateState, Request};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -36,6 +35,14 @@ pub enum Transport {
 
 impl Transport {
     pub const ALL: [Self; 3] = [Self::Plain, Self::Secured, Self::PassedThrough];
+
+    /// Bytes that TLS adds to each message as the gate counts it: header, type and tag of a record of TLS 1.3.
+    pub const fn overhead(self) -> usize {
+        match self {
+            Self::Plain | Self::Secured => 0,
+            Self::PassedThrough => 5 + 1 + 16,
+        }
+    }
 
     /// Whether the gate sees where requests and answers end.
     pub const fn shows_messages(self) -> bool {
@@ -150,11 +157,14 @@ impl Stage {
         .await;
     }
 
-    /// The ObjectServer stops answering, until told otherwise or for a time.
-    pub fn stall(&self, time: Option<Duration>) {
-        let time = time.map(|time| format!("?for={}ms", time.as_millis()));
-        self.server
-            .ask_agent("POST", &format!("/stall{}", time.unwrap_or_default()));
+    /// Bytes that the gate has forwarded from clients.
+    pub async fn bytes_to_upstream(&self) -> f64 {
+        self.gate.metric("proxypair_gate_to_upstream_bytes_total").await
+    }
+
+    /// The ObjectServer stops answering until [`Stage::resume`].
+    pub fn stall(&self) {
+        self.server.ask_agent("POST", "/stall");
     }
 
     /// It answers again.

@@ -33,7 +33,7 @@ use tokio_util::codec::{Framed, LinesCodec};
 use tokio_util::sync::CancellationToken;
 
 /// How long anything that must happen may take.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a test waits for, with a deadline that says what was awaited.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
