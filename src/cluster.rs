@@ -6,14 +6,12 @@ mod watches;
 pub use call::{ApplyError, within_deadline};
 pub use watches::{Changes, GuardedPair, Requeue, api, children, owner, pods, slices};
 
-use std::time::Instant;
-
 use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
 use kube::{
     Client,
     runtime::{events::Recorder, reflector::Store},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     leader::{Claim, Standing},
@@ -51,7 +49,7 @@ impl Cluster {
     pub fn claim(&self) -> Result<Claim, ApplyError> {
         self.standing
             .borrow()
-            .claim(Instant::now())
+            .claim(Instant::now().into_std())
             .ok_or(ApplyError::NotLeading)
     }
 }

@@ -165,7 +165,7 @@ impl PairChecks {
             Ok(dialer) => running.spawn(check_objectserver(dialer, declared.timing, login, out)),
             Err(message) => running.spawn(async move {
                 let link = Link::Failed {
-                    since: std::time::Instant::now(),
+                    since: tokio::time::Instant::now().into_std(),
                     fault: Fault::Tls,
                     message,
                 };
@@ -354,29 +354,31 @@ impl Checks for PairChecks {
             Source::Gate(uid) => checks.gates.get(uid).and_then(|gate| gate.running.as_ref()),
         };
         running.filter(|running| running.number == number)?;
-        let gate = |observation| match &source {
-            Source::Gate(uid) => Some(Input::Gate(side, uid.clone(), observation)),
-            Source::Server => None,
-        };
-        match observation {
-            Observation::Link(Check::Control, link) => gate(GateObservation::Control(link)),
-            Observation::Link(Check::Path, link) => gate(GateObservation::Path(link)),
-            Observation::Report { at, report } => gate(GateObservation::Report(at, Box::new(report))),
-            Observation::Link(Check::Direct, link) => Some(Input::Server(side, ServerObservation::Direct(link))),
-            Observation::Server(info) if info.check == Check::Direct => Some(Input::Server(
-                side,
-                ServerObservation::State(ServerState {
-                    asked: info.asked,
-                    answered: info.answered,
-                    acting_primary: info.acting_primary,
-                    gateways: info.gateways,
-                    attached_since: None,
-                }),
-            )),
-            // The path session asks to prove the path; what the ObjectServer says about itself is read on the direct one.
-            Observation::Server(_) => None,
-            Observation::Expires(expires) => Some(Input::Server(side, ServerObservation::CertificateExpires(expires))),
-        }
+        input(side, source, observation)
+    }
+}
+
+/// The input that an observation is. What the path session learns about the ObjectServer only proves the path.
+pub fn input(side: Side, source: Source, observation: Observation) -> Option<Input> {
+    let gate = |observation| match source {
+        Source::Gate(uid) => Some(Input::Gate(side, uid, observation)),
+        Source::Server => None,
+    };
+    let server = |observation| Some(Input::Server(side, observation));
+    match observation {
+        Observation::Link(Check::Control, link) => gate(GateObservation::Control(link)),
+        Observation::Link(Check::Path, link) => gate(GateObservation::Path(link)),
+        Observation::Report { at, report } => gate(GateObservation::Report(at, Box::new(report))),
+        Observation::Link(Check::Direct, link) => server(ServerObservation::Direct(link)),
+        Observation::Server(info) if info.check == Check::Direct => server(ServerObservation::State(ServerState {
+            asked: info.asked,
+            answered: info.answered,
+            acting_primary: info.acting_primary,
+            gateways: info.gateways,
+            attached_since: None,
+        })),
+        Observation::Server(_) => None,
+        Observation::Expires(expires) => server(ServerObservation::CertificateExpires(expires)),
     }
 }
 

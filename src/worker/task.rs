@@ -5,7 +5,6 @@
 
 use std::{future::pending, ops::ControlFlow, sync::Arc, time::Instant};
 
-use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, watch},
     time::sleep_until,
@@ -23,7 +22,6 @@ use crate::{
     cluster::Cluster,
     domain::{
         machine::{CallError, Done, Effect, Input, Machine, PodView, Source, StopReason, Stored},
-        now::Now,
         rollout::Snapshot,
     },
 };
@@ -58,7 +56,7 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
             status: handover.object.status.clone().unwrap_or_default(),
             ..Stored::default()
         };
-        let machine = Machine::resume(Arc::clone(&handover.pair), &stored, read_clocks());
+        let machine = Machine::resume(Arc::clone(&handover.pair), &stored, view.now());
         checks.declare(handover);
         Self {
             telemetry: Telemetry::new(Arc::clone(&cluster), &handover.pair),
@@ -110,7 +108,7 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
 
     /// Feeds one input to the machine and carries out what it answers.
     fn feed(&mut self, input: Input) -> Flow {
-        let effects = self.machine.handle(input, read_clocks());
+        let effects = self.machine.handle(input, self.view.now());
         for effect in effects {
             self.carry_out(effect)?;
         }
@@ -222,13 +220,5 @@ async fn reached(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment.into()).await,
         None => pending().await,
-    }
-}
-
-fn read_clocks() -> Now {
-    Now {
-        // Tokio's clock, so that tests may pause it.
-        monotonic: tokio::time::Instant::now().into_std(),
-        wall: Timestamp::now(),
     }
 }

@@ -2,17 +2,21 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use jiff::Timestamp;
 use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
 use kube::{ResourceExt, runtime::reflector::Store};
+use tokio::time::Instant;
 
 use crate::{
     api::{LABEL_PAIR, LABEL_ROLE, LABEL_SIDE, ROLE_VIRTUAL, Side, Sides},
     cluster::Cluster,
-    domain::{children, machine::PodView, pair::Pair, trouble::trouble},
+    domain::{children, machine::PodView, now::Now, pair::Pair, trouble::trouble},
 };
 
-/// What a worker knows of the cluster beside its own checks.
+/// What a worker knows of its surroundings beside its own checks.
 pub trait View: Send {
+    /// The time.
+    fn now(&self) -> Now;
     /// The pods of each side that have not ended.
     fn pods(&self, pair: &Pair) -> Sides<Vec<PodView>>;
     /// The addresses in the EndpointSlices of the virtual Service.
@@ -29,6 +33,13 @@ impl ClusterView {
 }
 
 impl View for ClusterView {
+    fn now(&self) -> Now {
+        Now {
+            monotonic: Instant::now().into_std(),
+            wall: Timestamp::now(),
+        }
+    }
+
     fn pods(&self, pair: &Pair) -> Sides<Vec<PodView>> {
         Sides::from_fn(|side| {
             let pods = self.0.pods.state_filter(of_side(pair, side));
