@@ -1,4 +1,4 @@
-//! The accept loop over connections of a script, on paused time.
+//! The accept loop with scripted connections, on paused time.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use tokio::{
 
 use super::*;
 
-/// What the loop gets from its accepts, in order; then nothing more.
+/// The results of the loop's accepts, in order. Then none comes any more.
 struct Script(VecDeque<io::Result<DuplexStream>>);
 
 impl Accept for Script {

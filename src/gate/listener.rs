@@ -38,7 +38,7 @@ const RETRY: Duration = Duration::from_millis(250);
 /// Opens and closes the port according to the mode, for ever, and serves each probe in a task of `sessions`.
 pub async fn run(gate: Arc<Gate>, sessions: TaskTracker) {
     let mut mode = gate.state.mode();
-    let listener = Listener {
+    let listener = ProbeListener {
         gate,
         sessions,
         log: Arc::default(),
@@ -67,13 +67,13 @@ pub async fn run(gate: Arc<Gate>, sessions: TaskTracker) {
 
 /// What the listener and its sessions share.
 #[derive(Clone)]
-struct Listener {
+struct ProbeListener {
     gate: Arc<Gate>,
     sessions: TaskTracker,
     log: Arc<LogLimiter>,
 }
 
-impl Listener {
+impl ProbeListener {
     /// Opens the port as soon as there is a certificate, if one is needed, and the kernel allows it.
     async fn open(&self) -> TcpListener {
         let port = &self.gate.probe_port;
