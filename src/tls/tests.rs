@@ -294,7 +294,7 @@ fn any_of_several_names_is_accepted_and_the_message_names_all_of_them() {
     let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
     let bundle = vec![authority.der().clone()];
     let rule = rule::CommonNameRule::new(bundle, &["PROXY_P", "PROXY_B"], algorithms).unwrap();
-    let check = |name: &str| {
+    let judge = |name: &str| {
         let Shown(chain, _) = signed(&named(name), &authority);
         let nameless = ServerName::from(Ipv4Addr::UNSPECIFIED);
         let result = rule.verify_server_cert(&chain[0], &[], &nameless, &[], UnixTime::now());
@@ -302,9 +302,9 @@ fn any_of_several_names_is_accepted_and_the_message_names_all_of_them() {
             .map(drop)
             .map_err(|error| CertificateRejection::within(&error).unwrap().to_string())
     };
-    assert_eq!((check("PROXY_P"), check("PROXY_B")), (Ok(()), Ok(())));
+    assert_eq!((judge("PROXY_P"), judge("PROXY_B")), (Ok(()), Ok(())));
     for name in ["PROXY_V", "PROXY_P,PROXY_B", ""] {
-        let rejection = check(name).unwrap_err();
+        let rejection = judge(name).unwrap_err();
         assert!(
             rejection.ends_with("expected: Common Name \"PROXY_P\" or \"PROXY_B\""),
             "{rejection}"
