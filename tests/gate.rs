@@ -241,8 +241,8 @@ async fn closes_the_rest_at_the_deadline_and_a_repeated_command_does_not_move_it
     let mut busy = Probe::log_in(gate.probes()).await.unwrap();
     server.hold_answers();
     busy.stream.write_all(&request(next_id(), 100)).await.unwrap();
-    let command = drain(2 * SECOND, 1000);
-    operator.send(&command).await;
+    let order = drain(2 * SECOND, 1000);
+    operator.send(&order).await;
     let start = Instant::now();
     operator
         .report("drains", |report| report.state == GateState::Draining)
@@ -250,7 +250,7 @@ async fn closes_the_rest_at_the_deadline_and_a_repeated_command_does_not_move_it
     let again = async {
         loop {
             tokio::time::sleep(SECOND / 4).await;
-            operator.send(&command).await;
+            operator.send(&order).await;
         }
     };
     tokio::select! {
