@@ -28,7 +28,7 @@ use super::{
     metrics::{Ending, RefusalReason},
     mode::{Listening, Mode},
     session::{self, Outcome, SessionContext},
-    shared::Gate,
+    shared::GateProcess,
 };
 use crate::{dial::prepare, process::bind};
 
@@ -36,7 +36,7 @@ use crate::{dial::prepare, process::bind};
 const RETRY: Duration = Duration::from_millis(250);
 
 /// Opens and closes the port according to the mode, for ever, and serves each probe in a task of `sessions`.
-pub async fn run(gate: Arc<Gate>, sessions: TaskTracker) {
+pub async fn run(gate: Arc<GateProcess>, sessions: TaskTracker) {
     let mut mode = gate.state.mode();
     let listener = ProbeListener {
         gate,
@@ -68,7 +68,7 @@ pub async fn run(gate: Arc<Gate>, sessions: TaskTracker) {
 /// What the listener and its sessions share.
 #[derive(Clone)]
 struct ProbeListener {
-    gate: Arc<Gate>,
+    gate: Arc<GateProcess>,
     sessions: TaskTracker,
     log: Arc<LogLimiter>,
 }
@@ -247,10 +247,10 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// A session that counts towards the session limit, until this is dropped.
-struct Slot(Arc<Gate>);
+struct Slot(Arc<GateProcess>);
 
 impl Slot {
-    fn take(gate: &Arc<Gate>) -> Option<Self> {
+    fn take(gate: &Arc<GateProcess>) -> Option<Self> {
         gate.state
             .begin_session(gate.limits.sessions)
             .then(|| Self(Arc::clone(gate)))

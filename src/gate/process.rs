@@ -23,7 +23,7 @@ use super::{
     listener,
     metrics::GateMetrics,
     mode::{self, Termination},
-    shared::Gate,
+    shared::GateProcess,
     tls::{self, CertificateFilesError, KeyPairFiles, MutualTlsFiles},
     upstream::{WatchTarget, watch_over},
 };
@@ -48,7 +48,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 pub async fn run(args: GateArgs) -> Result<(), ProcessError> {
     let stop = stop_signal()?;
     let mut registry = Registry::default();
-    let gate = Arc::new(Gate::new(&args, GateMetrics::register(&mut registry)));
+    let gate = Arc::new(GateProcess::new(&args, GateMetrics::register(&mut registry)));
     let ports = Ports::open(&args)?;
     let identity = &gate.identity;
     info!(
@@ -111,7 +111,13 @@ async fn end_of(tasks: &TaskTracker) {
 }
 
 /// Starts everything that runs as long as the process.
-fn start(gate: &Arc<Gate>, args: &GateArgs, ports: Ports, registry: Registry, connections: &OpenConnections) -> Parts {
+fn start(
+    gate: &Arc<GateProcess>,
+    args: &GateArgs,
+    ports: Ports,
+    registry: Registry,
+    connections: &OpenConnections,
+) -> Parts {
     let gate = || Arc::clone(gate);
     let ports_tls = watch::Sender::new(files::unread());
     let (control_tls, check_tls) = (ports_tls.subscribe(), ports_tls.subscribe());
@@ -159,13 +165,13 @@ async fn keep_ports_tls(directory: PathBuf, current: watch::Sender<Current<Arc<r
     keep_current("control and check port", read, MutualTlsFiles::configuration, &current).await;
 }
 
-async fn keep_listener_tls(gate: Arc<Gate>, directory: PathBuf) {
+async fn keep_listener_tls(gate: Arc<GateProcess>, directory: PathBuf) {
     let read = || KeyPairFiles::read(&directory);
     keep_current("port for probes", read, ListenerTls::load, &gate.probe_port.certificate).await;
 }
 
 /// Keeps the CA bundle for the ObjectServer up to date with its file, and has the watch check the ObjectServer against each new one.
-async fn keep_ca_bundle(gate: Arc<Gate>, file: PathBuf) {
+async fn keep_ca_bundle(gate: Arc<GateProcess>, file: PathBuf) {
     let Some(current) = gate.route.ca_bundle() else {
         return;
     };
@@ -192,7 +198,7 @@ fn load_ca_bundle(pem: &[u8], object_server: &str, file: &Path) -> Result<Object
     })
 }
 
-async fn watch_object_server(gate: Arc<Gate>, ca_bundle: Option<watch::Receiver<Current<ObjectServerTls>>>) {
+async fn watch_object_server(gate: Arc<GateProcess>, ca_bundle: Option<watch::Receiver<Current<ObjectServerTls>>>) {
     if let Some(mut ca_bundle) = ca_bundle {
         // A dial before the first look at the file could only fail.
         let _looked = ca_bundle.changed().await;
@@ -206,7 +212,7 @@ async fn watch_object_server(gate: Arc<Gate>, ca_bundle: Option<watch::Receiver<
     watch_over(target, || gate.route.object_server(), publish).await;
 }
 
-async fn watch_proxy(gate: Arc<Gate>, dialer: Dialer) {
+async fn watch_proxy(gate: Arc<GateProcess>, dialer: Dialer) {
     let target = WatchTarget {
         server: "proxy server",
         unresponsive_after: gate.route.unresponsive_after(),
@@ -216,12 +222,12 @@ async fn watch_proxy(gate: Arc<Gate>, dialer: Dialer) {
     watch_over(target, || Ok(dialer.clone()), publish).await;
 }
 
-async fn pace(gate: Arc<Gate>) {
+async fn pace(gate: Arc<GateProcess>) {
     gate.pacer.run(gate.state.mode(), gate.state.sessions()).await;
 }
 
 /// Waits for the signal to stop, and then until the gate may exit.
-async fn terminate(gate: &Gate, stop: impl Future<Output = ()>, args: &GateArgs) {
+async fn terminate(gate: &GateProcess, stop: impl Future<Output = ()>, args: &GateArgs) {
     stop.await;
     let termination = Termination::begin(Instant::now(), args.grace_period, args.connections_per_second);
     info!(grace_period = ?args.grace_period, sessions = gate.state.session_count(), "stop signal received, terminating");

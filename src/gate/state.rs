@@ -171,12 +171,12 @@ impl SharedState {
 
     /// The state to report: status, mode and number of sessions at one instant.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> StateSnapshot {
         // The mode is published while the status is locked, so it belongs to the status that is borrowed here.
         let status = self.status.borrow();
         let mode = *self.mode.borrow();
         let sessions = self.session_count();
-        Snapshot {
+        StateSnapshot {
             state: mode::reported(mode, status.listening == Listening::Yes, sessions),
             mode,
             sessions,
@@ -210,7 +210,7 @@ impl SharedState {
 
 /// The state of a gate at one instant.
 #[derive(Debug, Clone)]
-pub struct Snapshot {
+pub struct StateSnapshot {
     /// What happens to a probe that connects.
     pub state: GateState,
     /// What the gate does with sessions.
@@ -221,7 +221,7 @@ pub struct Snapshot {
     pub status: Status,
 }
 
-impl Snapshot {
+impl StateSnapshot {
     /// Whether the pod should receive probes, else why not.
     ///
     /// # Errors
