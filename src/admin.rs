@@ -1,10 +1,19 @@
 //! The administration port, for kubelet and Prometheus: `/livez`, `/readyz` and `/metrics` over plain HTTP/1.1.
 //!
-//! Any pod may reach this port, so its cost is limited: at most [`CONNECTION_LIMIT`] connections at a time, further ones wait in the kernel's
-//! backlog. A connection on which no complete request header arrives within [`HEADER_TIMEOUT`] is closed, be it new or idle between two
-//! requests, so waiting connections are served soon. No connection lives longer than [`LIFETIME`] and the time of one request.
+//! Any pod may be able to reach this port, so what clients can cost is limited:
+//!
+//! - At most [`CONNECTION_LIMIT`] connections are served at a time, further ones wait in the kernel's backlog.
+//! - A connection without a complete request header within [`HEADER_TIMEOUT`] is closed, be it new or idle between two requests. No connection
+//!   lives longer than [`LIFETIME`] and the time of one request.
+//! - At the limit, the oldest connection that has been idle for [`ACTIVE_TIME`] is closed when another one arrives. Otherwise a client that
+//!   opens connections faster than they time out could keep kubelet waiting until it restarts the container.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -12,7 +21,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper::server::conn::http1;
+use hyper::{
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -21,9 +33,8 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::JoinSet,
-    time::{sleep, timeout},
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{debug, warn};
 
@@ -35,6 +46,10 @@ const CONNECTION_LIMIT: usize = 32;
 
 /// Time for a complete request header, counted from the connection or from the end of the previous response.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time from its accept and from each complete request header during which a connection is not closed to make room for another: enough for
+/// the header to arrive and for the answer to be written.
+const ACTIVE_TIME: Duration = Duration::from_millis(50);
 
 /// Time after which a connection is closed at the end of the current request. Bounds clients that keep a connection busy.
 const LIFETIME: Duration = Duration::from_secs(60);
@@ -77,21 +92,14 @@ impl Accept for TcpListener {
 }
 
 async fn serve_all(mut listener: impl Accept, router: Router) {
-    let slots = Arc::new(Semaphore::new(CONNECTION_LIMIT));
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::default();
     loop {
-        // Taken before the accept, so that connections beyond the limit stay in the backlog.
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-            return;
-        };
-        while connections.try_join_next().is_some() {}
         match listener.next().await {
             Ok(stream) => {
-                let router = router.clone();
-                connections.spawn(async move {
-                    serve_connection(stream, router).await;
-                    drop(slot);
-                });
+                connections.make_room().await;
+                let activity = Activity::now();
+                let task = serve_connection(stream, router.clone(), activity.clone());
+                connections.spawn(task, activity);
             }
             Err(error) => {
                 warn!(%error, "failed to accept a connection on the administration port");
@@ -101,11 +109,69 @@ async fn serve_all(mut listener: impl Accept, router: Router) {
     }
 }
 
-async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+/// The connections that are served, oldest first.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    open: VecDeque<(AbortHandle, Activity)>,
+}
+
+impl Connections {
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static, activity: Activity) {
+        self.open.push_back((self.tasks.spawn(task), activity));
+    }
+
+    /// Waits until one more connection can be served. Closes the oldest idle one if there is no room.
+    async fn make_room(&mut self) {
+        loop {
+            while self.tasks.try_join_next().is_some() {}
+            self.open.retain(|(task, _)| !task.is_finished());
+            if self.open.len() < CONNECTION_LIMIT {
+                return;
+            }
+            if let Some(idle) = self.open.iter().position(|(_, activity)| activity.is_over()) {
+                debug!("connection limit of the administration port reached, closing an idle connection");
+                if let Some((task, _)) = self.open.remove(idle) {
+                    task.abort();
+                }
+                return;
+            }
+            let _ended = timeout(ACTIVE_TIME, self.tasks.join_next()).await;
+        }
+    }
+}
+
+/// When a connection was accepted, or its last complete request header arrived.
+#[derive(Clone)]
+struct Activity(Arc<Mutex<Instant>>);
+
+impl Activity {
+    fn now() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    fn renew(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= ACTIVE_TIME
+    }
+}
+
+async fn serve_connection<S>(stream: S, router: Router, activity: Activity)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |request| {
+        activity.renew();
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -1,4 +1,4 @@
-//! Leadership as a value: one `Lease`, and a [`Claim`] that says until when this process may write.
+//! Leadership as a value: one `Lease`, and a [`Claim`] with the time until which this process may write.
 //!
 //! Expected flow:
 //! 1. A standby reads the Lease every [`RETRY`]. It acquires the Lease if it is free, or if it has not been renewed for its duration, counted

@@ -138,7 +138,7 @@ pub enum UnreachableCause {
     TlsRejected,
     /// The ObjectServer is reachable, the proxy server in the pod is not.
     ProxyUnreachable,
-    /// Anything else; the message says what.
+    /// Anything else; see the message.
     #[serde(other)]
     Other,
 }

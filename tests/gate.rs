@@ -226,7 +226,7 @@ async fn closes_idle_sessions_first_and_busy_ones_at_their_answer() {
     assert_eq!(answer.first_chunk(), Some(&id.to_be_bytes()));
     assert_eq!(busy.closed().await, 0);
     operator
-        .report("nobody left", |report| {
+        .report("no sessions left", |report| {
             report.sessions == 0 && report.state == GateState::Closed
         })
         .await;
@@ -234,7 +234,7 @@ async fn closes_idle_sessions_first_and_busy_ones_at_their_answer() {
 }
 
 #[tokio::test]
-async fn closes_the_rest_at_the_deadline_and_a_repeated_order_does_not_move_it() {
+async fn closes_the_rest_at_the_deadline_and_a_repeated_command_does_not_move_it() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     let mut operator = gate.admitting().await;
@@ -275,7 +275,7 @@ async fn closes_the_rest_at_the_deadline_and_a_repeated_order_does_not_move_it()
 }
 
 #[tokio::test]
-async fn closes_no_more_sessions_a_second_than_ordered() {
+async fn closes_no_more_sessions_per_second_than_commanded() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     let mut operator = gate.admitting().await;
@@ -296,7 +296,7 @@ async fn closes_no_more_sessions_a_second_than_ordered() {
         let earliest = start + SECOND / 20 * u32::try_from(index).unwrap();
         assert!(
             *at + SECOND / 100 >= earliest,
-            "close {index} came {:?} after the order",
+            "close {index} came {:?} after the command",
             *at - start
         );
     }
@@ -336,7 +336,7 @@ async fn every_request_that_reaches_the_server_is_answered_to_its_probe_through_
         operator.send(&drain(60 * SECOND, 100 + 200 * round)).await;
         let unanswered = within("all probes are gone", probes.join_all()).await;
         operator
-            .report("nobody left", |report| report.state == GateState::Closed)
+            .report("no sessions left", |report| report.state == GateState::Closed)
             .await;
 
         let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
@@ -423,7 +423,7 @@ async fn after_a_cancel_a_drain_waits_for_a_quiet_moment() {
 }
 
 #[tokio::test]
-async fn drops_everybody_at_once_and_refuses_until_it_is_told_to_admit() {
+async fn drops_all_sessions_at_once_and_refuses_until_the_next_admit() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     let mut operator = gate.admitting().await;
@@ -438,7 +438,7 @@ async fn drops_everybody_at_once_and_refuses_until_it_is_told_to_admit() {
     idle.closed().await;
     // The answer may have been the last report: nothing has changed since when both were gone by then.
     if report.sessions > 0 {
-        report = operator.report("nobody left", |report| report.sessions == 0).await;
+        report = operator.report("no sessions left", |report| report.sessions == 0).await;
     }
     assert_eq!(report.state, GateState::Closed);
     until("refused", async || is_refused(gate.probes()).await, |refused| *refused).await;
@@ -462,7 +462,7 @@ async fn a_silent_client_costs_one_slot_until_the_login_timeout() {
     // Nobody else pays: another probe is served beside it.
     let mut other = Probe::log_in(gate.probes()).await.unwrap();
     other.ask(next_id()).await.unwrap();
-    // And one more is told at once that there is no room.
+    // A third one is closed at once.
     let mut third = Probe::connect(gate.probes()).await.unwrap();
     assert_eq!(third.closed().await, 0);
     assert_eq!(refused(&gate, "Full").await, 1.0);
@@ -529,7 +529,7 @@ async fn a_client_that_never_ends_a_message_is_closed_at_the_message_timeout() {
 }
 
 #[tokio::test]
-async fn garbage_is_closed_before_the_objectserver_hears_of_it() {
+async fn garbage_is_closed_before_the_objectserver_is_dialled() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     gate.admitting().await;
@@ -570,8 +570,8 @@ async fn a_lower_term_cannot_drain() {
     old.report("admits", |report| report.state == GateState::Open).await;
     let mut new = gate.operator("new", 4).await;
     new.ping(1).await;
-    for order in [drain(SECOND, 1), Request::Drop, Request::Admit] {
-        old.send(&order).await;
+    for command in [drain(SECOND, 1), Request::Drop, Request::Admit] {
+        old.send(&command).await;
         let report = old.report("refuses", |report| report.rejected_command.is_some()).await;
         let why = report.rejected_command.unwrap();
         assert!(why.contains("term 3 of old is over") && why.contains("term 4"), "{why}");
@@ -579,14 +579,14 @@ async fn a_lower_term_cannot_drain() {
     assert_eq!(new.ping(2).await.state, GateState::Open);
     assert_eq!(old.ping(5).await.rejected_command, None);
     new.send(&Request::Drop).await;
-    old.report("sees what the other has ordered", |report| {
+    old.report("sees the command of the other", |report| {
         report.state == GateState::Closed
     })
     .await;
 }
 
 #[tokio::test]
-async fn says_why_it_does_not_follow_an_order_that_makes_no_sense() {
+async fn reports_why_it_rejects_an_invalid_command() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     let mut operator = gate.admitting().await;
@@ -615,15 +615,15 @@ async fn says_why_it_does_not_follow_an_order_that_makes_no_sense() {
 }
 
 #[tokio::test]
-async fn a_stranger_is_not_listened_to() {
+async fn a_client_with_a_certificate_of_another_ca_is_disconnected() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     gate.admitting().await;
-    let stranger = gate.authority.client_known_to(&Authority::new());
+    let foreign = gate.authority.client_known_to(&Authority::new());
     for port in [gate.control(), gate.checks()] {
         // In TLS 1.3 the client learns of its refusal with the first read.
         let read = async {
-            let mut stream = connect_tls(port, stranger.clone()).await?;
+            let mut stream = connect_tls(port, foreign.clone()).await?;
             stream
                 .write_all(b"{\"type\":\"Hello\",\"holder\":\"x\",\"term\":9}\n")
                 .await?;
@@ -752,7 +752,7 @@ async fn checks_pass_through_a_closed_gate_and_are_not_counted() {
 }
 
 #[tokio::test]
-async fn tells_why_it_cannot_listen_and_tries_again() {
+async fn reports_why_it_cannot_listen_and_tries_again() {
     let server = ObjectServer::start(Manners::default()).await;
     let address = Gate::free_address();
     let squatter = TcpListener::bind((address, 4400)).await.unwrap();
@@ -792,14 +792,14 @@ async fn counters_are_reported_at_most_ten_times_a_second() {
 }
 
 #[tokio::test]
-async fn a_leaving_gate_serves_until_it_is_told_to_drain_and_then_exits() {
+async fn a_terminating_gate_serves_until_the_drain_command_and_then_exits() {
     let server = ObjectServer::start(Manners::default()).await;
     let mut gate = Gate::start(server.address, &["--grace-period", "60s"]);
     let mut operator = gate.admitting().await;
     let mut probe = Probe::log_in(gate.probes()).await.unwrap();
     gate.terminate();
     let report = operator
-        .report("says that it leaves", |report| report.terminating)
+        .report("says that it terminates", |report| report.terminating)
         .await;
     assert_eq!(report.state, GateState::Open);
     assert_eq!(gate.page("/readyz").await.0, 200);
@@ -834,7 +834,7 @@ async fn a_leaving_gate_serves_until_it_is_told_to_drain_and_then_exits() {
 }
 
 #[tokio::test]
-async fn a_leaving_gate_that_nobody_steers_drains_at_half_time() {
+async fn a_terminating_gate_without_an_operator_drains_at_half_time() {
     let server = ObjectServer::start(Manners::default()).await;
     let mut gate = Gate::start(server.address, &["--grace-period", "4s"]);
     gate.admitting().await;
@@ -871,7 +871,7 @@ async fn a_leaving_gate_that_nobody_steers_drains_at_half_time() {
 }
 
 #[tokio::test]
-async fn a_leaving_gate_with_nobody_left_exits_at_the_order() {
+async fn a_drained_gate_exits_at_once_when_it_is_terminated() {
     let server = ObjectServer::start(Manners::default()).await;
     let mut gate = Gate::start(server.address, &["--grace-period", "60s"]);
     let mut operator = gate.admitting().await;

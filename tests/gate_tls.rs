@@ -542,7 +542,7 @@ async fn tls_that_passes_through_ends_at_the_objectserver_and_is_drained_at_a_qu
         |arrived| *arrived,
     )
     .await;
-    let ordered = Instant::now();
+    let commanded = Instant::now();
     operator.send(&drain(60 * SECOND)).await;
     operator
         .report("drains", |report| report.state == GateState::Draining)
@@ -563,8 +563,8 @@ async fn tls_that_passes_through_ends_at_the_objectserver_and_is_drained_at_a_qu
         answered.elapsed()
     );
     println!(
-        "drained {:?} after the order, {:?} after the answer",
-        ordered.elapsed(),
+        "drained {:?} after the command, {:?} after the answer",
+        commanded.elapsed(),
         answered.elapsed()
     );
     until(

@@ -1,4 +1,4 @@
-//! The accept loop over connections of a script, on paused time.
+//! The accept loop with scripted connections, on paused time.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use tokio::{
 
 use super::*;
 
-/// What the loop gets from its accepts, in order; then nothing more.
+/// The results of the loop's accepts, in order. Then none comes any more.
 struct Script(VecDeque<io::Result<DuplexStream>>);
 
 impl Accept for Script {
@@ -88,14 +88,43 @@ async fn an_idle_connection_is_closed_after_the_same_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn forty_idle_connections_keep_a_scrape_out_no_longer_than_the_header_timeout() {
+async fn idle_connections_up_to_the_limit_are_left_alone() {
+    let (clients, servers): (Vec<_>, Vec<_>) = (0..CONNECTION_LIMIT).map(|_| duplex(1024)).unzip();
+    start(servers.into_iter().map(Ok));
+    sleep(HEADER_TIMEOUT / 2).await;
+    for mut client in clients {
+        ask(&mut client).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn forty_idle_connections_do_not_keep_a_scrape_waiting() {
     let (idle, servers): (Vec<_>, Vec<_>) = (0..40).map(|_| duplex(1024)).unzip();
     let (mut client, server) = duplex(1024);
     start(servers.into_iter().chain([server]).map(Ok));
     let begun = Instant::now();
     ask(&mut client).await;
-    assert_eq!(begun.elapsed(), HEADER_TIMEOUT);
+    assert!(begun.elapsed() < HEADER_TIMEOUT / 10, "{:?}", begun.elapsed());
     drop(idle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_beyond_the_limit_waits_for_the_answers_of_the_others() {
+    let (clients, servers): (Vec<_>, Vec<_>) = (0..=CONNECTION_LIMIT).map(|_| duplex(1024)).unzip();
+    // Each has sent its request before it is accepted.
+    let mut asked = Vec::new();
+    for mut client in clients {
+        client.write_all(REQUEST).await.unwrap();
+        asked.push(client);
+    }
+    let begun = Instant::now();
+    start(servers.into_iter().map(Ok));
+    for mut client in asked {
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 503");
+    }
+    assert!(begun.elapsed() <= 2 * ACTIVE_TIME, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split};
 use tracing::debug;
 
-use super::shared::Gate;
+use super::shared::GateProcess;
 use crate::dial::prepare;
 
 /// Relays one check session until either end closes, then closes the other at once.
-pub async fn relay<S: AsyncRead + AsyncWrite + Send>(gate: Arc<Gate>, stream: S) {
+pub async fn relay<S: AsyncRead + AsyncWrite + Send>(gate: Arc<GateProcess>, stream: S) {
     let dialled = async { gate.route.for_check()?.dial().await };
     let upstream = match dialled.await {
         Ok(upstream) => upstream,

@@ -13,7 +13,7 @@ use tokio_util::{
 };
 use tracing::{debug, info, warn};
 
-use super::{commands::CommandError, shared::Gate};
+use super::{commands::CommandError, shared::GateProcess};
 use crate::protocol::{MAX_LINE, Report, Request};
 
 /// Time from the end of the handshake to the first line.
@@ -43,14 +43,14 @@ enum ControlError {
 }
 
 /// Serves one operator until it closes the connection or breaks the protocol, or until `shutdown`, when it sends a last report.
-pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(gate: Arc<Gate>, shutdown: CancellationToken, stream: S) {
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(gate: Arc<GateProcess>, shutdown: CancellationToken, stream: S) {
     match converse(&gate, shutdown, stream).await {
         Ok(()) => debug!("control connection ended"),
         Err(error) => warn!(%error, "control connection closed"),
     }
 }
 
-async fn converse<S>(gate: &Gate, shutdown: CancellationToken, stream: S) -> Result<(), ControlError>
+async fn converse<S>(gate: &GateProcess, shutdown: CancellationToken, stream: S) -> Result<(), ControlError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -122,7 +122,7 @@ fn compare(before: &Report, now: &Report) -> (bool, bool) {
 }
 
 /// Carries out a request. Returns the answer, if the request has one besides the change that it makes.
-fn answer(gate: &Gate, holder: &str, term: u64, line: &str) -> Option<Report> {
+fn answer(gate: &GateProcess, holder: &str, term: u64, line: &str) -> Option<Report> {
     let error = match serde_json::from_str(line) {
         Ok(Request::Ping { nonce }) => {
             return Some(Report {
@@ -168,7 +168,7 @@ mod tests {
         gate: GateArgs,
     }
 
-    fn gate() -> Gate {
+    fn gate() -> GateProcess {
         let required = [
             "gate",
             "--name",
@@ -180,7 +180,7 @@ mod tests {
             "--tls-dir",
             "/",
         ];
-        Gate::new(&GateCli::parse_from(required).gate, GateMetrics::default())
+        GateProcess::new(&GateCli::parse_from(required).gate, GateMetrics::default())
     }
 
     const HELLO_LINE: &[u8] = b"{\"type\":\"Hello\",\"holder\":\"a\",\"term\":1}\n";

@@ -33,7 +33,7 @@ pub struct Forwarder<'a, C, U> {
 
 /// What a session's timers depend on. [`Forwarder::advance`] returns when it changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Traffic {
+pub struct ForwardState {
     /// The client has completed a message: its login.
     pub has_logged_in: bool,
     /// The client has begun a message and not ended it.
@@ -49,7 +49,7 @@ pub struct Traffic {
 /// Why [`Forwarder::advance`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// The traffic state has changed.
+    /// The forwarding state has changed.
     Changed,
     /// The session is over.
     Ended(Ending),
@@ -95,14 +95,14 @@ where
         !self.to_upstream.is_delivered()
     }
 
-    /// The present traffic state.
-    pub fn traffic(&self, is_draining: bool) -> Traffic {
+    /// The present forwarding state.
+    pub fn traffic(&self, is_draining: bool) -> ForwardState {
         let outstanding = if is_draining && self.to_upstream.is_delivered() && self.to_client.is_delivered() {
             self.framing.outstanding()
         } else {
             Outstanding::Request
         };
-        Traffic {
+        ForwardState {
             has_logged_in: self.messages > 0,
             is_mid_message: self.framing.is_client_mid_message(),
             is_half_closed: self.to_upstream.is_ended || self.to_client.is_ended,
@@ -115,12 +115,12 @@ where
         }
     }
 
-    /// Forwards until the session ends or its traffic state differs from `seen`. Cancel safe: no byte is lost when the future is dropped.
-    pub async fn advance(&mut self, is_draining: bool, seen: Traffic) -> Progress {
+    /// Forwards until the session ends or its forwarding state differs from `seen`. Cancel safe: no byte is lost when the future is dropped.
+    pub async fn advance(&mut self, is_draining: bool, seen: ForwardState) -> Progress {
         std::future::poll_fn(|context| self.poll(context, is_draining, seen)).await
     }
 
-    fn poll(&mut self, context: &mut Context<'_>, is_draining: bool, seen: Traffic) -> Poll<Progress> {
+    fn poll(&mut self, context: &mut Context<'_>, is_draining: bool, seen: ForwardState) -> Poll<Progress> {
         let Self {
             client,
             upstream,

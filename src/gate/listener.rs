@@ -28,7 +28,7 @@ use super::{
     metrics::{Ending, RefusalReason},
     mode::{Listening, Mode},
     session::{self, Outcome, SessionContext},
-    shared::Gate,
+    shared::GateProcess,
 };
 use crate::{dial::prepare, process::bind};
 
@@ -36,9 +36,9 @@ use crate::{dial::prepare, process::bind};
 const RETRY: Duration = Duration::from_millis(250);
 
 /// Opens and closes the port according to the mode, for ever, and serves each probe in a task of `sessions`.
-pub async fn run(gate: Arc<Gate>, sessions: TaskTracker) {
+pub async fn run(gate: Arc<GateProcess>, sessions: TaskTracker) {
     let mut mode = gate.state.mode();
-    let listener = Listener {
+    let listener = ProbeListener {
         gate,
         sessions,
         log: Arc::default(),
@@ -67,13 +67,13 @@ pub async fn run(gate: Arc<Gate>, sessions: TaskTracker) {
 
 /// What the listener and its sessions share.
 #[derive(Clone)]
-struct Listener {
-    gate: Arc<Gate>,
+struct ProbeListener {
+    gate: Arc<GateProcess>,
     sessions: TaskTracker,
     log: Arc<LogLimiter>,
 }
 
-impl Listener {
+impl ProbeListener {
     /// Opens the port as soon as there is a certificate, if one is needed, and the kernel allows it.
     async fn open(&self) -> TcpListener {
         let port = &self.gate.probe_port;
@@ -247,10 +247,10 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// A session that counts towards the session limit, until this is dropped.
-struct Slot(Arc<Gate>);
+struct Slot(Arc<GateProcess>);
 
 impl Slot {
-    fn take(gate: &Arc<Gate>) -> Option<Self> {
+    fn take(gate: &Arc<GateProcess>) -> Option<Self> {
         gate.state
             .begin_session(gate.limits.sessions)
             .then(|| Self(Arc::clone(gate)))

@@ -8,6 +8,7 @@ use std::{
 
 use prometheus_client::registry::Registry;
 use tokio::{
+    net::TcpListener,
     sync::{Notify, watch},
     time::{Instant, sleep_until, timeout},
 };
@@ -22,7 +23,7 @@ use super::{
     listener,
     metrics::GateMetrics,
     mode::{self, Termination},
-    shared::Gate,
+    shared::GateProcess,
     tls::{self, CertificateFilesError, KeyPairFiles, MutualTlsFiles},
     upstream::{WatchTarget, watch_over},
 };
@@ -47,73 +48,116 @@ const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 pub async fn run(args: GateArgs) -> Result<(), ProcessError> {
     let stop = stop_signal()?;
     let mut registry = Registry::default();
-    let gate = Arc::new(Gate::new(&args, GateMetrics::register(&mut registry)));
-    let control = listen("the control port", args.control_listen)?;
-    let check = listen("the check port", args.check_listen)?;
-    let admin = listen("the administration port", args.admin_listen)?;
+    let gate = Arc::new(GateProcess::new(&args, GateMetrics::register(&mut registry)));
+    let ports = Ports::open(&args)?;
     let identity = &gate.identity;
-    info!(gate = identity.name, object_server = identity.object_server, address = %args.object_server, instance = identity.instance, "started");
+    info!(
+        gate = identity.name,
+        object_server = identity.object_server,
+        address = %args.object_server,
+        instance = identity.instance,
+        "started"
+    );
+    let connections = OpenConnections::default();
+    let mut parts = start(&gate, &args, ports, registry, &connections);
+    tokio::select! {
+        () = terminate(&gate, stop, &args) => {}
+        error = parts.failed() => return Err(error),
+    }
+    connections.close().await;
+    info!(sessions = gate.state.session_count(), "stopped");
+    Ok(())
+}
 
-    let mut parts = Parts::default();
-    let (sessions, operators) = (TaskTracker::new(), TaskTracker::new());
-    let shutdown = CancellationToken::new();
+/// The ports that are open as long as the process. That for probes is opened and closed by the listener.
+struct Ports {
+    control: TcpListener,
+    check: TcpListener,
+    admin: TcpListener,
+}
+
+impl Ports {
+    fn open(args: &GateArgs) -> Result<Self, ProcessError> {
+        Ok(Self {
+            control: listen("the control port", args.control_listen)?,
+            check: listen("the check port", args.check_listen)?,
+            admin: listen("the administration port", args.admin_listen)?,
+        })
+    }
+}
+
+/// The connections that end before the process does.
+#[derive(Default)]
+struct OpenConnections {
+    sessions: TaskTracker,
+    operators: TaskTracker,
+    /// Tells control connections to send their last report.
+    shutdown: CancellationToken,
+}
+
+impl OpenConnections {
+    /// Waits until the sessions have ended, then until the operators have their last report.
+    async fn close(&self) {
+        end_of(&self.sessions).await;
+        self.shutdown.cancel();
+        end_of(&self.operators).await;
+    }
+}
+
+/// Waits until all tasks have ended, for at most [`SHUTDOWN_GRACE`]. The rest end with the process.
+async fn end_of(tasks: &TaskTracker) {
+    tasks.close();
+    let _timed_out = timeout(SHUTDOWN_GRACE, tasks.wait()).await;
+}
+
+/// Starts everything that runs as long as the process.
+fn start(
+    gate: &Arc<GateProcess>,
+    args: &GateArgs,
+    ports: Ports,
+    registry: Registry,
+    connections: &OpenConnections,
+) -> Parts {
+    let gate = || Arc::clone(gate);
     let ports_tls = watch::Sender::new(files::unread());
     let (control_tls, check_tls) = (ports_tls.subscribe(), ports_tls.subscribe());
     // Subscribed to before the first look at the file, of which the watch waits for the result.
-    let ca_bundle = gate.route.ca_bundle().map(watch::Sender::subscribe);
+    let ca_bundle = gate().route.ca_bundle().map(watch::Sender::subscribe);
 
-    let this = Arc::clone(&gate);
-    let token = shutdown.clone();
-    let serve_operator = move |stream| control::serve(Arc::clone(&this), token.clone(), stream);
-    let this = Arc::clone(&gate);
+    let (sessions, operators) = (connections.sessions.clone(), connections.operators.clone());
+    let (this, shutdown) = (gate(), connections.shutdown.clone());
+    let serve_operator = move |stream| control::serve(Arc::clone(&this), shutdown.clone(), stream);
+    let this = gate();
     let serve_check = move |stream| check::relay(Arc::clone(&this), stream);
-    let this = Arc::clone(&gate);
+    let this = gate();
     let readiness = move || this.state.snapshot().readiness();
+    let control = tls::accept("control", ports.control, control_tls, operators, serve_operator);
+    let check = tls::accept("check", ports.check, check_tls, TaskTracker::new(), serve_check);
 
+    let mut parts = Parts::default();
     parts.spawn(
         "the certificate reader",
         keep_ports_tls(args.tls_dir.clone(), ports_tls),
     );
     if let Some(directory) = args.listener_tls_dir.clone() {
-        parts.spawn(
-            "the proxy certificate reader",
-            keep_listener_tls(Arc::clone(&gate), directory),
-        );
+        parts.spawn("the proxy certificate reader", keep_listener_tls(gate(), directory));
     }
     if let Some(file) = args.object_server_ca.clone() {
-        parts.spawn("the CA bundle reader", keep_ca_bundle(Arc::clone(&gate), file));
+        parts.spawn("the CA bundle reader", keep_ca_bundle(gate(), file));
     }
-    parts.spawn(
-        "the control port",
-        tls::accept("control", control, control_tls, operators.clone(), serve_operator),
-    );
-    parts.spawn(
-        "the check port",
-        tls::accept("check", check, check_tls, TaskTracker::new(), serve_check),
-    );
-    parts.spawn(
-        "the ObjectServer watch",
-        watch_object_server(Arc::clone(&gate), ca_bundle),
-    );
-    if let Some(dialer) = gate.route.proxy().cloned() {
-        parts.spawn("the proxy server watch", watch_proxy(Arc::clone(&gate), dialer));
+    parts.spawn("the control port", control);
+    parts.spawn("the check port", check);
+    parts.spawn("the ObjectServer watch", watch_object_server(gate(), ca_bundle));
+    if let Some(dialer) = gate().route.proxy().cloned() {
+        parts.spawn("the proxy server watch", watch_proxy(gate(), dialer));
     }
+    parts.spawn("the port for probes", listener::run(gate(), sessions));
+    parts.spawn("the pacer", pace(gate()));
     parts.spawn(
-        "the port for probes",
-        listener::run(Arc::clone(&gate), sessions.clone()),
+        "the administration port",
+        admin::serve(ports.admin, registry, readiness),
     );
-    parts.spawn("the pacer", pace(Arc::clone(&gate)));
-    parts.spawn("the administration port", admin::serve(admin, registry, readiness));
-
-    tokio::select! {
-        () = terminate(&gate, stop, &args) => {}
-        error = parts.failed() => return Err(error),
-    }
-    close_all(&sessions).await;
-    shutdown.cancel();
-    close_all(&operators).await;
-    info!(sessions = gate.state.session_count(), "stopped");
-    Ok(())
+    parts
 }
 
 async fn keep_ports_tls(directory: PathBuf, current: watch::Sender<Current<Arc<rustls::ServerConfig>>>) {
@@ -121,13 +165,13 @@ async fn keep_ports_tls(directory: PathBuf, current: watch::Sender<Current<Arc<r
     keep_current("control and check port", read, MutualTlsFiles::configuration, &current).await;
 }
 
-async fn keep_listener_tls(gate: Arc<Gate>, directory: PathBuf) {
+async fn keep_listener_tls(gate: Arc<GateProcess>, directory: PathBuf) {
     let read = || KeyPairFiles::read(&directory);
     keep_current("port for probes", read, ListenerTls::load, &gate.probe_port.certificate).await;
 }
 
 /// Keeps the CA bundle for the ObjectServer up to date with its file, and has the watch check the ObjectServer against each new one.
-async fn keep_ca_bundle(gate: Arc<Gate>, file: PathBuf) {
+async fn keep_ca_bundle(gate: Arc<GateProcess>, file: PathBuf) {
     let Some(current) = gate.route.ca_bundle() else {
         return;
     };
@@ -154,7 +198,7 @@ fn load_ca_bundle(pem: &[u8], object_server: &str, file: &Path) -> Result<Object
     })
 }
 
-async fn watch_object_server(gate: Arc<Gate>, ca_bundle: Option<watch::Receiver<Current<ObjectServerTls>>>) {
+async fn watch_object_server(gate: Arc<GateProcess>, ca_bundle: Option<watch::Receiver<Current<ObjectServerTls>>>) {
     if let Some(mut ca_bundle) = ca_bundle {
         // A dial before the first look at the file could only fail.
         let _looked = ca_bundle.changed().await;
@@ -168,7 +212,7 @@ async fn watch_object_server(gate: Arc<Gate>, ca_bundle: Option<watch::Receiver<
     watch_over(target, || gate.route.object_server(), publish).await;
 }
 
-async fn watch_proxy(gate: Arc<Gate>, dialer: Dialer) {
+async fn watch_proxy(gate: Arc<GateProcess>, dialer: Dialer) {
     let target = WatchTarget {
         server: "proxy server",
         unresponsive_after: gate.route.unresponsive_after(),
@@ -178,12 +222,12 @@ async fn watch_proxy(gate: Arc<Gate>, dialer: Dialer) {
     watch_over(target, || Ok(dialer.clone()), publish).await;
 }
 
-async fn pace(gate: Arc<Gate>) {
+async fn pace(gate: Arc<GateProcess>) {
     gate.pacer.run(gate.state.mode(), gate.state.sessions()).await;
 }
 
 /// Waits for the signal to stop, and then until the gate may exit.
-async fn terminate(gate: &Gate, stop: impl Future<Output = ()>, args: &GateArgs) {
+async fn terminate(gate: &GateProcess, stop: impl Future<Output = ()>, args: &GateArgs) {
     stop.await;
     let termination = Termination::begin(Instant::now(), args.grace_period, args.connections_per_second);
     info!(grace_period = ?args.grace_period, sessions = gate.state.session_count(), "stop signal received, terminating");
@@ -203,10 +247,4 @@ async fn terminate(gate: &Gate, stop: impl Future<Output = ()>, args: &GateArgs)
             () = sleep_until(inputs.next_change(now).unwrap_or(termination.drained_by)) => gate.state.refresh(),
         }
     }
-}
-
-/// Waits until all tasks have ended, for at most [`SHUTDOWN_GRACE`]. The rest end with the process.
-async fn close_all(tasks: &TaskTracker) {
-    tasks.close();
-    let _timed_out = timeout(SHUTDOWN_GRACE, tasks.wait()).await;
 }

@@ -26,7 +26,7 @@ use tracing::debug;
 
 use super::{
     drain::Pacer,
-    forward::{Forwarder, Lane, Progress, Traffic},
+    forward::{ForwardState, Forwarder, Lane, Progress},
     framing::{Accepts, Framing},
     metrics::{Ending, GateMetrics, RefusalReason},
     mode::{ClosedBy, Mode},
@@ -188,12 +188,12 @@ where
     }
 }
 
-/// A session's timers, updated whenever its traffic state changes or one of them is due.
+/// A session's timers, updated whenever its forwarding state changes or one of them is due.
 #[derive(Debug)]
 struct SessionTimers {
     login_by: Instant,
     timeouts: SessionTimeouts,
-    traffic: Option<Traffic>,
+    traffic: Option<ForwardState>,
     /// When the current message began, and how many had been completed then.
     message: Option<(Instant, u64)>,
     half_closed_since: Option<Instant>,
@@ -217,7 +217,7 @@ impl SessionTimers {
     fn update(
         &mut self,
         now: Instant,
-        traffic: Traffic,
+        traffic: ForwardState,
         messages: u64,
         is_waiting_for_upstream: bool,
     ) -> Option<Ending> {

@@ -27,7 +27,7 @@ use crate::{
 
 /// One gate process.
 #[derive(Debug)]
-pub struct Gate {
+pub struct GateProcess {
     /// How it appears in reports and logs.
     pub identity: GateIdentity,
     /// The limits of probe sessions.
@@ -78,7 +78,7 @@ pub struct ProbePort {
     pub certificate: watch::Sender<Current<ListenerTls>>,
 }
 
-impl Gate {
+impl GateProcess {
     /// A gate as the command line describes it, before any of its parts runs.
     #[must_use]
     pub fn new(args: &GateArgs, metrics: GateMetrics) -> Self {

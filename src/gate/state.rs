@@ -171,12 +171,12 @@ impl SharedState {
 
     /// The state to report: status, mode and number of sessions at one instant.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> StateSnapshot {
         // The mode is published while the status is locked, so it belongs to the status that is borrowed here.
         let status = self.status.borrow();
         let mode = *self.mode.borrow();
         let sessions = self.session_count();
-        Snapshot {
+        StateSnapshot {
             state: mode::reported(mode, status.listening == Listening::Yes, sessions),
             mode,
             sessions,
@@ -210,7 +210,7 @@ impl SharedState {
 
 /// The state of a gate at one instant.
 #[derive(Debug, Clone)]
-pub struct Snapshot {
+pub struct StateSnapshot {
     /// What happens to a probe that connects.
     pub state: GateState,
     /// What the gate does with sessions.
@@ -221,7 +221,7 @@ pub struct Snapshot {
     pub status: Status,
 }
 
-impl Snapshot {
+impl StateSnapshot {
     /// Whether the pod should receive probes, else why not.
     ///
     /// # Errors
@@ -244,3 +244,97 @@ impl Snapshot {
 
 /// Readiness between the decision to open and the open port.
 const OPENING: &str = "the port for probes is being opened";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(has_proxy: bool) -> SharedState {
+        SharedState::new(has_proxy, &GateMetrics::default())
+    }
+
+    fn unreachable() -> Upstream {
+        Upstream::Unreachable {
+            cause: UnreachableCause::Refused,
+            message: "connection refused".to_owned(),
+        }
+    }
+
+    const DRAIN: Request = Request::Drain {
+        grace_period_ms: 60_000,
+        connections_per_second: 10,
+    };
+
+    #[test]
+    fn opens_when_every_server_on_the_route_is_reachable() {
+        let state = state(true);
+        state.set_object_server(Upstream::Reachable);
+        assert_eq!(state.snapshot().mode, Mode::Closed(ClosedBy::Upstream));
+        state.set_proxy(Upstream::Reachable);
+        assert_eq!(state.snapshot().mode, Mode::Open);
+        assert_eq!(state.upstream_reachable.get(), 1);
+        state.set_object_server(unreachable());
+        assert_eq!(state.snapshot().mode, Mode::Closed(ClosedBy::Upstream));
+        assert_eq!(state.upstream_reachable.get(), 0);
+    }
+
+    #[test]
+    fn a_change_is_published_once_with_the_mode_that_follows() {
+        let state = state(false);
+        state.set_object_server(Upstream::Reachable);
+        let (mut status, mut mode) = (state.status(), state.mode());
+        state.accept("a", 1, &DRAIN).unwrap();
+        assert!(status.has_changed().unwrap() && mode.has_changed().unwrap());
+        assert!(matches!(*mode.borrow_and_update(), Mode::Draining { .. }));
+        assert!(matches!(
+            status.borrow_and_update().inputs.command,
+            ActiveCommand::Drain(_)
+        ));
+        state.accept("a", 1, &DRAIN).unwrap();
+        state.set_object_server(Upstream::Reachable);
+        state.set_listening(Listening::No);
+        assert!(!status.has_changed().unwrap() && !mode.has_changed().unwrap());
+    }
+
+    #[test]
+    fn a_rejected_command_changes_nothing() {
+        let state = state(false);
+        let status = state.status();
+        let no_pace = Request::Drain {
+            grace_period_ms: 1000,
+            connections_per_second: 0,
+        };
+        assert_eq!(state.accept("a", 1, &no_pace), Err(CommandError::NoPace));
+        assert!(!status.has_changed().unwrap());
+    }
+
+    #[test]
+    fn counts_sessions_up_to_the_limit() {
+        let state = state(false);
+        assert!(state.begin_session(2) && state.begin_session(2));
+        assert!(!state.begin_session(2));
+        assert_eq!((state.session_count(), state.sessions_gauge.get()), (2, 2));
+        state.end_session();
+        assert!(state.begin_session(2));
+    }
+
+    #[test]
+    fn readiness_names_the_reason() {
+        let state = state(false);
+        let why = || state.snapshot().readiness().unwrap_err();
+        assert_eq!(why(), "the gate has just started");
+        state.set_object_server(unreachable());
+        assert_eq!(why(), "connection refused");
+        state.set_object_server(Upstream::Reachable);
+        assert_eq!(why(), OPENING);
+        state.set_listening(Listening::Failed("in use".to_owned()));
+        assert_eq!(why(), "in use");
+        state.set_listening(Listening::Yes);
+        assert_eq!(state.snapshot().readiness(), Ok(()));
+        assert_eq!(state.snapshot().state, GateState::Open);
+        state.accept("a", 1, &DRAIN).unwrap();
+        assert_eq!(why(), "draining");
+        state.accept("a", 1, &Request::Drop).unwrap();
+        assert_eq!(why(), "closed by command");
+    }
+}

@@ -297,8 +297,8 @@ fn any_of_several_names_is_accepted_and_the_message_names_all_of_them() {
     let judge = |name: &str| {
         let Shown(chain, _) = signed(&named(name), &authority);
         let nameless = ServerName::from(Ipv4Addr::UNSPECIFIED);
-        let judged = rule.verify_server_cert(&chain[0], &[], &nameless, &[], UnixTime::now());
-        judged
+        let result = rule.verify_server_cert(&chain[0], &[], &nameless, &[], UnixTime::now());
+        result
             .map(drop)
             .map_err(|error| CertificateRejection::within(&error).unwrap().to_string())
     };
@@ -367,7 +367,7 @@ fn distinguishes_a_weak_signature_from_a_wrong_one() {
     let authority = authority_called("CA");
     let Shown(chain, _) = signed(&named("AGG_P"), &authority);
     let mut weak = chain[0].to_vec();
-    // ecdsa-with-SHA256 becomes ecdsa-with-SHA224 (RFC 5758, 3.2), which nobody offers.
+    // ecdsa-with-SHA256 becomes ecdsa-with-SHA224 (RFC 5758, 3.2), which rustls does not support.
     let sha256 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
     let places: Vec<_> = (0..weak.len()).filter(|at| weak[*at..].starts_with(&sha256)).collect();
     assert_eq!(places.len(), 2);

@@ -147,7 +147,7 @@ fn sent() -> impl Strategy<Value = Sent> {
     ]
 }
 
-/// What the history of whole messages says, computed from the start each time.
+/// The expected result after a history of complete messages, computed from the start each time.
 fn naive(history: &[Sent]) -> Outstanding {
     let since_cancel = history.iter().rposition(|sent| matches!(sent, Sent::Cancel));
     let next_request = since_cancel.and_then(|at| {
