@@ -5,7 +5,7 @@
 //! | [`packet`] | the 8-byte packet header, cutting messages into packets and putting them together again |
 //! | [`wire`] | reading and writing integers and counted text in the byte order that the client chose |
 //! | [`login`] | the login record |
-//! | [`encryption`] | passwords that are encrypted for the server |
+//! | [`encryption`] | passwords that are encrypted for the server, the client's half |
 //! | [`capability`] | the bit masks in which both ends say what they can do |
 //! | [`token`] | the first bytes of tokens |
 //! | [`value`] | column types and the values in rows |
@@ -14,6 +14,7 @@
 //! | [`response`] | what a server answers |
 //! | [`channel`] | messages over a byte stream |
 //! | [`client`] | a session over any byte stream |
+//! | [`server`] | what only the stand-ins and tests need: the server's half |
 //!
 //! The facts come from public sources: the protocol notes and the sources of FreeTDS, SAP's go-dblib and jTDS, and sessions of FreeTDS's
 //! `tsql` and of jConnect captured on loopback. Nobody who wrote this had a licensed ObjectServer; where the sources differ, decoding accepts
@@ -34,6 +35,7 @@ pub mod login;
 pub mod packet;
 pub mod request;
 pub mod response;
+pub mod server;
 pub mod token;
 pub mod value;
 pub mod wire;

@@ -39,7 +39,7 @@ mod error;
 pub use answer::{Answer, ResultSet, Row};
 pub use error::{LoginError, QueryError};
 
-/// Largest answer in bytes that a client accepts unless [`Client::with_limit`] says otherwise: ample for a health check.
+/// Largest answer in bytes that [`Client::login`] accepts: ample for a health check.
 pub const ANSWER_MAX: usize = 1 << 20;
 
 /// How the password of a login may travel. An empty password has nothing to hide and always travels as it is.
@@ -86,15 +86,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
     /// See [`LoginError`]; the stream is dropped with it.
     pub async fn login(stream: S, login: &LoginRecord) -> Result<Self, LoginError> {
         Self::with_policy(stream, login, PasswordPolicy::Plain, ANSWER_MAX).await
-    }
-
-    /// The same with answers up to `limit` bytes.
-    ///
-    /// # Errors
-    ///
-    /// See [`LoginError`].
-    pub async fn with_limit(stream: S, login: &LoginRecord, limit: usize) -> Result<Self, LoginError> {
-        Self::with_policy(stream, login, PasswordPolicy::Plain, limit).await
     }
 
     /// Logs in with the password as `policy` allows, and accepts answers up to `limit` bytes.

@@ -87,7 +87,7 @@ impl Stage {
         let attempts = tokio::sync::Mutex::new(attempts);
         let check = tokio::spawn(async move {
             let dial = async || attempts.lock().await.recv().await.unwrap();
-            let Err(ConsumerGone) = hold(&TIMING, || dial(), received, out).await;
+            let Err(ConsumerGone) = hold(&TIMING, dial, received, out).await;
         });
         Self {
             dialled,

@@ -135,21 +135,6 @@ impl Done {
     /// Status bit: this acknowledges a cancel.
     pub const CANCELLED: u16 = 0x20;
 
-    /// The end of a statement with these status bits and, if there is one, a number of rows.
-    #[must_use]
-    pub const fn statement(status: u16, count: Option<u32>) -> Self {
-        let (status, count) = match count {
-            Some(count) => (status | Self::COUNT, count),
-            None => (status, 0),
-        };
-        Self {
-            kind: DoneKind::Statement,
-            status,
-            transaction: 0,
-            count,
-        }
-    }
-
     /// Whether nothing follows.
     #[must_use]
     pub const fn is_final(self) -> bool {
