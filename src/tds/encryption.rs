@@ -12,9 +12,9 @@
 //! Sources: FreeTDS's `tsql` as client of a server on loopback, the list of messages in FreeTDS `include/freetds/proto.h`, go-dblib
 //! `tds/loginConfig.go`. The older ENCRYPT and ENCRYPT2 and the newer ENCRYPT4 are not known here.
 //!
-//! Caveats: the first step is a login with an empty password for a server that does not know it. Such a server refuses it, which counts as a failed
-//! login and may in the end disable the account; or it lets an empty password in, and then nobody has proved anything. OAEP keeps the password from
-//! those who read along, and not from one who stands between: nobody vouches for the server's key. TLS does both.
+//! Caveats: for a server that does not know it the first step is a login with an empty password. Such a server rejects it, which counts as a
+//! failed login and may in the end disable the account; or it accepts it, and then the client is not authenticated. OAEP protects the password
+//! from eavesdroppers, and not from a man in the middle: the server's key is not certified. TLS does both.
 
 use aws_lc_rs::rsa::OAEP_SHA1_MGF1SHA1;
 

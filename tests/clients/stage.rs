@@ -1,4 +1,4 @@
-//! What stands around a client: a gate, a stand-in ObjectServer behind it, TLS where it is asked for, and the operator who orders drains.
+//! The environment of a client: a gate, a stand-in ObjectServer behind it, TLS where it is asked for, and an operator that commands drains.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -108,7 +108,7 @@ impl Stage {
         }
     }
 
-    /// Orders a drain without a limit to its pace, and waits until it has begun or, with nobody left, is over.
+    /// Commands a drain without a limit to its pace, and waits until it has begun or, without sessions, is over.
     pub async fn drain(&mut self) -> Admission {
         self.operator
             .send(&Request::Drain {
@@ -125,7 +125,7 @@ impl Stage {
     /// Waits until the drain has ended every session.
     pub async fn is_left(&mut self) {
         self.operator
-            .report("nobody is left", |report| {
+            .report("no session is left", |report| {
                 report.sessions == 0 && report.admission == Admission::Closed
             })
             .await;

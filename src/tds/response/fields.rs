@@ -21,7 +21,7 @@ pub struct LoginAck {
 impl LoginAck {
     /// The client is logged in.
     pub const SUCCEED: u8 = 5;
-    /// The login was refused; a message says why.
+    /// The login was rejected; a message has the reason.
     pub const FAIL: u8 = 6;
     /// The server demands more, such as an encrypted password.
     pub const NEGOTIATE: u8 = 7;

@@ -1,4 +1,4 @@
-//! What a server says in words: EED, and the ERROR and INFO of TDS 4.
+//! Messages of a server, errors and informations: EED, and the ERROR and INFO of TDS 4.
 
 use crate::tds::wire::{Reader, Writer, text};
 use crate::tds::{Error, token};
