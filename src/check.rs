@@ -56,11 +56,11 @@ pub enum Observation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerInfo {
     /// The check that asked: `Path` or `Direct`.
-    pub eye: Check,
+    pub check: Check,
     /// When the first question was sent.
     pub asked: Instant,
     /// When the last answer had arrived.
-    pub heard: Instant,
+    pub answered: Instant,
     /// Its property `Name`; `None` if the server does not show it.
     pub name: Option<String>,
     /// Its property `ActingPrimary`; `None` if the server does not show it.

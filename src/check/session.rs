@@ -174,9 +174,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<'_, S> {
         };
         let property = |name: &str| properties.as_ref().ok().and_then(|answer| property(answer, name));
         Ok(ServerInfo {
-            eye: self.reporter.check(),
+            check: self.reporter.check(),
             asked,
-            heard: now(),
+            answered: now(),
             name: property("Name"),
             acting_primary: property("ActingPrimary").map(|value| value.eq_ignore_ascii_case("TRUE")),
             gateways,
@@ -204,7 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<'_, S> {
         let name = match &info.name {
             Some(name) => name,
             // A proxy server may put its own name into its messages.
-            None if proxy.is_some() && info.eye == Check::Path => return None,
+            None if proxy.is_some() && info.check == Check::Path => return None,
             None => self.client.server().filter(|name| !name.is_empty())?,
         };
         (name != object_server).then(|| format!("server identifies itself as {name}, expected {object_server}"))

@@ -275,10 +275,10 @@ impl Watched {
                 self.expiry.listener = report.listener_certificate_expires;
                 self.evidence.report = Some(self.understood(at, report));
             }
-            Observation::Server(said) if said.eye == Check::Direct => {
+            Observation::Server(said) if said.check == Check::Direct => {
                 let word = Word {
                     asked: said.asked,
-                    heard: said.heard,
+                    heard: said.answered,
                     acting_primary: said.acting_primary,
                     gateways: said.gateways,
                     attached_since: None,

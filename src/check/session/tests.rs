@@ -257,9 +257,9 @@ async fn one_login_serves_one_query_each_interval() {
         let asked = stage.server.answer_properties().await;
         assert_eq!(asked - began, TIMING.interval * n);
         let expected = ServerInfo {
-            eye: Check::Direct,
+            check: Check::Direct,
             asked,
-            heard: asked,
+            answered: asked,
             name: Some(NAME.to_owned()),
             acting_primary: Some(true),
             gateways: None,
@@ -374,10 +374,10 @@ async fn silence_is_reported_after_an_interval_with_the_moment_of_the_query_and_
     let rows = [("Name", NAME), ("ActingPrimary", "FALSE")];
     stage.server.answer_rows(["PropName", "Value"], &rows).await;
     let info = stage.answered().await;
-    assert_eq!((info.asked, info.heard), (asked, now()));
+    assert_eq!((info.asked, info.answered), (asked, now()));
     assert_eq!(info.acting_primary, Some(false));
     // Late as it is, the next query follows at once, on the same session.
-    assert_eq!(stage.server.answer_properties().await, info.heard);
+    assert_eq!(stage.server.answer_properties().await, info.answered);
     stage.answered().await;
 }
 
