@@ -108,7 +108,7 @@ impl Stage {
         }
     }
 
-    /// Commands a drain without a limit to its pace, and waits until it has begun or, without sessions, is over.
+    /// Orders a drain without a limit to its pace, and waits until it has begun or, with nobody left, is over.
     pub async fn drain(&mut self) -> Admission {
         self.operator
             .send(&Request::Drain {
@@ -125,7 +125,7 @@ impl Stage {
     /// Waits until the drain has ended every session.
     pub async fn is_left(&mut self) {
         self.operator
-            .report("no session is left", |report| {
+            .report("nobody is left", |report| {
                 report.sessions == 0 && report.admission == Admission::Closed
             })
             .await;
