@@ -1,5 +1,5 @@
 //! The operator's metrics, all with the prefix `proxypair_`. `docs/metrics.md` is their reference. The values of labels are names of objects or
-//! words of the API, never texts of errors, so that their number is bounded.
+//! enums of the API, never texts of errors, so that their number is bounded.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,

@@ -1,4 +1,4 @@
-//! Logins with an encrypted password: FreeTDS, which nobody here wrote, and the project's own client, against servers that demand it, know it, or
+//! Logins with an encrypted password: FreeTDS and the project's own client, against servers that demand it, know it, or
 //! do not know it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]

@@ -1,4 +1,4 @@
-//! FreeTDS, which nobody here wrote, as a client of the stand-in ObjectServer.
+//! FreeTDS, an independent implementation, as a client of the stand-in ObjectServer.
 //!
 //! Client and stand-in share the codec and would share its mistakes; `tsql` and `bsqldb` do not.
 

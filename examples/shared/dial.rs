@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use proxypair::tds::client::Client;
+use proxypair::tds::client::{Client, PasswordPolicy};
 use proxypair::tds::login::LoginRecord;
 use proxypair::tls::ObjectServerTls;
 use tokio::net::TcpStream;
@@ -46,7 +46,7 @@ impl Target {
                 Wire::Tls(Box::new(TlsStream::Client(stream)))
             }
         };
-        let client = Client::with_limit(stream, &self.login, self.answer_max).await;
+        let client = Client::with_policy(stream, &self.login, PasswordPolicy::Plain, self.answer_max).await;
         client.with_context(|| format!("no login at {address}"))
     }
 }

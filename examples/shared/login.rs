@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use proxypair::tds::Error;
 use proxypair::tds::channel::{Channel, ReceiveError};
-use proxypair::tds::encryption::{Challenger, EncryptionError, OFFER_ENCRYPT3, challenge_tokens};
+use proxypair::tds::encryption::{EncryptionError, OFFER_ENCRYPT3};
 use proxypair::tds::login::LoginRecord;
 use proxypair::tds::packet::PacketType;
 use proxypair::tds::response::{AnswerWriter, Done, EnvChange, LoginAck, Message, Token};
+use proxypair::tds::server::{Challenger, challenge_tokens};
 
 use crate::wire::Wire;
 

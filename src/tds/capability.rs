@@ -1,4 +1,4 @@
-//! Capabilities: bit masks in which a client says what it may ask and what it does not want to be answered.
+//! Capabilities: bit masks in which a client declares which requests it may send and which answers it does not accept.
 //!
 //! Masks are big-endian bit strings whatever the client's byte order: bit `n` is in byte `len - 1 - n / 8`. A server answers with masks of the
 //! client's lengths, because jTDS accepts no other. Sources: FreeTDS `include/freetds/enum_cap.h`, captured logins.
@@ -22,7 +22,7 @@ pub struct Capability {
 }
 
 impl Capability {
-    /// The smallest masks with which two servers that nobody here wrote accepted a client.
+    /// The smallest masks with which two independent servers accepted a client.
     #[must_use]
     pub fn minimal() -> Self {
         Self {

@@ -63,7 +63,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
         self.stream.flush().await
     }
 
-    /// Waits for the first byte of the next message and leaves it there: the type tells TDS from anything else before a whole message
+    /// Waits for the first byte of the next message and leaves it there: the type distinguishes TDS from other protocols before a whole message
     /// has arrived. `None` when the peer closed. Safe to cancel.
     ///
     /// # Errors

@@ -1,25 +1,26 @@
-//! A small TDS 5.0 client over any byte stream: log in, ask, leave.
+//! A small TDS 5.0 client over any byte stream: log in, query, log out.
 //!
 //! Expected flow:
 //!
 //! 1. The caller connects (and does the TLS handshake where there is one: TLS starts with the first byte).
-//! 2. [`Client::login`] sends the login record and returns once the server said *succeed* and ended its answer.
-//! 3. [`Client::query`] sends SQL and returns the whole answer. One question at a time.
-//! 4. Between questions [`Client::lost`] returns as soon as the server closes the session, so that a killed server is seen in milliseconds.
-//! 5. [`Client::close`] says good-bye and closes without waiting for the answer, which some servers never send.
+//! 2. [`Client::login`] sends the login record and returns once the server has answered *succeed*, completely.
+//! 3. [`Client::query`] sends SQL and returns the whole answer. One query at a time.
+//! 4. Between queries [`Client::lost`] returns as soon as the server closes the session, so that a killed server is seen in milliseconds.
+//! 5. [`Client::close`] sends a logout and closes without waiting for the answer, which some servers never send.
 //!
 //! Guarantees: an answer larger than the limit ends the session instead of growing; an error answer of the server
 //! ([`QueryError::Sql`]) leaves the session usable.
 //!
 //! Assumptions: the caller sets a deadline around each step (`tokio::time::timeout`) and drops the client when it passes. There is no
-//! cancel: after a deadline nobody knows what the server has done, and a dropped connection is the only state that both ends agree on.
+//! cancel: after a deadline it is unknown what the server has done, and a dropped connection is the only state that both ends agree on.
 //!
-//! How the password travels is for the caller to say, by a [`PasswordPolicy`]. [`PasswordPolicy::Plain`] sends it as it is: right in TLS, and the one
-//! form that an ObjectServer takes in FIPS mode too. A server that demands an encrypted one all the same gets it. [`PasswordPolicy::Encrypted`] never
-//! shows it: it logs in with an empty password and the offer to send the real one encrypted. The offer has a price with servers that do not know it:
-//! they take the empty password for the real one. One that refuses it has counted a failed login ([`LoginError::OfferRefused`]): do not try again
-//! before something has changed. One that lets it in has asked for no proof, and the session is given up ([`LoginError::Unauthenticated`]). For the same
-//! reason a caller that may send plain text is not made to offer first: each of its logins would cost a failed one.
+//! The caller chooses how the password is sent, by a [`PasswordPolicy`]. [`PasswordPolicy::Plain`] sends it in clear text: right in TLS, and the
+//! one form that an ObjectServer accepts in FIPS mode too. A server that demands an encrypted one all the same gets it.
+//! [`PasswordPolicy::Encrypted`] never sends it in clear text: it logs in with an empty password and the offer to send the real one encrypted. A
+//! server that does not know the offer takes the empty password for the real one. If it rejects it, it has counted a failed login
+//! ([`LoginError::OfferRefused`]): do not try again before something has changed. If it accepts it, it has not authenticated the client, and the
+//! session is given up ([`LoginError::Unauthenticated`]). Therefore a caller that may send clear text does not offer encryption first: each of its
+//! logins could cost a failed one.
 
 use std::io;
 
@@ -39,13 +40,13 @@ mod error;
 pub use answer::{Answer, ResultSet, Row};
 pub use error::{LoginError, QueryError};
 
-/// Largest answer in bytes that a client accepts unless [`Client::with_limit`] says otherwise: ample for a health check.
+/// Largest answer in bytes that [`Client::login`] accepts: ample for a health check.
 pub const ANSWER_MAX: usize = 1 << 20;
 
-/// How the password of a login may travel. An empty password has nothing to hide and always travels as it is.
+/// How the password of a login may be sent. An empty password is never encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PasswordPolicy {
-    /// As it is, unless the server demands encryption.
+    /// In clear text, unless the server demands encryption.
     #[default]
     Plain,
     /// Encrypted or not at all.
@@ -53,7 +54,7 @@ pub enum PasswordPolicy {
 }
 
 impl PasswordPolicy {
-    /// The policy for a stream that is encrypted itself or not, of a user who allows plain text on any stream or does not.
+    /// `Plain` on a stream that is encrypted itself, or where the user allows clear text.
     #[must_use]
     pub const fn on_stream(encrypted: bool, allow_plaintext: bool) -> Self {
         if encrypted || allow_plaintext {
@@ -64,7 +65,7 @@ impl PasswordPolicy {
     }
 }
 
-/// What the answer to a login says.
+/// The result of a login.
 enum Verdict {
     Welcome,
     Challenged(Challenge),
@@ -79,22 +80,13 @@ pub struct Client<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
-    /// Logs in on a connected stream with the password as it is, and accepts answers up to [`ANSWER_MAX`].
+    /// Logs in on a connected stream with the password in clear text, and accepts answers up to [`ANSWER_MAX`].
     ///
     /// # Errors
     ///
     /// See [`LoginError`]; the stream is dropped with it.
     pub async fn login(stream: S, login: &LoginRecord) -> Result<Self, LoginError> {
         Self::with_policy(stream, login, PasswordPolicy::Plain, ANSWER_MAX).await
-    }
-
-    /// The same with answers up to `limit` bytes.
-    ///
-    /// # Errors
-    ///
-    /// See [`LoginError`].
-    pub async fn with_limit(stream: S, login: &LoginRecord, limit: usize) -> Result<Self, LoginError> {
-        Self::with_policy(stream, login, PasswordPolicy::Plain, limit).await
     }
 
     /// Logs in with the password as `policy` allows, and accepts answers up to `limit` bytes.
@@ -143,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         }
     }
 
-    /// Name of the server, as it gave it in a message of the login or of an answer.
+    /// Name of the server in the last message that had one; it may be that of a proxy server.
     #[must_use]
     pub fn server(&self) -> Option<&str> {
         self.server.as_deref()
@@ -155,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         self.channel.stream()
     }
 
-    /// Asks `sql` and waits for the whole answer.
+    /// Sends `sql` and waits for the whole answer.
     ///
     /// # Errors
     ///
@@ -170,7 +162,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         }
     }
 
-    /// Asks `sql` and gives the answer as it came, in the byte order of the login: for those who pass it on. An error of the server is in it.
+    /// Sends `sql` and returns the encoded answer, in the byte order of the login: for a proxy that forwards it. It may contain an error of the
+    /// server.
     ///
     /// # Errors
     ///
@@ -196,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         }
     }
 
-    /// Says good-bye and closes.
+    /// Sends a logout and closes.
     ///
     /// # Errors
     ///

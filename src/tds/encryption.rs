@@ -1,31 +1,30 @@
-//! Passwords that are encrypted for the server: the login method ENCRYPT3, both halves.
+//! Passwords that are encrypted for the server: the client's half of the login method ENCRYPT3. [`server`](super::server) has the other half.
 //!
 //! Expected flow:
 //!
 //! 1. The client logs in with an empty password and [`OFFER`] in the login record.
 //! 2. The server answers LOGINACK *negotiate*, MSG 30, and as parameters the number of the cipher suite, its RSA public key (PKCS#1, in PEM) and a
-//!    nonce: [`Challenger::challenge`], [`Challenge::from_tokens`].
+//!    nonce: [`Challenge::from_tokens`].
 //! 3. The client sends MSG 31 with the nonce and the password, encrypted by RSA-OAEP with SHA-1, and MSG 32 with the same for remote servers, of which
-//!    it names none: [`Challenge::answer`], [`Challenger::open`].
+//!    it names none: [`Challenge::answer`].
 //! 4. The server answers the login.
 //!
 //! Sources: FreeTDS's `tsql` as client of a server on loopback, the list of messages in FreeTDS `include/freetds/proto.h`, go-dblib
 //! `tds/loginConfig.go`. The older ENCRYPT and ENCRYPT2 and the newer ENCRYPT4 are not known here.
 //!
-//! Caveats: the first step is a login with an empty password for a server that does not know it. Such a server refuses it, which counts as a failed
-//! login and may in the end disable the account; or it lets an empty password in, and then nobody has proved anything. OAEP keeps the password from
-//! those who read along, and not from one who stands between: nobody vouches for the server's key. TLS does both.
+//! Caveats: for a server that does not know it the first step is a login with an empty password. Such a server rejects it, which counts as a
+//! failed login and may in the end disable the account; or it accepts it, and then the client is not authenticated. OAEP protects the password
+//! from eavesdroppers, and not from a man in the middle: the server's key is not certified. TLS does both.
 
-use aws_lc_rs::rand;
-use aws_lc_rs::rsa::{KeySize, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, PrivateDecryptingKey};
+use aws_lc_rs::rsa::OAEP_SHA1_MGF1SHA1;
 
 use super::Error;
 use super::format::Column;
-use super::response::{AnswerWriter, Token, Tokens};
+use super::response::{AnswerWriter, Token};
 use super::value::{DataType, Value};
 use super::wire::ByteOrder;
 
-mod key;
+pub(super) mod key;
 
 /// What a client puts into the login record's `encryption`: ENCRYPT2 and ENCRYPT3, as FreeTDS does.
 pub const OFFER: u8 = 0xa0;
@@ -41,12 +40,10 @@ pub const MESSAGE_PASSWORD: u16 = 31;
 pub const MESSAGE_REMOTE_PASSWORDS: u16 = 32;
 
 /// Status of a message: parameters follow.
-const HAS_PARAMETERS: u8 = 1;
+pub(super) const HAS_PARAMETERS: u8 = 1;
 
 /// The one cipher suite that was ever seen.
-const SUITE_RSA_OAEP: i64 = 1;
-
-const NONCE_LEN: usize = 20;
+pub(super) const SUITE_RSA_OAEP: i64 = 1;
 
 /// Why a password could not be encrypted or decrypted.
 #[derive(Debug, thiserror::Error)]
@@ -121,89 +118,6 @@ impl Challenge {
     }
 }
 
-/// The server's half: a key for as long as the server runs.
-#[derive(Debug)]
-pub struct Challenger {
-    key: OaepPrivateDecryptingKey,
-    public: Vec<u8>,
-}
-
-impl Challenger {
-    /// One with a new key of 2048 bits.
-    ///
-    /// # Errors
-    ///
-    /// [`EncryptionError::Crypto`], [`EncryptionError::Key`].
-    pub fn generate() -> Result<Self, EncryptionError> {
-        use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
-        let key = PrivateDecryptingKey::generate(KeySize::Rsa2048).map_err(|_| EncryptionError::Crypto)?;
-        let public: PublicKeyX509Der<'_> = key.public_key().as_der().map_err(|_| EncryptionError::Crypto)?;
-        Ok(Self {
-            key: OaepPrivateDecryptingKey::new(key).map_err(|_| EncryptionError::Crypto)?,
-            public: key::to_pem(public.as_ref())?,
-        })
-    }
-
-    /// A new challenge.
-    ///
-    /// # Errors
-    ///
-    /// [`EncryptionError::Crypto`].
-    pub fn challenge(&self) -> Result<Challenge, EncryptionError> {
-        let mut nonce = vec![0; NONCE_LEN];
-        rand::fill(&mut nonce).map_err(|_| EncryptionError::Crypto)?;
-        Ok(Challenge {
-            key: self.public.clone(),
-            nonce,
-        })
-    }
-
-    /// The password in a client's answer; `None` when it is not one to this challenge.
-    ///
-    /// # Errors
-    ///
-    /// [`EncryptionError::Protocol`] when the answer is not TDS.
-    pub fn open(
-        &self,
-        challenge: &Challenge,
-        payload: &[u8],
-        order: ByteOrder,
-    ) -> Result<Option<String>, EncryptionError> {
-        let tokens = Tokens::new(payload, order).collect::<Result<Vec<_>, _>>()?;
-        let Some([Value::Binary(encrypted), ..]) = parameters(&tokens, MESSAGE_PASSWORD) else {
-            return Ok(None);
-        };
-        let mut plain = vec![0; self.key.min_output_size()];
-        let Ok(plain) = self.key.decrypt(&OAEP_SHA1_MGF1SHA1, encrypted, &mut plain, None) else {
-            return Ok(None);
-        };
-        let password = plain.strip_prefix(challenge.nonce.as_slice());
-        Ok(password.and_then(|password| String::from_utf8(password.to_vec()).ok()))
-    }
-}
-
-/// The tokens with which a server sends a challenge, between LOGINACK and DONE. The declared lengths are exact: FreeTDS takes them for the lengths of
-/// key and nonce.
-#[must_use]
-pub fn challenge_tokens(challenge: &Challenge) -> [Token; 3] {
-    let exact = |bytes: &[u8]| field(DataType::LongBinary(u32::try_from(bytes.len()).unwrap_or(u32::MAX)));
-    [
-        Token::Negotiation {
-            status: HAS_PARAMETERS,
-            id: MESSAGE_CHALLENGE,
-        },
-        Token::ParamFormat {
-            wide: false,
-            fields: vec![field(DataType::Int4), exact(&challenge.key), exact(&challenge.nonce)],
-        },
-        Token::Params(vec![
-            Value::Int(SUITE_RSA_OAEP),
-            Value::Binary(challenge.key.clone()),
-            Value::Binary(challenge.nonce.clone()),
-        ]),
-    ]
-}
-
 /// Parameter formats are narrow in a login, whatever the capabilities say.
 fn answer_message(password: Vec<u8>, remote: Vec<u8>, order: ByteOrder) -> Result<Vec<u8>, Error> {
     let exact = |bytes: &[u8]| field(DataType::LongBinary(u32::try_from(bytes.len()).unwrap_or(u32::MAX)));
@@ -228,7 +142,7 @@ fn answer_message(password: Vec<u8>, remote: Vec<u8>, order: ByteOrder) -> Resul
 }
 
 /// The parameters that follow a message.
-fn parameters(tokens: &[Token], message: u16) -> Option<&[Value]> {
+pub(super) fn parameters(tokens: &[Token], message: u16) -> Option<&[Value]> {
     let is_it = |token: &Token| matches!(token, Token::Negotiation { id, .. } if *id == message);
     let start = tokens.iter().position(is_it)? + 1;
     let rest = tokens.get(start..)?;
@@ -240,7 +154,7 @@ fn parameters(tokens: &[Token], message: u16) -> Option<&[Value]> {
     })
 }
 
-const fn field(data_type: DataType) -> Column {
+pub(super) const fn field(data_type: DataType) -> Column {
     Column {
         name: String::new(),
         status: 0,

@@ -67,7 +67,7 @@ pub enum Error {
         /// The token.
         what: &'static str,
     },
-    /// An answer ends without the DONE that ends it, so what it says may be incomplete.
+    /// An answer has no final DONE, so it may be incomplete.
     #[error("answer without an end")]
     Unfinished,
     /// A row has another number of values than its format has columns.

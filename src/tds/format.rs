@@ -25,18 +25,6 @@ pub struct Column {
     pub data_type: DataType,
 }
 
-impl Column {
-    /// A column that may be NULL.
-    #[must_use]
-    pub fn nullable(name: &str, data_type: DataType) -> Self {
-        Self {
-            name: name.to_owned(),
-            status: COLUMN_NULLABLE,
-            data_type,
-        }
-    }
-}
-
 /// Which of the four format tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FormatKind {

@@ -1,7 +1,7 @@
 //! The login record: 568 bytes of fixed fields that open every session, followed by the client's capabilities in the same message.
 //!
-//! With packets of 512 bytes, as every client sends until told otherwise, a login is always at least two packets. Sources: a captured login
-//! of `tsql`, checked field by field against go-dblib `tds/loginConfig.go` and FreeTDS `src/tds/login.c`.
+//! With packets of 512 bytes, which every client sends until the server changes the size, a login is always at least two packets. Sources: a
+//! captured login of `tsql`, checked field by field against go-dblib `tds/loginConfig.go` and FreeTDS `src/tds/login.c`.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ const PACKET_SIZE_LEN: usize = 6;
 const SHORT_INTEGERS_BIG: u8 = 2;
 const SHORT_INTEGERS_LITTLE: u8 = 3;
 
-/// What a client says about itself when it logs in.
+/// What a client declares when it logs in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LoginRecord {
     /// Order of all integers in the session.

@@ -20,7 +20,7 @@ pub const STATUS_ATTN: u8 = 0x04;
 /// Status bit: an event notification, which belongs to no request.
 pub const STATUS_EVENT: u8 = 0x08;
 
-/// What a packet carries. Any byte can arrive: [`PacketType::is_known`] tells whether TDS 5.0 defines it.
+/// What a packet carries. Any byte can arrive: [`PacketType::is_known`] is true for those that TDS 5.0 defines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PacketType(pub u8);
 

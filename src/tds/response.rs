@@ -34,7 +34,7 @@ pub enum Token {
     },
     /// A row, one value per column of the last row format.
     Row(Vec<Value>),
-    /// Formatting hints, which nobody needs; OMNIbus sends them between format and rows.
+    /// Formatting hints, which are not used; OMNIbus sends them between format and rows.
     Control(Vec<u8>),
     /// The order of the rows.
     OrderBy {

@@ -1,7 +1,7 @@
-//! The clients that nobody here wrote, each behind the same few words: start, request, finish.
+//! The independent clients, each with the same interface: start, request, finish.
 //!
 //! `tsql` and `bsqldb` print rows and nothing around them, so a request is followed by one that gives a row of its own: [`MARK`]. jTDS and
-//! pymssql are driven by the small programs beside this file, which say for themselves where a request ends.
+//! pymssql are driven by the small programs beside this file, which print where a request ends.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -40,7 +40,7 @@ pub struct Running {
     _home: Directory,
 }
 
-/// What a client says of its session.
+/// What a client printed about its session.
 #[derive(Debug, Default)]
 pub struct Transcript {
     /// The login was refused.
@@ -58,7 +58,7 @@ pub struct Answer {
     pub rows: Vec<Vec<String>>,
     /// It ended as it should, perhaps with an error of SQL.
     pub complete: bool,
-    /// The client says that an error came; FreeTDS's programs do not say of which request.
+    /// The client printed an error; FreeTDS's programs do not print for which request.
     pub error: bool,
     /// The client cancelled it.
     pub cancelled: bool,
@@ -166,7 +166,7 @@ impl Client {
 }
 
 impl Running {
-    /// Sends a request of one line, and says whether the client is still there to take it.
+    /// Sends a request of one line, and returns whether the client is still running.
     pub async fn request(&mut self, sql: &str) -> bool {
         let line = if self.client.is_freetds_program() {
             format!("{sql}\ngo\nselect '{MARK}'\ngo\n")

@@ -1,4 +1,4 @@
-//! TDS 5.0 clients that nobody here wrote, through the gate: FreeTDS (`tsql`, `bsqldb`), jTDS, and pymssql with a FreeTDS of its own.
+//! Independent TDS 5.0 clients through the gate: FreeTDS (`tsql`, `bsqldb`), jTDS, and pymssql with a FreeTDS of its own.
 //!
 //! The stand-in ObjectServer shares the codec with the product and would share its mistakes; these clients do not.
 

@@ -155,7 +155,7 @@ pub async fn a_cancelled_request_leaves_the_session_usable_and_drainable(client:
     assert_eq!(transcript.rows(3), [["before"], ["after"]], "{transcript:#?}");
 }
 
-/// The order comes while the ObjectServer executes the statements of one request.
+/// The drain begins while the ObjectServer executes the statements of one request.
 pub async fn a_batch_under_way_is_completed_by_a_drain(client: Client, transport: Transport) {
     const PINGS: u64 = 20;
     const PAUSE: Duration = Duration::from_millis(25);
@@ -210,7 +210,7 @@ pub async fn a_batch_under_way_is_completed_by_a_drain(client: Client, transport
     assert_eq!(stage.ended("DrainedIdle").await, 1.0);
 }
 
-/// The order comes while several clients send one request after the other.
+/// The drain begins while several clients send one request after the other.
 pub async fn a_drain_between_requests_loses_and_halves_none(client: Client, transport: Transport) {
     const CLIENTS: usize = 4;
     let mut stage = Stage::set(transport).await;

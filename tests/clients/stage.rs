@@ -1,4 +1,4 @@
-//! What stands around a client: a gate, a stand-in ObjectServer behind it, TLS where it is asked for, and the operator who orders drains.
+//! The environment of a client: a gate, a stand-in ObjectServer behind it, TLS where it is asked for, and an operator that commands drains.
 
 use std::net::SocketAddr;
 use std::path::Path;

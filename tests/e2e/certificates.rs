@@ -263,7 +263,6 @@ fn site() -> Site {
 
 /// Waits until status has the reason for which the pair is not as declared, with these words.
 async fn until_not_ready(stage: &Stage<'_>, reason: &str, words: &[&str]) -> Result<()> {
-    let within = Duration::from_secs(5);
     let what = format!("Ready has the reason {reason} and says {words:?}");
     let said = |status: &ProxyPairStatus| {
         status.conditions.iter().any(|condition| {
@@ -273,7 +272,7 @@ async fn until_not_ready(stage: &Stage<'_>, reason: &str, words: &[&str]) -> Res
                 && words.iter().all(|words| condition.message.contains(words))
         })
     };
-    stage.pair.until(&what, within, said).await.map(drop)
+    stage.pair.until(&what, SOON, said).await.map(drop)
 }
 
 /// Fails unless probes send to the primary for longer than any deadline of the checks, with both sides up and nothing moved.

@@ -15,7 +15,7 @@ use crate::support::{
 
 /// A busy ObjectServer is not a dead one: ten seconds of silence, as long locks make them, move nothing, and nothing is lost.
 pub async fn for_a_while(scene: Arc<Scene>) -> Result<()> {
-    let stage = scene.set_with(&setting("15s")).await?;
+    let stage = scene.set_with(&setting("30s")).await?;
     let before = stage.pair.status().await?;
     stage.fleet.mark("stall").await?;
     stage.agg_p.agent("POST", "stall?for=10s").await?;

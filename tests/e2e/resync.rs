@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use proxypair::api::{ProxyPairStatus, Side};
 
 use crate::support::{
@@ -15,6 +15,8 @@ use crate::support::{
 
 /// Far longer than everything else that a failback waits for in these tests.
 const LONG: &str = "8s";
+/// Far shorter: between the end of a resync, as the operator sees it, and the gateway's own note of it.
+const MOMENT: SignedDuration = SignedDuration::from_secs(2);
 
 /// The primary is up and stable long before, and nothing moves until the resync has finished. Then all come home, and each ObjectServer
 /// holds every event.
@@ -48,7 +50,7 @@ pub async fn is_waited_for(scene: Arc<Scene>) -> Result<()> {
     let begun = status.history[0].started_at.0;
     let early = copying_since.duration_since(begun);
     ensure!(
-        early.as_secs_f64() < 0.1,
+        early < MOMENT,
         "the failback began {early:?} before the resync had finished at {copying_since}"
     );
     stage.finish().await?;

@@ -1,4 +1,4 @@
-//! The answer to a query: its results, their row counts, and what the server said.
+//! The answer to a query: its results, their row counts, and the server's messages.
 
 use super::QueryError;
 use crate::tds::Error;
@@ -14,7 +14,7 @@ pub struct Answer {
     pub results: Vec<ResultSet>,
     /// Row counts of the statements, where the server gave one.
     pub counts: Vec<u32>,
-    /// What the server said.
+    /// Errors and informations from the server.
     pub messages: Vec<Message>,
     failed: bool,
 }

@@ -1,4 +1,4 @@
-//! Why there is no session, and why a question has no answer.
+//! Errors of logins and queries.
 
 use std::io;
 
@@ -24,7 +24,7 @@ pub enum LoginError {
         first: u8,
     },
     /// The answer is not TDS 5.0, or the login cannot be written as such.
-    #[error("the login broke the protocol")]
+    #[error("protocol error in the login")]
     Protocol(#[source] Error),
     /// User or password was refused.
     #[error("login refused: {text} (message {number})")]
@@ -35,15 +35,15 @@ pub enum LoginError {
         text: String,
     },
     /// The server demands a password encrypted in a way that is not known here. Trying again cannot help.
-    #[error("the server demands a password encrypted in an unknown way")]
+    #[error("the server demands password encryption by an unsupported method")]
     EncryptionDemanded,
     /// The password could not be encrypted for the server.
-    #[error("the password could not be encrypted")]
+    #[error("failed to encrypt the password")]
     Encryption(#[source] EncryptionError),
     /// The server refused the login that offered an encrypted password, without asking for it. It does not know encryption, or not the user; it has
     /// counted a failed login.
     #[error(
-        "the server asks for no encrypted password and refuses to go without: {text} (message {number}); use TLS, or allow plain text"
+        "the server does not ask for an encrypted password and rejects an empty one: {text} (message {number}); use TLS, or allow clear text"
     )]
     OfferRefused {
         /// Number of the server's message; 0 when it sent none.
@@ -52,7 +52,7 @@ pub enum LoginError {
         text: String,
     },
     /// The server let the empty password in that came with the offer of an encrypted one.
-    #[error("the server asks for no password: it let an empty one in")]
+    #[error("the server accepts an empty password for this user")]
     Unauthenticated,
     /// The server speaks an older version of TDS, whose rows look different.
     #[error("the server speaks TDS {}.{}", .version[0], .version[1])]
@@ -60,7 +60,7 @@ pub enum LoginError {
         /// The version in its LOGINACK.
         version: [u8; 4],
     },
-    /// The answer ended without a word about the login.
+    /// The answer ended and contained no result of the login.
     #[error("the server neither accepted nor refused the login")]
     NoVerdict,
 }
@@ -75,12 +75,12 @@ pub enum QueryError {
     #[error("closed by the server")]
     Closed,
     /// The answer is not TDS 5.0.
-    #[error("the answer broke the protocol")]
+    #[error("protocol error in the answer")]
     Protocol(#[source] Error),
-    /// The server says that the statement failed. The session remains usable.
+    /// The statement failed on the server. The session remains usable.
     #[error("{server}: {text} (message {number}, class {class})")]
     Sql {
-        /// Name of the server that says so; may be empty.
+        /// Name of the server that sent the message; may be empty.
         server: String,
         /// Number of its message; 0 when it sent none.
         number: u32,

@@ -147,7 +147,9 @@ async fn an_answer_above_the_limit_ends_the_session() {
     let (near, far) = duplex(4096);
     tokio::spawn(async move { play(&[ACCEPT, &[0xfd; 200]], far).await });
     let login = LoginRecord::new("root", "", "test");
-    let mut client = Client::with_limit(near, &login, 100).await.unwrap();
+    let mut client = Client::with_policy(near, &login, PasswordPolicy::Plain, 100)
+        .await
+        .unwrap();
     let error = client.query("select 1").await.unwrap_err();
     assert!(matches!(
         error,

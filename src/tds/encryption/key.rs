@@ -55,7 +55,7 @@ pub(super) fn der(tag: u8, content: &[u8]) -> Vec<u8> {
 }
 
 /// The PEM of a key that is given as SubjectPublicKeyInfo in DER.
-pub(super) fn to_pem(info: &[u8]) -> Result<Vec<u8>, EncryptionError> {
+pub(in crate::tds) fn to_pem(info: &[u8]) -> Result<Vec<u8>, EncryptionError> {
     let parsed = SubjectPublicKeyInfo::from_der(info);
     let (_, parsed) = parsed.map_err(|error| EncryptionError::Key(error.to_string()))?;
     let pem = Pem::new(PKCS1_LABEL, parsed.subject_public_key.data.as_ref());

@@ -2,7 +2,9 @@
 
 use super::key::{SEQUENCE, SPKI_LABEL, der, from_pem, public_key_info};
 use super::*;
-use crate::tds::response::{Done, LoginAck};
+use crate::tds::response::{Done, LoginAck, Tokens};
+use crate::tds::server::{Challenger, challenge_tokens};
+use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
 use pem::Pem;
 use proptest::prelude::*;
 use x509_parser::prelude::FromDer;

@@ -1,4 +1,4 @@
-//! The login record against captured bytes, and against bytes that nobody should send.
+//! The login record against captured bytes, and against malformed bytes.
 
 use super::*;
 use crate::tds::capability::WIDE_TABLES;

@@ -21,7 +21,7 @@ pub struct LoginAck {
 impl LoginAck {
     /// The client is logged in.
     pub const SUCCEED: u8 = 5;
-    /// The login was refused; a message says why.
+    /// The login was rejected; a message has the reason.
     pub const FAIL: u8 = 6;
     /// The server demands more, such as an encrypted password.
     pub const NEGOTIATE: u8 = 7;
@@ -134,21 +134,6 @@ impl Done {
     pub const COUNT: u16 = 0x10;
     /// Status bit: this acknowledges a cancel.
     pub const CANCELLED: u16 = 0x20;
-
-    /// The end of a statement with these status bits and, if there is one, a number of rows.
-    #[must_use]
-    pub const fn statement(status: u16, count: Option<u32>) -> Self {
-        let (status, count) = match count {
-            Some(count) => (status | Self::COUNT, count),
-            None => (status, 0),
-        };
-        Self {
-            kind: DoneKind::Statement,
-            status,
-            transaction: 0,
-            count,
-        }
-    }
 
     /// Whether nothing follows.
     #[must_use]

@@ -1,4 +1,4 @@
-//! What a server says in words: EED, and the ERROR and INFO of TDS 4.
+//! Messages of a server, errors and informations: EED, and the ERROR and INFO of TDS 4.
 
 use crate::tds::wire::{Reader, Writer, text};
 use crate::tds::{Error, token};
@@ -48,30 +48,7 @@ impl Message {
     /// Status bit of an extended message that is an information.
     pub const INFORMATION: u8 = 2;
 
-    const NO_SQL_STATE: &str = "ZZZZZ";
-
-    /// An extended message without parameters: an information up to class 10, else an error.
-    #[must_use]
-    pub fn new(number: u32, class: u8, server: &str, text: &str) -> Self {
-        Self {
-            form: MessageForm::Extended {
-                sql_state: Self::NO_SQL_STATE.to_owned(),
-                status: if class <= Self::INFORMATION_MAX {
-                    Self::INFORMATION
-                } else {
-                    0
-                },
-                transaction: 0,
-            },
-            number,
-            state: 1,
-            class,
-            text: text.to_owned(),
-            server: server.to_owned(),
-            procedure: String::new(),
-            line: 1,
-        }
-    }
+    pub(in crate::tds) const NO_SQL_STATE: &str = "ZZZZZ";
 
     /// Whether the request failed.
     #[must_use]
