@@ -175,7 +175,7 @@ impl Store {
         let mut applied = None;
         match request.patch {
             Some(PatchKind::Json) => {
-                patch::json(&mut patched, &request.body).map_err(|error| Refusal::new(422, "Invalid", error))?
+                patch::json(&mut patched, &request.body).map_err(|error| Refusal::new(422, "Invalid", error))?;
             }
             Some(PatchKind::Apply) => {
                 let Some(manager) = request.query.get("fieldManager") else {
