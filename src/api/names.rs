@@ -1,4 +1,4 @@
-//! Labels, annotations, condition types and reasons: each string of the API once.
+//! Labels, annotations and condition types, each string once. Reasons are in [`Reason`](super::Reason).
 
 /// API group of the custom resource and prefix of ProxyPair's own labels and annotations.
 pub const GROUP: &str = "proxypair.dev";

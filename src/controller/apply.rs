@@ -10,7 +10,10 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 
-use crate::{api::FIELD_MANAGER, domain::pair::Pair};
+use crate::{
+    api::{FIELD_MANAGER, Reason},
+    domain::pair::Pair,
+};
 
 /// How long the API server may take for one answer. The client has no deadline of its own.
 pub const DEADLINE: Duration = Duration::from_secs(2);
@@ -39,15 +42,15 @@ pub enum ApplyError {
 
 impl ApplyError {
     /// One word, for conditions and metrics.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Deadline => "ApiServerSilent",
-            Self::Api(kube::Error::Api(status)) if status.code == 409 => "Conflict",
-            Self::Api(kube::Error::Api(status)) if status.code == 403 => "Forbidden",
-            Self::Api(kube::Error::Api(status)) if status.code == 422 => "Refused",
-            Self::Api(_) => "ApiServerError",
-            Self::NotLeading => "NotLeading",
-            Self::NotOurs { .. } => "NameTaken",
+            Self::Deadline => Reason::ApiServerTimeout,
+            Self::Api(kube::Error::Api(status)) if status.code == 409 => Reason::Conflict,
+            Self::Api(kube::Error::Api(status)) if status.code == 403 => Reason::Forbidden,
+            Self::Api(kube::Error::Api(status)) if status.code == 422 => Reason::Rejected,
+            Self::Api(_) => Reason::ApiServerError,
+            Self::NotLeading => Reason::NotLeading,
+            Self::NotOurs { .. } => Reason::NameTaken,
         }
     }
 

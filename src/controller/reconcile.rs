@@ -26,7 +26,7 @@ use super::{
     watches::GuardedPair,
 };
 use crate::{
-    api::{Health, ProxyPair, Side},
+    api::{Health, ProxyPair, Reason, Side},
     check::{self, Credentials},
     domain::{
         children,
@@ -60,12 +60,12 @@ pub enum ReconcileError {
 }
 
 impl ReconcileError {
-    fn reason(&self) -> &'static str {
+    fn reason(&self) -> Reason {
         match self {
-            Self::Malformed(_) => "Malformed",
-            Self::Invalid(_) => "InvalidSpec",
+            Self::Malformed(_) => Reason::Malformed,
+            Self::Invalid(_) => Reason::InvalidSpec,
             Self::Apply(error) => error.reason(),
-            Self::Keys(_) | Self::Tls(_) => "KeysFailed",
+            Self::Keys(_) | Self::Tls(_) => Reason::KeysFailed,
         }
     }
 }
@@ -98,7 +98,7 @@ pub async fn reconcile(object: Arc<GuardedPair>, registry: Arc<Registry>) -> Res
 
 /// A bad declaration waits until it is changed; the API server is asked again.
 pub fn on_error(object: Arc<GuardedPair>, error: &ReconcileError, registry: Arc<Registry>) -> Action {
-    let reason = error.reason();
+    let reason = error.reason().as_str();
     tracing::warn!(pair = %ObjectRef::from_obj(&*object), reason, %error, "failed to reconcile");
     registry
         .context
@@ -199,7 +199,7 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
 fn unusable(pair: &Pair, side: Side, bundle: &[u8]) -> Option<Problem> {
     let name = &pair.spec.side(side).object_server.name;
     ObjectServerTls::new(bundle, name).err().map(|error| Problem {
-        reason: "CaBundleUnusable",
+        reason: Reason::CaBundleUnusable,
         message: format!("spec.{}.objectServer.tls: {error}", side.label()),
     })
 }

@@ -7,7 +7,7 @@ use super::{
     status::Problem,
 };
 use crate::{
-    api::{AUTH_PASSWORD, AUTH_USER_NAME, CaBundleSpec, OMNI_KDB, OMNI_STH, Side},
+    api::{AUTH_PASSWORD, AUTH_USER_NAME, CaBundleSpec, OMNI_KDB, OMNI_STH, Reason, Side},
     omnibus::{Value, property},
 };
 
@@ -211,8 +211,8 @@ pub fn lacking(need: &Need, contents: &Contents) -> Option<Problem> {
     let Some(content) = contents.get(reference).and_then(Option::as_ref) else {
         return Some(Problem {
             reason: match reference.kind {
-                ReferenceKind::Secret => "SecretMissing",
-                ReferenceKind::ConfigMap => "ConfigMapMissing",
+                ReferenceKind::Secret => Reason::SecretMissing,
+                ReferenceKind::ConfigMap => Reason::ConfigMapMissing,
             },
             message: format!("there is no {kind} {name}, which {field} names: create it, or change the field"),
         });
@@ -229,14 +229,14 @@ pub fn lacking(need: &Need, contents: &Contents) -> Option<Problem> {
             .iter()
             .find_map(|key| property(key, Value::Text(&text(content, key)?)).err())?;
         return Some(Problem {
-            reason: "SecretUnusable",
+            reason: Reason::SecretUnusable,
             message: format!("{kind} {name}, which {field} names: {unwritable}"),
         });
     };
     Some(Problem {
         reason: match reference.kind {
-            ReferenceKind::Secret => "SecretIncomplete",
-            ReferenceKind::ConfigMap => "ConfigMapIncomplete",
+            ReferenceKind::Secret => Reason::SecretIncomplete,
+            ReferenceKind::ConfigMap => Reason::ConfigMapIncomplete,
         },
         message: format!("{kind} {name}, which {field} names, has nothing under the key {key}: add it"),
     })

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::api::{
     CONDITION_BACKUP_HEALTHY, CONDITION_PRIMARY_HEALTHY, CONDITION_PRIMARY_SERVING, CONDITION_PROTECTED,
-    CONDITION_READY, FailbackStatus, Health, ProxyPairStatus, Side, SideStatus, Switch, Switching,
+    CONDITION_READY, FailbackStatus, Health, ProxyPairStatus, Reason, Side, SideStatus, Switch, Switching,
 };
 
 /// How many switches `status.history` keeps.
@@ -55,8 +55,8 @@ impl Now {
 /// Why the pair is not as declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// One word, as a condition reason.
-    pub reason: &'static str,
+    /// In one word.
+    pub reason: Reason,
     /// In words, with what to do.
     pub message: String,
 }
@@ -221,16 +221,16 @@ fn conditions(
     before: &[Condition],
     now: Timestamp,
 ) -> Vec<Condition> {
-    let make = |type_, truth, reason: &str, message: &str| {
+    let make = |type_, truth, reason: Reason, message: &str| {
         condition(type_, truth, reason, message, Some(pair.generation), before, now)
     };
     let healthy = |type_, known: &SideKnown<'_>| {
         let health = known.health;
-        let reason = health
-            .cause
-            .map_or(if health.health == Health::Up { "Up" } else { "NotSeen" }, |cause| {
-                cause.as_str()
-            });
+        let reason = match (health.health, health.cause) {
+            (Health::Up, _) => Reason::Up,
+            (_, Some(cause)) => Reason::Down(cause),
+            (_, None) => Reason::NotObserved,
+        };
         let message = health.message.as_deref().unwrap_or_default();
         make(
             type_,
@@ -249,18 +249,18 @@ fn conditions(
         None if routing.target != routing.serving => make(
             CONDITION_READY,
             Truth::False,
-            "Switching",
+            Reason::Switching,
             &format!("the Service is being moved to the {} side", routing.target.label()),
         ),
         None => match serving.health.health {
             Health::Up => make(
                 CONDITION_READY,
                 Truth::True,
-                "Serving",
+                Reason::Serving,
                 &format!("the {} side serves", routing.serving.label()),
             ),
             Health::Down => {
-                let cause = serving.health.cause.map_or("Down", |cause| cause.as_str());
+                let cause = serving.health.cause.map_or(Reason::NotObserved, Reason::Down);
                 make(
                     CONDITION_READY,
                     Truth::False,
@@ -271,21 +271,21 @@ fn conditions(
             Health::Unknown => make(
                 CONDITION_READY,
                 Truth::Unknown,
-                "NotSeen",
+                Reason::NotObserved,
                 "the serving side has not been seen yet",
             ),
         },
     };
     let both_up = primary.health.health == Health::Up && backup.health.health == Health::Up;
     let protected = if both_up {
-        (Truth::True, "BothUp")
+        (Truth::True, Reason::BothUp)
     } else {
-        (Truth::False, "OneSideOnly")
+        (Truth::False, Reason::OneSideOnly)
     };
     let home = if routing.serving == Side::Primary {
-        (Truth::True, "Primary")
+        (Truth::True, Reason::Primary)
     } else {
-        (Truth::False, "Backup")
+        (Truth::False, Reason::Backup)
     };
     vec![
         ready,
@@ -325,7 +325,7 @@ impl Truth {
 fn condition(
     type_: &str,
     truth: Truth,
-    reason: &str,
+    reason: Reason,
     message: &str,
     generation: Option<i64>,
     before: &[Condition],
@@ -340,7 +340,7 @@ fn condition(
     Condition {
         type_: type_.to_owned(),
         status: status.to_owned(),
-        reason: reason.to_owned(),
+        reason: reason.to_string(),
         message: message.to_owned(),
         observed_generation: generation,
         last_transition_time: unchanged

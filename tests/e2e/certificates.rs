@@ -170,7 +170,7 @@ pub async fn a_listeners_is_renewed(scene: Arc<Scene>) -> Result<()> {
         let notes: Vec<_> = events
             .items
             .iter()
-            .filter(|event| event.reason.as_deref() == Some("CertificateEnds"))
+            .filter(|event| event.reason.as_deref() == Some("CertificateExpiring"))
             .filter_map(|event| event.note.clone())
             .collect();
         let told = |note: &String| note.contains("proxy PROXY_P ends in 9 days") || note.contains("ends in 10 days");

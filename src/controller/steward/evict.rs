@@ -11,7 +11,7 @@ use kube::{
 
 use super::actor::Actor;
 use crate::{
-    api::{Cause, Health},
+    api::{Cause, Health, Reason},
     controller::apply::{ApplyError, within_deadline},
     health::{Finding, index},
 };
@@ -55,7 +55,7 @@ impl Actor {
         );
         self.publish(Event {
             type_: EventType::Warning,
-            reason: "ProxyReplaced".to_owned(),
+            reason: Reason::ProxyPodDeleted.to_string(),
             note: Some(format!(
                 "deleted pod {name}: its gate is silent, and sessions on it would hang"
             )),

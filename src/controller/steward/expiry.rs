@@ -7,7 +7,7 @@ use kube::runtime::events::{Event, EventType};
 
 use super::actor::Actor;
 use crate::{
-    api::Side,
+    api::{Reason, Side},
     domain::expiry::{Certificate, Stage, stage},
     health::{Finding, index},
     metrics::CertificateLabels,
@@ -60,15 +60,15 @@ impl Actor {
             Certificate::Listener => ("proxy", &declared.server_name),
             Certificate::ObjectServer => ("ObjectServer", &declared.object_server.name),
         };
-        let when = match stage {
-            Stage::Ended => "has ended".to_owned(),
-            Stage::Ending { days: 0 } => "ends within a day".to_owned(),
-            Stage::Ending { days } => format!("ends in {days} days"),
-            Stage::Valid { .. } => "is valid".to_owned(),
+        let (reason, when) = match stage {
+            Stage::Ended => (Reason::CertificateExpired, "has ended".to_owned()),
+            Stage::Ending { days: 0 } => (Reason::CertificateExpiring, "ends within a day".to_owned()),
+            Stage::Ending { days } => (Reason::CertificateExpiring, format!("ends in {days} days")),
+            Stage::Valid { .. } => (Reason::CertificateExpiring, "is valid".to_owned()),
         };
         Event {
             type_: EventType::Warning,
-            reason: "CertificateEnds".to_owned(),
+            reason: reason.to_string(),
             note: Some(format!(
                 "the certificate of {whose} {name} {when}, at {expires}: renew it"
             )),

@@ -16,7 +16,7 @@ use kube::{
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
-    api::{LABEL_PAIR, LABEL_ROLE, ROLE_VIRTUAL, Side, Switch, SwitchKind},
+    api::{LABEL_PAIR, LABEL_ROLE, ROLE_VIRTUAL, Reason, Side, Switch, SwitchKind},
     domain::{children, pair::Pair},
     health::{Finding, index},
 };
@@ -128,10 +128,7 @@ pub fn event(pair: &Pair, switch: &Switch) -> Event {
         } else {
             EventType::Normal
         },
-        reason: switch.cause.map_or_else(
-            || switch.kind.as_str().to_owned(),
-            |cause| format!("{}{}", switch.kind.as_str(), cause.as_str()),
-        ),
+        reason: Reason::Switched(switch.kind, switch.cause).to_string(),
         note: Some(format!(
             "{} from {} ({}) to {} ({}) in {}{because}",
             switch.kind.as_str(),
