@@ -5,6 +5,7 @@ mod names;
 mod properties;
 mod proxy;
 mod reason;
+pub mod rules;
 mod side;
 mod spec;
 mod status;

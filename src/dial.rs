@@ -5,7 +5,6 @@ mod stream;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -14,70 +13,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 pub use stream::Stream;
 
+pub use crate::address::{Address, NotAnAddress};
 use crate::tls::{HandshakeError, ObjectServerTls};
-
-/// Where a server is: `host:port`, `192.0.2.1:4100` or `[2001:db8::1]:4100`. The host name is resolved at each dial.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
-    host: String,
-    port: u16,
-}
-
-/// Not an [`Address`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is not HOST:PORT")]
-pub struct NotAnAddress(String);
-
-impl Address {
-    /// `host` is a name or an IP address without brackets.
-    #[must_use]
-    pub const fn new(host: String, port: u16) -> Self {
-        Self { host, port }
-    }
-
-    /// The name or IP address, without brackets.
-    #[must_use]
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The port.
-    #[must_use]
-    pub const fn port(&self) -> u16 {
-        self.port
-    }
-}
-
-impl FromStr for Address {
-    type Err = NotAnAddress;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parse = || {
-            let (host, port) = text.rsplit_once(':')?;
-            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-            if host.is_empty() || bare.is_none() && host.contains(':') {
-                return None;
-            }
-            let port = port.parse().ok().filter(|port| *port != 0)?;
-            Some(Self {
-                host: bare.unwrap_or(host).to_owned(),
-                port,
-            })
-        };
-        parse().ok_or_else(|| NotAnAddress(text.to_owned()))
-    }
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') {
-            write!(f, "[{host}]:{port}")
-        } else {
-            write!(f, "{host}:{port}")
-        }
-    }
-}
 
 /// Why a dial failed.
 #[derive(Debug, thiserror::Error)]
@@ -201,7 +138,7 @@ impl Dialer {
     pub async fn dial_within(&self, patience: Duration) -> Result<Stream, DialError> {
         let resolved = timeout(
             self.unresponsive_after,
-            lookup_host((self.address.host.as_str(), self.address.port)),
+            lookup_host((self.address.host(), self.address.port())),
         );
         let addresses: Vec<SocketAddr> = match resolved.await {
             Ok(Ok(addresses)) => addresses.collect(),
@@ -409,28 +346,6 @@ mod tests {
         let mut stream = dialer("AGG_P").dial().await.unwrap();
         assert_eq!(stream.read_u8().await.unwrap(), b'!');
         assert!(stream.peer_expires().is_some());
-    }
-
-    #[test]
-    fn reads_addresses_as_people_write_them() {
-        for (text, host, port) in [
-            ("aggp.example.com:4100", "aggp.example.com", 4100),
-            ("192.0.2.1:4100", "192.0.2.1", 4100),
-            ("[2001:db8::1]:4100", "2001:db8::1", 4100),
-        ] {
-            let address: Address = text.parse().unwrap();
-            assert_eq!(
-                address,
-                Address {
-                    host: host.to_owned(),
-                    port
-                }
-            );
-            assert_eq!(address.to_string(), text);
-        }
-        for text in ["aggp", "aggp:", ":4100", "aggp:0", "aggp:70000", "2001:db8::1:4100", ""] {
-            assert!(text.parse::<Address>().is_err(), "{text}");
-        }
     }
 
     #[test]

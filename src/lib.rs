@@ -1,5 +1,6 @@
 //! ProxyPair: failover and failback for pairs of Netcool/OMNIbus proxy servers on Kubernetes.
 
+pub mod address;
 pub mod admin;
 pub mod api;
 pub mod check;

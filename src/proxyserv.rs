@@ -19,7 +19,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 
-use crate::{api::ProxyProperties, dial::Address, omnibus::Unwritable};
+use crate::{address::Address, api::ProxyProperties, omnibus::Unwritable};
 
 /// Prepares the files of an nco_proxyserv.
 #[derive(Clone, Debug, Subcommand)]

@@ -9,7 +9,8 @@ use std::{
 /// Each module, and the modules of this crate that it may name.
 const ARROWS: &[(&str, &[&str])] = &[
     ("api", &[]),
-    ("dial", &["tls"]),
+    ("address", &[]),
+    ("dial", &["address", "tls"]),
     ("tds", &[]),
     ("tls", &[]),
     ("telemetry", &[]),
@@ -18,8 +19,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("admin", &[]),
     ("protocol", &[]),
     ("leader", &[]),
-    ("domain", &["api", "dial", "omnibus"]),
-    ("proxyserv", &["api", "dial", "omnibus"]),
+    ("domain", &["address", "api", "omnibus"]),
+    ("proxyserv", &["address", "api", "omnibus"]),
     ("gate", &["admin", "api", "dial", "protocol", "tds", "tls"]),
     ("check", &["dial", "domain", "protocol", "tds", "tls"]),
     ("health", &["api", "check", "dial", "domain", "protocol", "tls"]),

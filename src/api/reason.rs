@@ -59,7 +59,8 @@ reasons! {
     Serving,
     /// `Ready` is `False`: a switch is under way.
     Switching,
-    /// `Ready`, `PrimaryHealthy` or `BackupHealthy` is `Unknown`: there is no observation of the side, or none that is recent enough.
+    /// `Ready`, `PrimaryHealthy` or `BackupHealthy` is `Unknown`: there is no observation of the side, or none that is
+    /// recent enough.
     NotObserved,
     /// `PrimaryHealthy` or `BackupHealthy` is `True`.
     Up,
@@ -126,8 +127,8 @@ const CAUSES: [Cause; 10] = [
 ];
 
 impl Reason {
-    /// Every reason that occurs. Of the switches those that the failover rules can decide: a failback answers no cause, a switchover only
-    /// a pod that terminates, and a rejected login leads to no failover.
+    /// Every reason that occurs. Of the switches those that the failover rules can decide: a failback answers no cause,
+    /// a switchover only a pod that terminates, and a rejected login leads to no failover.
     pub fn all() -> impl Iterator<Item = Self> {
         let failover = |cause: &Cause| !matches!(cause, Cause::ProxyTerminating | Cause::LoginRefused);
         let failovers = CAUSES.into_iter().filter(failover).map(Some).chain([None]);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustls::{
     ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
+    pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, pem, pem::PemObject},
     version::TLS13,
 };
 
@@ -17,6 +17,19 @@ pub enum TlsError {
     /// Key and certificate do not fit.
     #[error("failed to use the operator's keys: {0}")]
     Keys(#[from] rustls::Error),
+    /// The name in the gates' certificate is not a DNS name.
+    #[error("failed to use the gates' name {0}: {1}")]
+    Name(String, InvalidDnsNameError),
+}
+
+/// The name that the certificate of a pair's gates must have, as rustls wants it; `gate_name` is
+/// [`Pair::gate_name`](crate::domain::pair::Pair::gate_name).
+///
+/// # Errors
+///
+/// [`TlsError::Name`] if it is not a DNS name.
+pub fn server_name(gate_name: &str) -> Result<ServerName<'static>, TlsError> {
+    ServerName::try_from(gate_name.to_owned()).map_err(|error| TlsError::Name(gate_name.to_owned(), error))
 }
 
 /// What the operator shows and trusts when it dials the gates of one pair.

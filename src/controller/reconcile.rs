@@ -161,6 +161,7 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
         }),
         problem,
         keys: config,
+        gate_name: check::server_name(&pair.gate_name)?,
         key_text: keys.operator[TLS_CRT].clone(),
     };
     let handed_over = registry.with_stewards(|stewards| {
@@ -242,7 +243,7 @@ async fn declare_keys(pair: &Pair, context: &Context, versions: &mut Versions) -
     let [gate, operator] = found.each_ref().map(|secret| secret.as_ref().map(content));
     let current = operator.map(|operator| (gate.unwrap_or_default(), operator));
     let lifetime = context.settings.certificate_lifetime;
-    let keys = keys::renewed(current.clone(), &pair.gate_name.to_str(), lifetime, Timestamp::now())?;
+    let keys = keys::renewed(current.clone(), &pair.gate_name, lifetime, Timestamp::now())?;
     if current.as_ref() == Some(&(keys.gate.clone(), keys.operator.clone())) {
         for secret in found.iter().flatten() {
             note(secret, versions);

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
-use rustls::ClientConfig;
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -60,6 +60,8 @@ pub struct Declared {
     pub problem: Option<Problem>,
     /// How to prove to the gates who asks.
     pub keys: Arc<ClientConfig>,
+    /// The name that the gates' certificate must have.
+    pub gate_name: ServerName<'static>,
     /// Tells new keys from old ones.
     pub key_text: String,
 }

@@ -10,8 +10,8 @@ use std::{
 
 use super::{PrepareError, WriteArgs, copy::remove, props_file};
 use crate::{
+    address::Address,
     api::{AUTH_PASSWORD, AUTH_USER_NAME, ENCRYPTION_KEYFILE, OMNI_KDB, OMNI_STH},
-    dial::Address,
     omnibus::{Credentials, Entry, Proxyserv, Server, Unwritable, omni_dat, proxyserv_props},
 };
 

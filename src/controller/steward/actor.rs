@@ -10,6 +10,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::MicroTime};
 use kube::{Api, Resource, ResourceExt, runtime::events::Event};
+use rustls::pki_types::ServerName;
 use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
@@ -82,6 +83,7 @@ impl Actor {
             authorities,
             problem,
             keys,
+            gate_name,
             key_text,
         } = declared.clone();
         let now = read_clocks();
@@ -93,7 +95,7 @@ impl Actor {
             login,
             keys: Some(keys),
             epoch: 0,
-            ..assignment(&pair, pods, routing, authorities)
+            ..assignment(&pair, gate_name, pods, routing, authorities)
         };
         let assignments = watch::Sender::new(assignment);
         let (findings_in, findings) = watch::channel(None);
@@ -191,6 +193,7 @@ impl Actor {
             authorities,
             problem,
             keys,
+            gate_name,
             key_text,
         } = declared;
         self.problem = problem;
@@ -215,7 +218,7 @@ impl Actor {
                     .filter(|_| pair.spec.health_check.login.is_some()),
                 keys: if new_keys { Some(keys) } else { current.keys.clone() },
                 epoch: current.epoch,
-                ..assignment(&pair, current.pods.clone(), routing, authorities)
+                ..assignment(&pair, gate_name, current.pods.clone(), routing, authorities)
             };
             let changed = new_keys || next.asks_otherwise_than(current);
             *current = next;
@@ -450,6 +453,7 @@ impl Drop for Actor {
 /// What the monitor is to watch, but for the keys.
 fn assignment(
     pair: &Pair,
+    gate_name: ServerName<'static>,
     pods: [PodAddress; 2],
     routing: Routing,
     [primary, backup]: [Option<Arc<Vec<u8>>>; 2],
@@ -458,7 +462,7 @@ fn assignment(
         pods,
         servers: [server(pair, Side::Primary, primary), server(pair, Side::Backup, backup)],
         keys: None,
-        gate_name: pair.gate_name.clone(),
+        gate_name,
         login: None,
         resync: pair.spec.resync(),
         timing: Timing::from(&pair.spec.health_check),
