@@ -26,7 +26,7 @@ use super::{
     watches::GuardedPair,
 };
 use crate::{
-    api::{Health, ProxyPair, Reason, Side},
+    api::{Health, ProxyPair, Reason, Side, Sides},
     check::{self, Credentials},
     domain::{
         children,
@@ -178,7 +178,15 @@ async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action,
         note(service, &mut versions);
     }
     if let Some(service) = declared.or(service) {
-        let reach = children::reach(&pair, &service, [&primary, &backup], &nodes);
+        let reach = children::reach(
+            &pair,
+            &service,
+            Sides {
+                primary: &primary,
+                backup: &backup,
+            },
+            &nodes,
+        );
         declare_child(context, &pair, &children::probes(&pair, &reach), &mut versions).await?;
     }
     if !complete {

@@ -15,7 +15,7 @@ use super::{
     watches::GuardedPair,
 };
 use crate::{
-    api::{ServiceType, Side},
+    api::ServiceType,
     domain::{children::Nodes, pair::Pair},
 };
 
@@ -88,13 +88,12 @@ impl Registry {
         if pair.spec.service.type_ != ServiceType::NodePort {
             return Nodes::default();
         }
-        let now = Side::BOTH.map(|side| node_of(&self.context.pods, pair, side));
         let key = ObjectRef::new(&pair.name).within(&pair.namespace);
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let known = nodes.entry(key).or_default();
-        for (known, now) in known.iter_mut().zip(now) {
-            if now.is_some() {
-                *known = now;
+        for (side, known) in known.iter_mut() {
+            if let Some(now) = node_of(&self.context.pods, pair, side) {
+                *known = Some(now);
             }
         }
         known.clone()
