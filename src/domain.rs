@@ -1,4 +1,4 @@
-//! Pure decisions: no client, no clock, no waiting. What was seen and what time it is are arguments; what to do is the result.
+//! Pure decisions: no client, no clock, no waiting. Observations and the time are arguments; what to do is the result.
 
 pub mod admission;
 pub mod children;
@@ -7,7 +7,7 @@ pub mod expiry;
 pub mod failover;
 pub mod health;
 pub mod pair;
+pub mod pod_failure;
 pub mod references;
 pub mod resync;
 pub mod status;
-pub mod trouble;

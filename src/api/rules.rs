@@ -100,10 +100,6 @@ fn has_proxyserv_fields(at: &str) -> String {
 const PASSES_THROUGH: &str = "has(SIDE.proxy) && has(SIDE.proxy.tls) ? SIDE.proxy.tls.mode == 'PassThrough' : \
                               has(self.proxy.tls) && self.proxy.tls.mode == 'PassThrough'";
 
-fn proxies(spec: &ProxyPairSpec) -> [ProxyOverrides; 2] {
-    Side::BOTH.map(|side| spec.proxy.pod.overridden_by(spec.side(side).proxy.as_ref()))
-}
-
 fn passes_through(proxy: &ProxyOverrides) -> bool {
     proxy.tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::PassThrough)
 }
@@ -210,7 +206,10 @@ pub fn proxyserv_needs_image() -> SpecRule<ProxyPairSpec> {
     let each = each_side("has(SIDE.proxy) && has(SIDE.proxy.image)");
     SpecRule::new(
         format!("self.proxy.engine != 'Proxyserv' || (has(self.proxy.image) || ({each}))"),
-        |spec| spec.proxy.engine != Engine::Proxyserv || proxies(spec).iter().all(|proxy| proxy.image.is_some()),
+        |spec| {
+            let has_image = |side| spec.proxy(side).image.is_some();
+            spec.proxy.engine != Engine::Proxyserv || Side::BOTH.into_iter().all(has_image)
+        },
         "engine Proxyserv needs an image with your nco_proxyserv: set proxy.image",
     )
 }
@@ -224,10 +223,9 @@ pub fn proxyserv_needs_key_store() -> SpecRule<ProxyPairSpec> {
     SpecRule::new(
         format!("self.proxy.engine != 'Proxyserv' || {each}"),
         |spec| {
-            let has_tls = [&spec.primary, &spec.backup].map(|side| side.object_server.tls.is_some());
-            let has_secret = proxies(spec).map(|proxy| proxy.secret_name.is_some());
-            let lacks = has_tls.into_iter().zip(has_secret).any(|(tls, secret)| tls && !secret);
-            spec.proxy.engine != Engine::Proxyserv || !lacks
+            let has_tls = |side| spec.side(side).object_server.tls.is_some();
+            let has_key_store = |side| !has_tls(side) || spec.proxy(side).secret_name.is_some();
+            spec.proxy.engine != Engine::Proxyserv || Side::BOTH.into_iter().all(has_key_store)
         },
         "nco_proxyserv needs omni.kdb and omni.sth for TLS: set proxy.secretName to the Secret that has them",
     )
@@ -238,7 +236,10 @@ pub fn pass_through_needs_relay() -> SpecRule<ProxyPairSpec> {
     let each = each_side(&format!("!({PASSES_THROUGH})"));
     SpecRule::new(
         format!("self.proxy.engine != 'Proxyserv' || {each}"),
-        |spec| spec.proxy.engine != Engine::Proxyserv || !proxies(spec).iter().any(passes_through),
+        |spec| {
+            let is_terminated = |side| !passes_through(&spec.proxy(side));
+            spec.proxy.engine != Engine::Proxyserv || Side::BOTH.into_iter().all(is_terminated)
+        },
         "tls.mode PassThrough applies to engine Relay only: the gate speaks plain TDS with nco_proxyserv, so that it \
          can check the path through it; set tls.mode: Terminate",
     )
@@ -250,10 +251,9 @@ pub fn pass_through_needs_tls() -> SpecRule<ProxyPairSpec> {
     SpecRule::new(
         format!("self.proxy.engine != 'Relay' || {each}"),
         |spec| {
-            let has_tls = [&spec.primary, &spec.backup].map(|side| side.object_server.tls.is_some());
-            let passes = proxies(spec).each_ref().map(passes_through);
-            let lacks = passes.into_iter().zip(has_tls).any(|(passes, tls)| passes && !tls);
-            spec.proxy.engine != Engine::Relay || !lacks
+            let has_tls = |side| spec.side(side).object_server.tls.is_some();
+            let is_terminated = |side| !passes_through(&spec.proxy(side)) || has_tls(side);
+            spec.proxy.engine != Engine::Relay || Side::BOTH.into_iter().all(is_terminated)
         },
         "with engine Relay and tls.mode PassThrough the ObjectServers terminate the probes' TLS: set \
          objectServer.tls, or use tls.mode: Terminate",
@@ -266,8 +266,8 @@ pub fn tls_on_both_sides() -> SpecRule<ProxyPairSpec> {
     SpecRule::new(
         format!("has(self.proxy.tls) || {same}"),
         |spec| {
-            let [primary, backup] = proxies(spec).map(|proxy| proxy.tls.is_some());
-            primary == backup
+            let has_tls = |side| spec.proxy(side).tls.is_some();
+            has_tls(Side::Primary) == has_tls(Side::Backup)
         },
         "probes connect to both sides under one name, with TLS or without: set tls for both sides, in proxy.tls or in \
          primary.proxy.tls and backup.proxy.tls",

@@ -104,6 +104,11 @@ impl ProxyPairSpec {
         Some(self.failback.resync.clone().unwrap_or_default()).filter(|resync| resync.policy == ResyncPolicy::Required)
     }
 
+    /// The settings of the proxy of one side: `spec.proxy`, with those replaced that the side sets.
+    pub fn proxy(&self, side: Side) -> ProxyOverrides {
+        self.proxy.pod.overridden_by(self.side(side).proxy.as_ref())
+    }
+
     /// The spec of one side.
     pub fn side(&self, side: Side) -> &SideSpec {
         match side {

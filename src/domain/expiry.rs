@@ -1,33 +1,33 @@
-//! When certificates end to be valid, and from when on that is to be told.
+//! Expiry times of certificates, and from when on to warn.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// How long before the end it is told.
-pub const WARNED_BEFORE: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// How long before the expiry time to warn.
+pub const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// The ends of validity of what one side shows.
+/// Expiry times of the certificates of one side; `None` for one that does not exist or has not been seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Expiry {
-    /// The proxy's certificate, to probes.
+    /// Of the certificate that the proxy presents to probes.
     pub listener: Option<Timestamp>,
-    /// The ObjectServer's certificate.
+    /// Of the ObjectServer's certificate.
     pub object_server: Option<Timestamp>,
 }
 
-/// Which certificate.
+/// A certificate of one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Certificate {
-    /// The proxy's.
+    /// The one that the proxy presents to probes.
     Listener,
     /// The ObjectServer's.
     ObjectServer,
 }
 
 impl Certificate {
-    /// Both.
+    /// Both certificates of a side.
     pub const BOTH: [Self; 2] = [Self::Listener, Self::ObjectServer];
 
-    /// The word in metrics.
+    /// The value of the metric label `certificate`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Listener => "listener",
@@ -37,7 +37,7 @@ impl Certificate {
 }
 
 impl Expiry {
-    /// The end of validity of one certificate.
+    /// Expiry time of one certificate.
     pub fn of(&self, certificate: Certificate) -> Option<Timestamp> {
         match certificate {
             Certificate::Listener => self.listener,
@@ -46,35 +46,35 @@ impl Expiry {
     }
 }
 
-/// How far it is with a certificate.
+/// State of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Nothing to tell before that moment.
+    /// Valid, and not about to expire.
     Valid {
-        /// When there will be.
+        /// When the warning is due.
         until: Timestamp,
     },
-    /// It ends soon, in so many whole days.
-    Ending {
-        /// Days.
+    /// It expires within [`WARN_BEFORE`].
+    Expiring {
+        /// Whole days until it expires.
         days: i64,
     },
-    /// It has ended.
-    Ended,
+    /// It has expired.
+    Expired,
 }
 
-/// How far it is at `now` with a certificate that ends at `expires`.
+/// State at `now` of a certificate that expires at `expires`.
 pub fn stage(expires: Timestamp, now: Timestamp) -> Stage {
     let left = expires.duration_since(now);
     if left <= SignedDuration::ZERO {
-        Stage::Ended
-    } else if left <= WARNED_BEFORE {
-        Stage::Ending {
+        Stage::Expired
+    } else if left <= WARN_BEFORE {
+        Stage::Expiring {
             days: left.as_hours() / 24,
         }
     } else {
         Stage::Valid {
-            until: expires - WARNED_BEFORE,
+            until: expires - WARN_BEFORE,
         }
     }
 }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_told_from_thirty_days_before_the_end_on() {
+    fn warns_from_thirty_days_before_the_expiry_on() {
         let end: Timestamp = "2026-12-31T00:00:00Z".parse().unwrap();
         let at = |text: &str| stage(end, text.parse().unwrap());
         assert_eq!(
@@ -93,8 +93,8 @@ mod tests {
                 until: "2026-12-01T00:00:00Z".parse().unwrap()
             }
         );
-        assert_eq!(at("2026-12-01T00:00:00Z"), Stage::Ending { days: 30 });
-        assert_eq!(at("2026-12-30T12:00:00Z"), Stage::Ending { days: 0 });
-        assert_eq!(at("2026-12-31T00:00:00Z"), Stage::Ended);
+        assert_eq!(at("2026-12-01T00:00:00Z"), Stage::Expiring { days: 30 });
+        assert_eq!(at("2026-12-30T12:00:00Z"), Stage::Expiring { days: 0 });
+        assert_eq!(at("2026-12-31T00:00:00Z"), Stage::Expired);
     }
 }

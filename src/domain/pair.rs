@@ -150,7 +150,7 @@ impl Pair {
 
     /// `spec.proxy`, with the fields that the side overrides.
     pub fn proxy(&self, side: Side) -> ProxyOverrides {
-        proxy_of(&self.spec, side)
+        self.spec.proxy(side)
     }
 
     /// What one side accepts from probes.
@@ -172,10 +172,6 @@ impl Pair {
 /// `$NCHOME` of IBM's installer.
 const NC_HOME: &str = "/opt/IBM/tivoli/netcool";
 
-fn proxy_of(spec: &ProxyPairSpec, side: Side) -> ProxyOverrides {
-    spec.proxy.pod.overridden_by(spec.side(side).proxy.as_ref())
-}
-
 fn object_server(spec: &ProxyPairSpec, side: Side) -> Result<Address, InvalidPair> {
     let declared = &spec.side(side).object_server;
     let port = checks::port(&format!("spec.{}.objectServer.port", side.label()), declared.port)?;
@@ -183,7 +179,7 @@ fn object_server(spec: &ProxyPairSpec, side: Side) -> Result<Address, InvalidPai
 }
 
 fn listener(spec: &ProxyPairSpec, side: Side) -> Result<Listener, BrokenRule> {
-    let Some(tls) = proxy_of(spec, side).tls else {
+    let Some(tls) = spec.proxy(side).tls else {
         return Ok(Listener::Plain);
     };
     match (tls.mode, tls.secret_name) {
@@ -194,7 +190,7 @@ fn listener(spec: &ProxyPairSpec, side: Side) -> Result<Listener, BrokenRule> {
 }
 
 fn proxyserv(spec: &ProxyPairSpec, side: Side) -> Result<ProxyservPod, BrokenRule> {
-    let settings = proxy_of(spec, side);
+    let settings = spec.proxy(side);
     let no_image = || rules::proxyserv_needs_image().broken("spec");
     Ok(ProxyservPod {
         image: settings.image.ok_or_else(no_image)?,

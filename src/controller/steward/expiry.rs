@@ -61,9 +61,9 @@ impl Actor {
             Certificate::ObjectServer => ("ObjectServer", &declared.object_server.name),
         };
         let (reason, when) = match stage {
-            Stage::Ended => (Reason::CertificateExpired, "has ended".to_owned()),
-            Stage::Ending { days: 0 } => (Reason::CertificateExpiring, "ends within a day".to_owned()),
-            Stage::Ending { days } => (Reason::CertificateExpiring, format!("ends in {days} days")),
+            Stage::Expired => (Reason::CertificateExpired, "has ended".to_owned()),
+            Stage::Expiring { days: 0 } => (Reason::CertificateExpiring, "ends within a day".to_owned()),
+            Stage::Expiring { days } => (Reason::CertificateExpiring, format!("ends in {days} days")),
             Stage::Valid { .. } => (Reason::CertificateExpiring, "is valid".to_owned()),
         };
         Event {

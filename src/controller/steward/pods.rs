@@ -8,7 +8,7 @@ use kube::{ResourceExt, runtime::reflector::Store};
 
 use crate::{
     api::{LABEL_PAIR, LABEL_SIDE, Side},
-    domain::{evidence::Pod, pair::Pair, trouble::trouble},
+    domain::{evidence::Pod, pair::Pair, pod_failure::pod_failure},
     health::PodAddress,
 };
 
@@ -66,7 +66,7 @@ pub fn pod_of(pods: &Store<PodObject>, pair: &Pair, side: Side, before: &PodAddr
         uid,
         name: Some(pod.name_any()),
         ip,
-        trouble: pod.status.as_ref().and_then(trouble),
+        trouble: pod.status.as_ref().and_then(pod_failure),
     }
 }
 

@@ -47,8 +47,8 @@ pub struct GateImage {
 
 /// The Deployment of one side. Its one pod is replaced by stopping the old one first: the other side serves meanwhile.
 ///
-/// A change of nco_proxyserv's Secret, found in `contents`, replaces the pod as well, because the Secret is read when the pod starts.
-/// Certificates and CA bundles do not: the gate reads them again by itself.
+/// A change of nco_proxyserv's Secret, found in `contents`, replaces the pod as well, because the Secret is read when
+/// the pod starts. Certificates and CA bundles do not: the gate reads them again by itself.
 pub fn deployment(pair: &Pair, side: Side, image: &GateImage, contents: &Contents) -> Deployment {
     let selector = side_labels(pair, side);
     let mut template = pod_template(pair, side, image, contents);
@@ -205,8 +205,8 @@ fn seconds(duration: Duration) -> Option<i64> {
     i64::try_from(duration.as_secs()).ok()
 }
 
-/// What the restricted Pod Security Standard requires of a container, and a read-only root filesystem. User and group are the pod's
-/// unless given.
+/// What the restricted Pod Security Standard requires of a container, and a read-only root filesystem. User and group
+/// are the pod's unless given.
 fn restricted(user: Option<(i64, Option<i64>)>) -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),

@@ -30,8 +30,9 @@ pub struct Reach {
     pub sides: Sides<Option<Server>>,
 }
 
-/// The addresses of the Services: their names with type ClusterIP, a node and their own port of it with NodePort, the load balancer's
-/// address with LoadBalancer. A side without a node gets that of the other: every node forwards to every pod.
+/// The addresses of the Services: their names with type ClusterIP, a node and their own port of it with NodePort, the
+/// load balancer's address with LoadBalancer. A side without a node gets that of the other: every node forwards to
+/// every pod.
 pub fn reach(pair: &Pair, virtual_service: &Service, sides: Sides<&Service>, nodes: &Nodes) -> Reach {
     let node = |side: Side| nodes[side].as_deref().or(nodes[side.other()].as_deref());
     Reach {
@@ -193,7 +194,8 @@ fn settings<'a>(pair: &'a Pair, common_names: &'a str) -> Vec<Setting<'a>> {
     settings
 }
 
-/// The Common Name of the certificate that probes see on one side: its proxy's, unless they reach through to the ObjectServer.
+/// The Common Name of the certificate that probes see on one side: its proxy's, unless they reach through to the
+/// ObjectServer.
 fn common_name(pair: &Pair, side: Side) -> Option<&str> {
     let declared = pair.spec.side(side);
     match pair.listener(side) {

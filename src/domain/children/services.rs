@@ -20,9 +20,9 @@ pub fn virtual_selector(pair: &Pair, side: Side) -> BTreeMap<String, String> {
 
 /// The virtual Service while `side` serves.
 ///
-/// It publishes addresses that are not ready: the operator checks a side itself before the Service points at it, the gate rejects what it
-/// cannot forward, and a terminating pod keeps serving until the traffic has moved. Readiness, which kubelet reports later, could only
-/// remove the one endpoint.
+/// It publishes addresses that are not ready: the operator checks a side itself before the Service points at it, the
+/// gate rejects what it cannot forward, and a terminating pod keeps serving until the traffic has moved. Readiness,
+/// which kubelet reports later, could only remove the one endpoint.
 pub fn virtual_service(pair: &Pair, side: Side) -> Service {
     let role = Role {
         name: pair.service_name(),
@@ -36,8 +36,8 @@ pub fn virtual_service(pair: &Pair, side: Side) -> Service {
 
 /// The Service of one side. Probes that know the addresses of both sides use it without the operator.
 ///
-/// It has the type, the annotations and the class of the virtual Service, so that it is reachable from the same places. A node port that
-/// the user chose belongs to the virtual Service.
+/// It has the type, the annotations and the class of the virtual Service, so that it is reachable from the same places.
+/// A node port that the user chose belongs to the virtual Service.
 pub fn side_service(pair: &Pair, side: Side) -> Service {
     let role = Role {
         name: pair.side_name(side),

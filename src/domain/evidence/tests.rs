@@ -326,12 +326,12 @@ fn what_keeps_the_pod_from_running_is_said_with_what_was_seen() {
     let start = Instant::now();
     let starting = Evidence {
         pod: Pod::Starting { since: start },
-        trouble: Some("no node takes the pod: 0/3".to_owned()),
+        trouble: Some("the pod cannot be scheduled: 0/3".to_owned()),
         ..Evidence::none()
     };
     let refused = Evidence {
         control: failed(start),
-        trouble: Some("container gate ended with exit code 1".to_owned()),
+        trouble: Some("container gate exited with code 1".to_owned()),
         ..good(start)
     };
     let message = |evidence: &Evidence| match classify(evidence, &TIMING, start) {
@@ -342,18 +342,18 @@ fn what_keeps_the_pod_from_running_is_said_with_what_was_seen() {
         message(&starting),
         (
             Cause::ProxyMissing,
-            "the proxy pod has not started: no node takes the pod: 0/3".to_owned()
+            "the proxy pod has not started: the pod cannot be scheduled: 0/3".to_owned()
         )
     );
     assert_eq!(
         message(&refused),
         (
             Cause::ProxyUnreachable,
-            "connection refused: container gate ended with exit code 1".to_owned()
+            "connection refused: container gate exited with code 1".to_owned()
         )
     );
     let troubled = Evidence {
-        trouble: Some("container gate ended with exit code 1".to_owned()),
+        trouble: Some("container gate exited with code 1".to_owned()),
         ..good(start)
     };
     assert_eq!(classify(&troubled, &TIMING, start), Reading::Good);

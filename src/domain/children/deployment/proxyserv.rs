@@ -1,7 +1,9 @@
-//! The user's nco_proxyserv behind the gate: the containers that prepare its files, the one that it runs in, and their volumes.
+//! The user's nco_proxyserv behind the gate: the containers that prepare its files, the one that it runs in, and their
+//! volumes.
 //!
-//! It runs as a restartable init container. Kubernetes starts such a container before the gate and stops it after the gate, so the gate
-//! drains its sessions through a proxy that still runs. `crate::proxyserv` explains the steps that make its files.
+//! It runs as a restartable init container. Kubernetes starts such a container before the gate and stops it after the
+//! gate, so the gate drains its sessions through a proxy that still runs. `crate::proxyserv` explains the steps that
+//! make its files.
 
 use std::time::Duration;
 
