@@ -1,9 +1,9 @@
 //! Each rule twice: the CRD's CEL, evaluated as an API server does, and [`Pair::validate`] refuse the same objects with
 //! the same words. A valid manifest, one thing in it broken, the rule that it breaks.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
-use kube::CustomResourceExt;
+use kube::{CustomResourceExt, core::cel::Validator};
 use serde_json::{Value, json};
 
 use super::{
@@ -14,7 +14,12 @@ use crate::api::rules::SpecRule;
 
 /// The messages with which the CRD refuses `object`.
 fn refusals(object: &ProxyPair) -> Vec<String> {
-    match object.validate_cel() {
+    static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+        let crd = serde_json::to_value(ProxyPair::crd()).unwrap();
+        crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+    });
+    let object = serde_json::to_value(object).unwrap();
+    match Validator::new().validate(&SCHEMA, &object, None) {
         Ok(()) => Vec::new(),
         Err(errors) => errors.as_slice().iter().map(|error| error.message.clone()).collect(),
     }
