@@ -16,7 +16,7 @@ pub use control::{GateCommands, check_gate};
 pub use hold::{check_objectserver, check_path};
 use jiff::Timestamp;
 pub use login::{APPLICATION, Credentials, Login, Refusals};
-pub use tls::{TlsError, client_config};
+pub use tls::{TlsError, client_config, server_name};
 
 use crate::{
     domain::{evidence::Link, resync::GatewaySession},

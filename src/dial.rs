@@ -3,10 +3,8 @@
 mod stream;
 
 use std::{
-    fmt,
     io::{self, ErrorKind},
     net::SocketAddr,
-    str::FromStr,
     time::Duration,
 };
 
@@ -18,70 +16,8 @@ use tokio::{
 
 pub use stream::DialedStream;
 
+pub use crate::address::{Address, NotAnAddress};
 use crate::tls::{HandshakeError, ObjectServerTls};
-
-/// Address of a server: `host:port`, `192.0.2.1:4100` or `[2001:db8::1]:4100`. The host name is resolved at each dial.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
-    host: String,
-    port: u16,
-}
-
-/// Not an [`Address`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is not HOST:PORT")]
-pub struct NotAnAddress(String);
-
-impl Address {
-    /// `host` is a name or an IP address without brackets.
-    #[must_use]
-    pub const fn new(host: String, port: u16) -> Self {
-        Self { host, port }
-    }
-
-    /// The name or IP address, without brackets.
-    #[must_use]
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The port.
-    #[must_use]
-    pub const fn port(&self) -> u16 {
-        self.port
-    }
-}
-
-impl FromStr for Address {
-    type Err = NotAnAddress;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parse = || {
-            let (host, port) = text.rsplit_once(':')?;
-            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-            if host.is_empty() || bare.is_none() && host.contains(':') {
-                return None;
-            }
-            let port = port.parse().ok().filter(|port| *port != 0)?;
-            Some(Self {
-                host: bare.unwrap_or(host).to_owned(),
-                port,
-            })
-        };
-        parse().ok_or_else(|| NotAnAddress(text.to_owned()))
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') {
-            write!(f, "[{host}]:{port}")
-        } else {
-            write!(f, "{host}:{port}")
-        }
-    }
-}
 
 /// Why a dial failed.
 #[derive(Debug, thiserror::Error)]
@@ -205,7 +141,7 @@ impl Dialer {
     pub async fn dial_within(&self, limit: Duration) -> Result<DialedStream, DialError> {
         let resolved = timeout(
             self.unresponsive_after,
-            lookup_host((self.address.host.as_str(), self.address.port)),
+            lookup_host((self.address.host(), self.address.port())),
         );
         let addresses: Vec<SocketAddr> = match resolved.await {
             Ok(Ok(addresses)) => addresses.collect(),

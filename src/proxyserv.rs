@@ -1,12 +1,14 @@
-//! What the init containers of engine Proxyserv do: bring this program into the user's image, and make the files that nco_proxyserv reads.
+//! The steps of the init containers of engine Proxyserv: copy this program into the user's image, and write the files
+//! that nco_proxyserv reads.
 //!
 //! No shell is needed. In order, each step a container of its own:
-//! 1. [`install`], in this program's own image: the program is copied to a volume that the user's image sees.
-//! 2. [`FilesArgs::Copy`], in the user's image: `$NCHOME/etc` is copied to the volume that stands in its place afterwards, so that the root
-//!    filesystem can stay read-only.
+//! 1. [`install`], in this program's own image: the program is copied to a volume that the user's image mounts.
+//! 2. [`FilesArgs::Copy`], in the user's image: `$NCHOME/etc` is copied to the volume that is mounted in its place afterwards, so that the
+//!    root filesystem can stay read-only.
 //! 3. [`FilesArgs::Write`], in the user's image: `omni.dat`, the properties file, key files; then nco_igen compiles `omni.dat`.
 //!
-//! Credentials are read from the mounted Secret and written to a volume in memory; no argument, no variable and no message ever has them.
+//! Credentials are read from the mounted Secret and written to a volume in memory. They never appear in arguments,
+//! environment variables or messages.
 
 mod copy;
 mod write;
@@ -19,34 +21,34 @@ use std::{
 
 use clap::{Args, Subcommand};
 
-use crate::{api::ProxyProperties, dial::Address, omnibus::Unwritable};
+use crate::{address::Address, api::ProxyProperties, omnibus::Unwritable};
 
-/// Prepares the files of an nco_proxyserv.
+/// Prepare the files of an nco_proxyserv.
 #[derive(Clone, Debug, Subcommand)]
 pub enum FilesArgs {
     /// Copy a directory and what is in it.
     Copy {
-        /// The directory.
+        /// Directory to copy.
         from: PathBuf,
-        /// Where its content goes; it exists.
+        /// Existing directory to copy into.
         to: PathBuf,
     },
     /// Write omni.dat, the properties file and the key files, and run nco_igen.
     Write(Box<WriteArgs>),
 }
 
-/// What the files are to say.
+/// Content of the files.
 #[derive(Clone, Debug, Args)]
 pub struct WriteArgs {
     /// $NCHOME, with a writable `etc`.
     #[arg(long)]
     pub nc_home: PathBuf,
 
-    /// Name of the proxy.
+    /// Name of the proxy server.
     #[arg(long)]
     pub name: String,
 
-    /// Where the proxy listens.
+    /// Address on which the proxy server listens.
     #[arg(long)]
     pub listen: Address,
 
@@ -54,11 +56,11 @@ pub struct WriteArgs {
     #[arg(long)]
     pub object_server_name: String,
 
-    /// Where the ObjectServer is.
+    /// Address of the ObjectServer.
     #[arg(long)]
     pub object_server: Address,
 
-    /// The ObjectServer speaks TLS.
+    /// Connect to the ObjectServer with TLS.
     #[arg(long)]
     pub object_server_ssl: bool,
 
@@ -66,11 +68,11 @@ pub struct WriteArgs {
     #[arg(long, value_parser = properties, default_value = "{}")]
     pub properties: ProxyProperties,
 
-    /// Directory with AuthUserName, AuthPassword, omni.kdb, omni.sth and encryption.keyfile, as far as there are any.
+    /// Directory with AuthUserName, AuthPassword, omni.kdb, omni.sth and encryption.keyfile; each may be missing.
     #[arg(long)]
     pub secret_dir: Option<PathBuf>,
 
-    /// Where the properties file and the key file go: a volume in memory.
+    /// Directory for the properties file and the key file: a volume in memory.
     #[arg(long)]
     pub private_dir: PathBuf,
 }
@@ -84,7 +86,7 @@ pub fn props_file(name: &str) -> String {
     format!("{name}.props")
 }
 
-/// Why the files could not be made. The last line that a container writes is what status says of it.
+/// Why the files could not be prepared. The last lines that a container writes are in the ProxyPair's status.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
     /// The image has no such directory.
@@ -96,19 +98,19 @@ pub enum PrepareError {
     /// A file could not be written.
     #[error("failed to write {0}: {1}")]
     Write(PathBuf, io::Error),
-    /// A value cannot stand in its file.
+    /// A value cannot be written into its file.
     #[error(transparent)]
     Unwritable(#[from] Unwritable),
-    /// A value of the Secret is no text.
-    #[error("{0} in the Secret is no text")]
+    /// A value of the Secret is not UTF-8.
+    #[error("{0} in the Secret is not UTF-8 text")]
     NoText(&'static str),
-    /// A login needs both.
+    /// A login needs user and password.
     #[error("the Secret has {0} but no {1}")]
     HalfALogin(&'static str, &'static str),
     /// nco_igen could not be started.
     #[error("failed to run {0}: {1}; is proxy.ncHome where OMNIbus is installed in the image?")]
     NoIgen(PathBuf, io::Error),
-    /// nco_igen refused omni.dat.
+    /// nco_igen rejected omni.dat.
     #[error("nco_igen failed ({0}): {1}")]
     Igen(ExitStatus, String),
 }
@@ -124,11 +126,11 @@ pub fn install(directory: &Path) -> Result<(), PrepareError> {
     write::replace(&directory.join("proxypair"), &program, 0o755)
 }
 
-/// Does one of the steps in the user's image.
+/// Runs one of the steps in the user's image.
 ///
 /// # Errors
 ///
-/// [`PrepareError`], which says what the user can change.
+/// [`PrepareError`], with what the user can change.
 pub fn prepare(args: &FilesArgs) -> Result<(), PrepareError> {
     match args {
         FilesArgs::Copy { from, to } => copy::copy(from, to),

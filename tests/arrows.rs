@@ -9,7 +9,8 @@ use std::{
 /// Each module, and the modules of this crate that it may name.
 const ARROWS: &[(&str, &[&str])] = &[
     ("api", &[]),
-    ("dial", &["tls"]),
+    ("address", &[]),
+    ("dial", &["address", "tls"]),
     ("tds", &[]),
     ("tls", &[]),
     ("telemetry", &[]),
@@ -19,15 +20,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("process", &[]),
     ("protocol", &[]),
     ("leader", &[]),
-    ("domain", &["api", "dial", "omnibus", "protocol"]),
-    ("proxyserv", &["api", "dial", "omnibus"]),
+    ("domain", &["address", "api", "omnibus", "protocol"]),
+    ("proxyserv", &["address", "api", "omnibus"]),
     ("gate", &["admin", "api", "dial", "process", "protocol", "tds", "tls"]),
     ("check", &["dial", "domain", "protocol", "tds", "tls"]),
     ("cluster", &["api", "domain", "leader", "metrics"]),
     (
         "worker",
         &[
-            "api", "check", "cluster", "dial", "domain", "metrics", "protocol", "tls",
+            "address", "api", "check", "cluster", "dial", "domain", "metrics", "protocol", "tls",
         ],
     ),
     (

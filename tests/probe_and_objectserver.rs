@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 use k8s_openapi::api::core::v1::Service;
 use proxypair::{
-    api::Side,
+    api::{Side, Sides},
     domain::{
         children::{OMNI_DAT, probes, reach, side_service, virtual_service},
         pair::Pair,
@@ -190,11 +190,14 @@ fn omni_dat_for(of_pair: SocketAddr, of_backup: SocketAddr) -> String {
     let reach = reach(
         &pair,
         &at(virtual_service(&pair, Side::Primary), of_pair),
-        [
-            &at(side_service(&pair, Side::Primary), of_pair),
-            &at(side_service(&pair, Side::Backup), of_backup),
-        ],
-        &[Some(of_pair.ip().to_string()), Some(of_backup.ip().to_string())],
+        Sides {
+            primary: &at(side_service(&pair, Side::Primary), of_pair),
+            backup: &at(side_service(&pair, Side::Backup), of_backup),
+        },
+        &Sides {
+            primary: Some(of_pair.ip().to_string()),
+            backup: Some(of_backup.ip().to_string()),
+        },
     );
     probes(&pair, &reach).data.unwrap()[OMNI_DAT].clone()
 }

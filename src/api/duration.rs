@@ -20,7 +20,8 @@ pub struct Duration {
 /// The text is not a GEP-2257 duration.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "{0:?} is not a duration: write up to four numbers of at most five digits, each with h, m, s or ms, such as 500ms or 1m30s"
+    "{0:?} is not a duration: write up to four numbers of at most five digits, each with h, m, s or ms, such as 500ms \
+     or 1m30s"
 )]
 pub struct ParseDurationError(String);
 

@@ -1,36 +1,38 @@
 //! `spec.proxy.properties`: the 25 properties of nco_proxyserv under OMNIbus's own names, each with its type and range.
 //!
-//! nco_proxyserv ends at its start when its properties file has a name it does not know. Here the API server refuses the manifest instead.
-//! Properties that the operator writes itself, or that mean nothing in a pod, are in the schema only so that the refusal can say where to
-//! write what was meant.
+//! nco_proxyserv exits at start if its properties file has an unknown name. Here the API server rejects the manifest
+//! instead. Properties that the operator writes itself, or that have no use in a pod, are in the schema only so that
+//! the message can say where to write the value.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How much nco_proxyserv writes to its log.
+use super::rules;
+
+/// Lowest level of the messages that nco_proxyserv logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MessageLevel {
-    /// Everything.
+    /// Debug messages and everything above.
     Debug,
-    /// And more.
+    /// Informational messages and everything above.
     Info,
-    /// What may be wrong.
+    /// Warnings and everything above.
     Warn,
-    /// What is wrong.
+    /// Errors and fatal errors.
     Error,
-    /// What it ends of.
+    /// Fatal errors only.
     Fatal,
 }
 
-/// How encrypted values of properties are to be decrypted.
+/// Algorithm of encrypted property values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ConfigCryptoAlg {
-    /// As nco_aes_crypt encrypts by itself.
+    /// The default of nco_aes_crypt.
     #[serde(rename = "AES")]
     Aes,
-    /// As FIPS 140-2 asks for.
+    /// The algorithm for FIPS 140-2.
     #[serde(rename = "AES_FIPS")]
     AesFips,
 }
@@ -38,21 +40,21 @@ pub enum ConfigCryptoAlg {
 /// Properties of nco_proxyserv. A side's properties replace those of `spec.proxy` as a whole.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(
-    validation = Rule::new("!has(self.Name)").message("Name is the operator's: write the proxies' names in primary.serverName and backup.serverName"),
-    validation = Rule::new("!has(self.RemoteServer)").message("RemoteServer is the operator's: write the ObjectServers in primary.objectServer and backup.objectServer"),
-    validation = Rule::new("!has(self.AuthUserName)").message("AuthUserName is the operator's: write it under that key into the Secret that proxy.secretName names"),
-    validation = Rule::new("!has(self.AuthPassword)").message("AuthPassword is the operator's: write it under that key into the Secret that proxy.secretName names"),
-    validation = Rule::new("!has(self.ConfigKeyFile)").message("ConfigKeyFile is the operator's: write the key file under encryption.keyfile into the Secret that proxy.secretName names"),
-    validation = Rule::new("!has(self.PropsFile)").message("PropsFile is the operator's: write each property under proxy.properties"),
-    validation = Rule::new("!has(self.PAAwareID) && !has(self.PAServerName)").message("PAAwareID and PAServerName are for the process agent: Kubernetes restarts the proxy here, so leave them out"),
-    validation = Rule::new("!has(self.Help) && !has(self.Version)").message("Help and Version make nco_proxyserv print and end: leave them out"),
+    validation = rules::property_name().cel(),
+    validation = rules::property_remote_server().cel(),
+    validation = rules::property_auth_user_name().cel(),
+    validation = rules::property_auth_password().cel(),
+    validation = rules::property_config_key_file().cel(),
+    validation = rules::property_props_file().cel(),
+    validation = rules::property_process_agent().cel(),
+    validation = rules::property_help_and_version().cel(),
 )]
 pub struct ProxyProperties {
-    /// Refused: the Secret that `proxy.secretName` names has it.
+    /// Not allowed: it belongs in the Secret that `proxy.secretName` names.
     #[serde(default, rename = "AuthPassword", skip_serializing_if = "Option::is_none")]
     pub auth_password: Option<String>,
 
-    /// Refused: the Secret that `proxy.secretName` names has it.
+    /// Not allowed: it belongs in the Secret that `proxy.secretName` names.
     #[serde(default, rename = "AuthUserName", skip_serializing_if = "Option::is_none")]
     pub auth_user_name: Option<String>,
 
@@ -61,29 +63,29 @@ pub struct ProxyProperties {
     #[schemars(range(min = 0, max = 3600))]
     pub client_heartbeat_rate: Option<i32>,
 
-    /// How encrypted values are to be decrypted, with the key in `encryption.keyfile`. OMNIbus's default is AES.
+    /// Algorithm of encrypted values; the key is `encryption.keyfile` in the Secret. OMNIbus's default is AES.
     #[serde(default, rename = "ConfigCryptoAlg", skip_serializing_if = "Option::is_none")]
     pub config_crypto_alg: Option<ConfigCryptoAlg>,
 
-    /// Refused: the Secret that `proxy.secretName` names has the key file.
+    /// Not allowed: the key file belongs in the Secret that `proxy.secretName` names.
     #[serde(default, rename = "ConfigKeyFile", skip_serializing_if = "Option::is_none")]
     pub config_key_file: Option<String>,
 
-    /// Probe connections for each connection to the ObjectServer. OMNIbus's default is 10.
+    /// Number of probe connections that share one connection to the ObjectServer. OMNIbus's default is 10.
     #[serde(default, rename = "ConnectionRatio", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
     pub connection_ratio: Option<i32>,
 
-    /// Probe connections at the most. OMNIbus's default is 256.
+    /// Maximum number of probe connections. OMNIbus's default is 256.
     #[serde(default, rename = "Connections", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 30000))]
     pub connections: Option<i32>,
 
-    /// Whether debug messages are written. OMNIbus's default is FALSE.
+    /// Whether debug messages are logged. OMNIbus's default is FALSE.
     #[serde(default, rename = "DebugMode", skip_serializing_if = "Option::is_none")]
     pub debug_mode: Option<bool>,
 
-    /// Refused: it makes nco_proxyserv print its options and end.
+    /// Not allowed: it makes nco_proxyserv print its options and exit.
     #[serde(default, rename = "Help", skip_serializing_if = "Option::is_none")]
     pub help: Option<bool>,
 
@@ -91,12 +93,12 @@ pub struct ProxyProperties {
     #[serde(default, rename = "Ipc.SingleThreaded", skip_serializing_if = "Option::is_none")]
     pub ipc_single_threaded: Option<bool>,
 
-    /// Seconds that the ObjectServer may take to answer. OMNIbus's default is 60.
+    /// Seconds to wait for an answer from the ObjectServer. OMNIbus's default is 60.
     #[serde(default, rename = "Ipc.Timeout", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub ipc_timeout: Option<i32>,
 
-    /// Whether the log of the communication library is cut at its size. OMNIbus's default is TRUE.
+    /// Whether the communication library's log is truncated at its maximum size. OMNIbus's default is TRUE.
     #[serde(
         default,
         rename = "Ipc.TruncateVendorLogFile",
@@ -104,47 +106,50 @@ pub struct ProxyProperties {
     )]
     pub ipc_truncate_vendor_log_file: Option<bool>,
 
-    /// Kilobytes of the communication library's log, at most 65536: the pod's volume for logs holds 256Mi. OMNIbus's default is 1024.
+    /// Maximum size of the communication library's log in kilobytes, up to 65536: the pod's volume for logs holds
+    /// 256Mi. OMNIbus's default is 1024.
     #[serde(default, rename = "Ipc.VendorLogFileSize", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
     pub ipc_vendor_log_file_size: Option<i32>,
 
-    /// Kilobytes of the log, at most 65536: the pod's volume for logs holds 256Mi. OMNIbus's default is 1024.
+    /// Maximum size of the log in kilobytes, up to 65536: the pod's volume for logs holds 256Mi. OMNIbus's default is
+    /// 1024.
     #[serde(default, rename = "MaxLogFileSize", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
     pub max_log_file_size: Option<i32>,
 
-    /// How much is logged: debug, info, warn, error or fatal. OMNIbus's default is warn.
+    /// Lowest level that is logged: debug, info, warn, error or fatal. OMNIbus's default is warn.
     #[serde(default, rename = "MessageLevel", skip_serializing_if = "Option::is_none")]
     pub message_level: Option<MessageLevel>,
 
-    /// Where the log goes: stdout, stderr, or a file under $OMNIHOME/log. Without it stderr, so that `kubectl logs` and status show it.
+    /// Where the log is written: stdout, stderr, or a file under $OMNIHOME/log. If unset: stderr, so that `kubectl
+    /// logs` and status show it.
     #[serde(default, rename = "MessageLog", skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^[-A-Za-z0-9_./$]+$')").message("write MessageLog as stdout, stderr or a path of letters, digits and _ . - / $, such as $OMNIHOME/log/proxy.log"))]
+    #[x_kube(validation = rules::message_log().cel())]
     #[schemars(length(min = 1, max = 256))]
     pub message_log: Option<String>,
 
-    /// Refused: `serverName` of the side says it.
+    /// Not allowed: it is the `serverName` of the side.
     #[serde(default, rename = "Name", skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 
-    /// Refused: the process agent has no part in a pod.
+    /// Not allowed: there is no process agent in a pod.
     #[serde(default, rename = "PAAwareID", skip_serializing_if = "Option::is_none")]
     pub pa_aware_id: Option<i32>,
 
-    /// Refused: the process agent has no part in a pod.
+    /// Not allowed: there is no process agent in a pod.
     #[serde(default, rename = "PAServerName", skip_serializing_if = "Option::is_none")]
     pub pa_server_name: Option<String>,
 
-    /// Whether nco_proxyserv ends at a property it does not know. OMNIbus's default is TRUE.
+    /// Whether nco_proxyserv exits if it does not know a property. OMNIbus's default is TRUE.
     #[serde(default, rename = "Props.CheckNames", skip_serializing_if = "Option::is_none")]
     pub props_check_names: Option<bool>,
 
-    /// Refused: the operator writes the file.
+    /// Not allowed: the operator writes the file.
     #[serde(default, rename = "PropsFile", skip_serializing_if = "Option::is_none")]
     pub props_file: Option<String>,
 
-    /// Refused: `objectServer` of the side says it.
+    /// Not allowed: it is the `objectServer` of the side.
     #[serde(default, rename = "RemoteServer", skip_serializing_if = "Option::is_none")]
     pub remote_server: Option<String>,
 
@@ -152,11 +157,11 @@ pub struct ProxyProperties {
     #[serde(default, rename = "SecureMode", skip_serializing_if = "Option::is_none")]
     pub secure_mode: Option<bool>,
 
-    /// Whether the name of the log has the number of the process in it. OMNIbus's default is FALSE.
+    /// Whether the process ID is part of the log's name. OMNIbus's default is FALSE.
     #[serde(default, rename = "UniqueLog", skip_serializing_if = "Option::is_none")]
     pub unique_log: Option<bool>,
 
-    /// Refused: it makes nco_proxyserv print its version and end.
+    /// Not allowed: it makes nco_proxyserv print its version and exit.
     #[serde(default, rename = "Version", skip_serializing_if = "Option::is_none")]
     pub version: Option<bool>,
 }

@@ -1,4 +1,4 @@
-//! `spec.proxy`: what stands behind the gate in a proxy pod, and how that pod runs.
+//! `spec.proxy`: what runs behind the gate in a proxy pod, and the settings of that pod.
 
 use std::collections::BTreeMap;
 
@@ -7,26 +7,26 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ProxyProperties;
+use super::{ProxyProperties, rules};
 
-/// What stands behind the gate in a proxy pod.
+/// What runs behind the gate in a proxy pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Engine {
-    /// The gate dials the ObjectServer itself: nothing to license.
+    /// Nothing: the gate connects to the ObjectServer itself.
     #[default]
     Relay,
-    /// The gate dials the user's own nco_proxyserv beside it, which dials the ObjectServer.
+    /// The user's own nco_proxyserv: the gate connects to it, and it connects to the ObjectServer.
     Proxyserv,
 }
 
 /// When nodes pull an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PullPolicy {
-    /// At each start of a pod.
+    /// At each start of a container.
     Always,
-    /// When the node has no image of that name.
+    /// If the node does not have the image.
     IfNotPresent,
-    /// Never: the node must have it.
+    /// Never: the node must have the image.
     Never,
 }
 
@@ -41,64 +41,65 @@ impl PullPolicy {
     }
 }
 
-/// Who ends the probes' TLS.
+/// Where the probes' TLS is terminated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TlsMode {
-    /// The gate, with the certificate of the proxy.
+    /// At the gate, with the certificate of the proxy.
     #[default]
     Terminate,
-    /// The ObjectServer, with engine Relay.
+    /// At the ObjectServer, with engine Relay.
     PassThrough,
 }
 
-/// TLS towards probes.
+/// TLS for connections from probes.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.mode != 'Terminate' || has(self.secretName)").message("tls.mode Terminate needs tls.secretName: name a Secret of type kubernetes.io/tls with the proxy's certificate"),
-    validation = Rule::new("self.mode != 'PassThrough' || !has(self.secretName)").message("tls.secretName goes with tls.mode Terminate: with PassThrough the gate needs no certificate, so leave it out"),
+    validation = rules::terminate_needs_secret().cel(),
+    validation = rules::pass_through_without_secret().cel(),
 )]
 pub struct ListenerTlsSpec {
-    /// Terminate: the gate ends the probes' TLS with the certificate in `secretName`. PassThrough, with engine Relay: it forwards the encrypted
-    /// bytes, and the ObjectServer ends it.
+    /// Terminate: the gate terminates the probes' TLS with the certificate in `secretName`. PassThrough, with engine
+    /// Relay: the gate forwards the encrypted bytes, and the ObjectServer terminates TLS.
     #[serde(default)]
     pub mode: TlsMode,
 
-    /// With Terminate: the Secret of type kubernetes.io/tls with the proxy's certificate, whose Common Name probes compare with the
-    /// proxy's name. A changed certificate is taken without closing a session.
+    /// With Terminate: the Secret of type kubernetes.io/tls with the proxy's certificate, whose Common Name probes
+    /// compare with the proxy's name. A renewed certificate is used for new sessions; open sessions stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("write the name of a Secret: lower-case letters, digits, dashes and dots"))]
+    #[x_kube(validation = rules::secret_name().cel())]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: Option<String>,
 }
 
-/// How the proxies of a pair run.
+/// Settings of the proxies of a pair.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.engine != 'Relay' || !(has(self.image) || has(self.imagePullPolicy) || has(self.properties) || has(self.secretName) || has(self.ncHome))").message("image, imagePullPolicy, properties, secretName and ncHome are for nco_proxyserv: set proxy.engine: Proxyserv or leave them out"),
+    validation = rules::relay_without_proxyserv_fields().cel(),
 )]
 pub struct ProxySpec {
-    /// What stands behind the gate. `Relay`: nothing, the gate dials the ObjectServer itself. `Proxyserv`: nco_proxyserv from your own image.
+    /// What runs behind the gate. `Relay`: nothing, the gate connects to the ObjectServer itself. `Proxyserv`:
+    /// nco_proxyserv from your own image.
     #[serde(default)]
     pub engine: Engine,
 
-    /// The rest, each of which a side can override.
+    /// The settings that a side can override.
     #[serde(flatten)]
     pub pod: ProxyOverrides,
 }
 
-/// What can be set for both sides and overridden for one.
+/// Settings of both sides that one side can override.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProxyOverrides {
     /// With engine Proxyserv: the image with nco_proxyserv, installed under `ncHome`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][-A-Za-z0-9_./:@]*$')").message("write an image as registry/name:tag or registry/name@sha256:digest, without spaces"))]
+    #[x_kube(validation = rules::image().cel())]
     #[schemars(length(min = 1, max = 1024))]
     pub image: Option<String>,
 
-    /// With engine Proxyserv: when nodes pull that image. Without it Kubernetes decides by the tag.
+    /// With engine Proxyserv: when nodes pull that image. If unset, Kubernetes decides by the tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<PullPolicy>,
 
@@ -106,25 +107,26 @@ pub struct ProxyOverrides {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub properties: Option<ProxyProperties>,
 
-    /// With engine Proxyserv: the Secret with AuthUserName and AuthPassword for the ObjectServer, and omni.kdb, omni.sth and
-    /// encryption.keyfile as far as the proxy needs them. A change replaces the pods, the idle side's first.
+    /// With engine Proxyserv: the Secret with AuthUserName and AuthPassword for the ObjectServer, and with omni.kdb,
+    /// omni.sth and encryption.keyfile if the proxy needs them. A change replaces the pods, first that of the side that
+    /// does not serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("write the name of a Secret: lower-case letters, digits, dashes and dots"))]
+    #[x_kube(validation = rules::secret_name().cel())]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: Option<String>,
 
-    /// With engine Proxyserv: $NCHOME in the image. Without it: /opt/IBM/tivoli/netcool.
+    /// With engine Proxyserv: $NCHOME in the image. If unset: /opt/IBM/tivoli/netcool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^(/[A-Za-z0-9_][-A-Za-z0-9_.]*)+$')").message("write ncHome as an absolute path without a slash at its end, such as /opt/IBM/tivoli/netcool"))]
+    #[x_kube(validation = rules::nc_home().cel())]
     #[schemars(length(min = 2, max = 256))]
     pub nc_home: Option<String>,
 
-    /// TLS towards probes. Without it they connect in the clear.
+    /// TLS for connections from probes. If unset, probes connect without TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTlsSpec>,
 
-    /// Compute resources of the container that carries the traffic: the gate with engine Relay, the proxy server with engine Proxyserv.
-    /// Without it: requests of 50m CPU and 64Mi of memory, a limit of 512Mi.
+    /// Compute resources of the container that carries the traffic: the gate with engine Relay, nco_proxyserv with
+    /// engine Proxyserv. If unset: requests of 50m CPU and 64Mi of memory, and a memory limit of 512Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 
@@ -136,7 +138,7 @@ pub struct ProxyOverrides {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerations: Option<Vec<Toleration>>,
 
-    /// Scheduling rules. Without it the two sides prefer different nodes.
+    /// Scheduling rules. If unset, the two sides prefer different nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
 
@@ -152,18 +154,18 @@ pub struct ProxyOverrides {
     /// Labels added to the proxy pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('proxypair.dev/') && !k.startsWith('app.kubernetes.io/'))").message("labels under proxypair.dev/ and app.kubernetes.io/ are the operator's: use a prefix of your own"))]
+    #[x_kube(validation = rules::pod_labels().cel())]
     pub pod_labels: Option<BTreeMap<String, String>>,
 
     /// Annotations added to the proxy pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('proxypair.dev/'))").message("annotations under proxypair.dev/ are the operator's: use a prefix of your own"))]
+    #[x_kube(validation = rules::pod_annotations().cel())]
     pub pod_annotations: Option<BTreeMap<String, String>>,
 }
 
 impl ProxyOverrides {
-    /// These fields, with those that `side` sets put over them.
+    /// These settings, with those replaced that `side` sets.
     pub fn overridden_by(&self, side: Option<&Self>) -> Self {
         let Some(side) = side else { return self.clone() };
         let Self {

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 /// One of the two sides of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Side {
-    /// The side that serves unless it has failed.
+    /// The preferred side: it serves unless it has failed.
     Primary,
-    /// The side that stands in.
+    /// The side that serves while the primary has failed.
     Backup,
 }
 

@@ -1,4 +1,4 @@
-//! `spec`: what a user declares. Whatever the schema and CEL can refuse is refused when the manifest is applied.
+//! `spec`: what a user declares. The schema and the CEL rules reject mistakes when the manifest is applied.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, ProxyOverrides, ProxyPairStatus, ProxySpec, Side};
+use super::{Duration, ProxyOverrides, ProxyPairStatus, ProxySpec, Side, rules};
 
-/// A primary and a backup Netcool/OMNIbus proxy server, each bound to exactly one ObjectServer, behind one Service that probes connect to.
+/// A primary and a backup Netcool/OMNIbus proxy server, each bound to exactly one ObjectServer, behind one Service that
+/// probes connect to.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "proxypair.dev",
@@ -20,46 +21,66 @@ use super::{Duration, ProxyOverrides, ProxyPairStatus, ProxySpec, Side};
     namespaced,
     status = "ProxyPairStatus",
     derive = "PartialEq",
-    doc = "A primary and a backup Netcool/OMNIbus proxy server, each bound to exactly one ObjectServer, behind one Service that probes connect to. The operator proves continuously that an event sent to each side would arrive, points the Service at the backup when the primary fails, and brings every probe home when the primary is back.",
-    printcolumn(name = "Serving", type_ = "string", json_path = ".status.serving", description = "The side the virtual Service points at."),
-    printcolumn(name = "ObjectServer", type_ = "string", json_path = ".status.objectServer", description = "The ObjectServer that receives the events."),
-    printcolumn(name = "Primary", type_ = "string", json_path = ".status.primary.health", description = "Health of the primary side."),
-    printcolumn(name = "Backup", type_ = "string", json_path = ".status.backup.health", description = "Health of the backup side."),
-    printcolumn(name = "Clients", type_ = "integer", json_path = ".status.connections", description = "Probe sessions on both sides."),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status", description = "Whether the pair serves and is as declared."),
+    doc = "A primary and a backup Netcool/OMNIbus proxy server, each bound to exactly one ObjectServer, behind one \
+           Service that probes connect to. The operator continuously checks that each side can deliver events, points \
+           the Service at the backup when the primary fails, and moves every probe back when the primary has recovered.",
+    printcolumn(
+        name = "Serving", type_ = "string", json_path = ".status.serving",
+        description = "The side the virtual Service points at.",
+    ),
+    printcolumn(
+        name = "ObjectServer", type_ = "string", json_path = ".status.objectServer",
+        description = "The ObjectServer that receives the events.",
+    ),
+    printcolumn(
+        name = "Primary", type_ = "string", json_path = ".status.primary.health",
+        description = "Health of the primary side.",
+    ),
+    printcolumn(
+        name = "Backup", type_ = "string", json_path = ".status.backup.health",
+        description = "Health of the backup side.",
+    ),
+    printcolumn(
+        name = "Clients", type_ = "integer", json_path = ".status.connections",
+        description = "Probe sessions on both sides.",
+    ),
+    printcolumn(
+        name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status",
+        description = "Whether the serving side is up and the children are as declared.",
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("self.metadata.name.size() <= 46 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name becomes a Service: write at most 46 lower-case letters, digits and dashes, beginning with a letter, such as proxy-v"),
+    validation = rules::pair_name().cel(),
 )]
 #[cfg_attr(test, kube(cel))]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.primary.objectServer.name != self.backup.objectServer.name").message("primary and backup name the same ObjectServer: bind each proxy to its own, such as AGG_P and AGG_B"),
-    validation = Rule::new("self.primary.objectServer.host != self.backup.objectServer.host || self.primary.objectServer.port != self.backup.objectServer.port").message("primary and backup have the same ObjectServer address: give each its own host or port, never that of a virtual pair"),
-    validation = Rule::new("self.primary.serverName != self.backup.serverName").message("primary.serverName and backup.serverName are the same: name the two proxies differently, such as PROXY_P and PROXY_B"),
-    validation = Rule::new("self.serverName != self.primary.serverName && self.serverName != self.backup.serverName").message("serverName is the virtual pair's name and must differ from both proxies' names, such as PROXY_V"),
-    validation = Rule::new("!has(self.failback.resync) || self.failback.resync.policy != 'Required' || has(self.healthCheck.login)").message("failback.resync.policy Required asks the ObjectServers and needs a user for that: set healthCheck.login.secretName, or write policy: Ignored"),
-    validation = Rule::new("!([self.primary.objectServer.name, self.backup.objectServer.name].exists(o, o in [self.serverName, self.primary.serverName, self.backup.serverName]))").message("an ObjectServer and a proxy have the same name: omni.dat holds each name once, so name them differently"),
-    validation = Rule::new("self.proxy.engine != 'Relay' || !((has(self.primary.proxy) && (has(self.primary.proxy.image) || has(self.primary.proxy.imagePullPolicy) || has(self.primary.proxy.properties) || has(self.primary.proxy.secretName) || has(self.primary.proxy.ncHome))) || (has(self.backup.proxy) && (has(self.backup.proxy.image) || has(self.backup.proxy.imagePullPolicy) || has(self.backup.proxy.properties) || has(self.backup.proxy.secretName) || has(self.backup.proxy.ncHome))))").message("image, imagePullPolicy, properties, secretName and ncHome of a side are for nco_proxyserv: set proxy.engine: Proxyserv or leave them out"),
-    validation = Rule::new("self.proxy.engine != 'Proxyserv' || (has(self.proxy.image) || (has(self.primary.proxy) && has(self.primary.proxy.image) && has(self.backup.proxy) && has(self.backup.proxy.image)))").message("engine Proxyserv needs the image with your nco_proxyserv: write it in proxy.image"),
-    validation = Rule::new("self.proxy.engine != 'Proxyserv' || (!has(self.primary.objectServer.tls) || (has(self.proxy.secretName) || (has(self.primary.proxy) && has(self.primary.proxy.secretName)))) && (!has(self.backup.objectServer.tls) || (has(self.proxy.secretName) || (has(self.backup.proxy) && has(self.backup.proxy.secretName))))").message("nco_proxyserv needs omni.kdb and omni.sth for TLS: name the Secret that has them in proxy.secretName"),
-    validation = Rule::new("self.proxy.engine != 'Proxyserv' || !(has(self.primary.proxy) && has(self.primary.proxy.tls) ? self.primary.proxy.tls.mode == 'PassThrough' : has(self.proxy.tls) && self.proxy.tls.mode == 'PassThrough') && !(has(self.backup.proxy) && has(self.backup.proxy.tls) ? self.backup.proxy.tls.mode == 'PassThrough' : has(self.proxy.tls) && self.proxy.tls.mode == 'PassThrough')").message("tls.mode PassThrough goes with engine Relay: behind the gate nco_proxyserv speaks in the clear, or the way through it could not be proved, so write tls.mode Terminate"),
-    validation = Rule::new("self.proxy.engine != 'Relay' || (!(has(self.primary.proxy) && has(self.primary.proxy.tls) ? self.primary.proxy.tls.mode == 'PassThrough' : has(self.proxy.tls) && self.proxy.tls.mode == 'PassThrough') || has(self.primary.objectServer.tls)) && (!(has(self.backup.proxy) && has(self.backup.proxy.tls) ? self.backup.proxy.tls.mode == 'PassThrough' : has(self.proxy.tls) && self.proxy.tls.mode == 'PassThrough') || has(self.backup.objectServer.tls))").message("with engine Relay and tls.mode PassThrough the ObjectServers end the probes' TLS: write objectServer.tls, or use tls.mode Terminate"),
-    validation = Rule::new("has(self.proxy.tls) || (has(self.primary.proxy) && has(self.primary.proxy.tls)) == (has(self.backup.proxy) && has(self.backup.proxy.tls))").message("probes reach both sides under one name, with TLS or without: give both sides tls, in proxy.tls or in primary.proxy.tls and backup.proxy.tls"),
+    validation = rules::two_object_servers().cel(),
+    validation = rules::two_addresses().cel(),
+    validation = rules::two_proxy_names().cel(),
+    validation = rules::virtual_name().cel(),
+    validation = rules::resync_needs_login().cel(),
+    validation = rules::object_server_names().cel(),
+    validation = rules::sides_without_proxyserv_fields().cel(),
+    validation = rules::proxyserv_needs_image().cel(),
+    validation = rules::proxyserv_needs_key_store().cel(),
+    validation = rules::pass_through_needs_relay().cel(),
+    validation = rules::pass_through_needs_tls().cel(),
+    validation = rules::tls_on_both_sides().cel(),
 )]
 pub struct ProxyPairSpec {
-    /// The virtual pair's name in the omni.dat made for probes, such as PROXY_V: at most 29 upper-case letters, digits and underscores,
-    /// not beginning with a digit.
-    #[x_kube(validation = Rule::new("self.matches('^[A-Z_][A-Z0-9_]{0,28}$')").message("write a server name as OMNIbus allows it: at most 29 upper-case letters, digits and underscores, not beginning with a digit, such as PROXY_V"))]
+    /// The virtual pair's name in the omni.dat made for probes, such as PROXY_V: at most 29 upper-case letters, digits
+    /// and underscores, not beginning with a digit.
+    #[x_kube(validation = rules::server_name().cel())]
     #[schemars(length(min = 1, max = 256))]
     pub server_name: String,
 
-    /// The side that serves unless it has failed.
+    /// The preferred side: it serves unless it has failed.
     pub primary: SideSpec,
 
-    /// The side that stands in. The operator never restores to it by itself.
+    /// The side that serves while the primary has failed.
     pub backup: SideSpec,
 
-    /// How both proxies run; `primary.proxy` and `backup.proxy` override single fields.
+    /// Settings of both proxies; `primary.proxy` and `backup.proxy` override single fields.
     #[serde(default)]
     pub proxy: ProxySpec,
 
@@ -67,23 +88,28 @@ pub struct ProxyPairSpec {
     #[serde(default)]
     pub service: ServiceSpec,
 
-    /// When a side counts as up and as down.
+    /// When a side counts as up and when as down.
     #[serde(default)]
     pub health_check: HealthCheckSpec,
 
-    /// When and how the primary is restored.
+    /// When and how the operator fails back to the primary.
     #[serde(default)]
     pub failback: FailbackSpec,
 }
 
 impl ProxyPairSpec {
-    /// What must have become of the gateway's resync before a failback; `None` when that is ignored.
+    /// What a failback waits for until the ObjectServers are resynchronised; `None` if it does not wait.
     pub fn resync(&self) -> Option<ResyncSpec> {
         self.health_check.login.as_ref()?;
         Some(self.failback.resync.clone().unwrap_or_default()).filter(|resync| resync.policy == ResyncPolicy::Required)
     }
 
-    /// The declaration of one side.
+    /// The settings of the proxy of one side: `spec.proxy`, with those replaced that the side sets.
+    pub fn proxy(&self, side: Side) -> ProxyOverrides {
+        self.proxy.pod.overridden_by(self.side(side).proxy.as_ref())
+    }
+
+    /// The spec of one side.
     pub fn side(&self, side: Side) -> &SideSpec {
         match side {
             Side::Primary => &self.primary,
@@ -92,12 +118,13 @@ impl ProxyPairSpec {
     }
 }
 
-/// One proxy server and the ObjectServer it is bound to.
+/// One proxy server and the ObjectServer that it is bound to.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SideSpec {
-    /// The proxy server's name, such as PROXY_P: at most 29 upper-case letters, digits and underscores, not beginning with a digit.
-    #[x_kube(validation = Rule::new("self.matches('^[A-Z_][A-Z0-9_]{0,28}$')").message("write a server name as OMNIbus allows it: at most 29 upper-case letters, digits and underscores, not beginning with a digit, such as PROXY_P"))]
+    /// The proxy server's name, such as PROXY_P: at most 29 upper-case letters, digits and underscores, not beginning
+    /// with a digit.
+    #[x_kube(validation = rules::server_name().cel())]
     #[schemars(length(min = 1, max = 256))]
     pub server_name: String,
 
@@ -113,13 +140,14 @@ pub struct SideSpec {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectServerSpec {
-    /// The ObjectServer's name, such as AGG_P: at most 29 upper-case letters, digits and underscores, not beginning with a digit.
-    #[x_kube(validation = Rule::new("self.matches('^[A-Z_][A-Z0-9_]{0,28}$')").message("write a server name as OMNIbus allows it: at most 29 upper-case letters, digits and underscores, not beginning with a digit, such as AGG_P"))]
+    /// The ObjectServer's name, such as AGG_P: at most 29 upper-case letters, digits and underscores, not beginning
+    /// with a digit.
+    #[x_kube(validation = rules::server_name().cel())]
     #[schemars(length(min = 1, max = 256))]
     pub name: String,
 
     /// Host name or IP address, resolved again at every connection.
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$') || self.matches('^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$')").message("write a host name or an IP address without port or brackets, such as aggp.example.com; the port has a field of its own"))]
+    #[x_kube(validation = rules::host().cel())]
     #[schemars(length(min = 1, max = 253))]
     pub host: String,
 
@@ -128,39 +156,40 @@ pub struct ObjectServerSpec {
     #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
 
-    /// TLS towards the ObjectServer. Its certificate's Common Name must be `name`, as OMNIbus demands of proxies.
+    /// TLS for connections to the ObjectServer. The Common Name of its certificate must be `name`, as OMNIbus requires
+    /// it for proxy servers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ObjectServerTlsSpec>,
 }
 
-/// TLS towards an ObjectServer.
+/// TLS for connections to an ObjectServer.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectServerTlsSpec {
-    /// The authorities that may have signed the ObjectServer's certificate.
+    /// The CA certificates that the ObjectServer's certificate is verified with.
     pub ca_bundle: CaBundleSpec,
 }
 
-/// Where certificates of authorities are: in a ConfigMap or in a Secret.
+/// Where CA certificates are: in a ConfigMap or in a Secret.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.configMapName) != has(self.secretName)").message("write either caBundle.configMapName or caBundle.secretName"))]
+#[x_kube(validation = rules::one_ca_bundle().cel())]
 pub struct CaBundleSpec {
-    /// The ConfigMap that holds them.
+    /// The ConfigMap with the CA certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("write the name of a ConfigMap: lower-case letters, digits, dashes and dots"))]
+    #[x_kube(validation = rules::config_map_name().cel())]
     #[schemars(length(min = 1, max = 253))]
     pub config_map_name: Option<String>,
 
-    /// The Secret that holds them.
+    /// The Secret with the CA certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("write the name of a Secret: lower-case letters, digits, dashes and dots"))]
+    #[x_kube(validation = rules::secret_name().cel())]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: Option<String>,
 
-    /// The key under which they stand there, in PEM.
+    /// The key of the CA certificates, which are in PEM format.
     #[serde(default = "default_ca_key")]
-    #[x_kube(validation = Rule::new("self.matches('^[-._A-Za-z0-9]+$')").message("write a key of a ConfigMap or Secret: letters, digits, dashes, dots and underscores, such as ca.crt"))]
+    #[x_kube(validation = rules::key().cel())]
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
 }
@@ -173,15 +202,15 @@ fn default_object_server_port() -> i32 {
     4100
 }
 
-/// Type of the virtual Service.
+/// Type of the Services that probes connect to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ServiceType {
-    /// Reached from within the cluster.
+    /// Reachable from within the cluster.
     #[default]
     ClusterIP,
-    /// Reached on a port of every node.
+    /// Reachable on a port of every node.
     NodePort,
-    /// Reached through a load balancer.
+    /// Reachable through a load balancer.
     LoadBalancer,
 }
 
@@ -200,8 +229,8 @@ impl ServiceType {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.loadBalancerClass) || self.type == 'LoadBalancer'").message("loadBalancerClass goes with type LoadBalancer: set service.type: LoadBalancer or leave it out"),
-    validation = Rule::new("!has(self.nodePort) || self.type != 'ClusterIP'").message("nodePort goes with type NodePort or LoadBalancer: set service.type or leave it out"),
+    validation = rules::load_balancer_class().cel(),
+    validation = rules::node_port().cel(),
 )]
 pub struct ServiceSpec {
     /// ClusterIP, NodePort or LoadBalancer.
@@ -213,16 +242,16 @@ pub struct ServiceSpec {
     #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
 
-    /// The port on every node, with type NodePort or LoadBalancer. Without it Kubernetes chooses one.
+    /// The port on every node, with type NodePort or LoadBalancer. If unset, Kubernetes chooses one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub node_port: Option<i32>,
 
-    /// Annotations for the Service, as load balancers ask for them.
+    /// Annotations for the Service, such as those that configure a load balancer.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 
-    /// Which load balancer implementation takes the Service, with type LoadBalancer.
+    /// The load balancer implementation, with type LoadBalancer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub load_balancer_class: Option<String>,
@@ -244,47 +273,52 @@ impl Default for ServiceSpec {
     }
 }
 
-/// When a side counts as up and as down.
+/// When a side counts as up and when as down.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("duration(self.interval) >= duration('100ms') && duration(self.interval) <= duration('1m')").message("interval must lie between 100ms and 1m"),
-    validation = Rule::new("duration(self.unreachableAfter) <= duration(self.unresponsiveAfter)").message("unreachableAfter must not exceed unresponsiveAfter: a refused connection is better proof than silence"),
-    validation = Rule::new("duration(self.unresponsiveAfter) >= duration(self.interval) + duration(self.interval) && duration(self.unresponsiveAfter) >= duration('2s')").message("unresponsiveAfter must be at least 2s and at least twice the interval, so that one late answer moves nothing"),
+    validation = rules::interval().cel(),
+    validation = rules::unreachable_after().cel(),
+    validation = rules::unresponsive_after().cel(),
 )]
 pub struct HealthCheckSpec {
-    /// Time between two checks of a side, 100ms to 1m. A closed connection is seen at once, whatever the interval.
+    /// Time between two checks of a side, 100ms to 1m. A closed connection is noticed at once, whatever the interval.
     #[serde(default = "default_interval")]
     pub interval: Duration,
 
-    /// How long a refused or closed connection must last until the side is down. `0s`: one immediate re-check.
+    /// How long connections must be refused or closed until the side counts as down. `0s`: until one immediate retry
+    /// has failed, too.
     #[serde(default = "default_unreachable_after")]
     pub unreachable_after: Duration,
 
-    /// How long a side may be silent until it is down, at least 2s. A busy ObjectServer is not a dead one.
+    /// How long a side may leave a check unanswered until it counts as down: at least 2s, and at least twice the
+    /// interval. Choose more than a busy ObjectServer takes to answer.
     #[serde(default = "default_unresponsive_after")]
     pub unresponsive_after: Duration,
 
-    /// How long a side that was down must pass every check until it is up.
+    /// How long a side that was down must pass every check until it counts as up.
     #[serde(default = "default_healthy_after")]
     pub healthy_after: Duration,
 
-    /// Adds proof by TDS sessions: one through each proxy and one straight to each ObjectServer, kept open, with a cheap read each
-    /// `interval`. Without it a side counts as up while connections to its ObjectServer are open.
+    /// Adds checks with a login: one TDS session through each proxy and one directly to each ObjectServer, kept open,
+    /// with a small query each `interval`. If unset, a side counts as up while connections to its ObjectServer stay
+    /// open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<LoginSpec>,
 }
 
-/// The user that the operator logs in with to check. It needs to read `catalog.properties` and `catalog.connections` (role CatalogUser).
+/// The user that the operator's checks log in as. It needs to read `catalog.properties` and `catalog.connections` (role
+/// CatalogUser).
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LoginSpec {
-    /// Secret in the namespace of the ProxyPair, with the keys AuthUserName and AuthPassword. A change is picked up at once.
+    /// Secret in the namespace of the ProxyPair, with the keys AuthUserName and AuthPassword. A change takes effect at
+    /// once.
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
 
-    /// Lets the password travel in the clear to an ObjectServer without `tls`. Without it such a server is offered an encrypted password;
-    /// one that does not know how to take it refuses the login.
+    /// Allows the password to be sent unencrypted to an ObjectServer without `tls`. If false, it is sent to such a
+    /// server only in encrypted form, and the login fails if the server does not support that.
     #[serde(default)]
     pub allow_plaintext_login: bool,
 }
@@ -317,38 +351,38 @@ impl Default for HealthCheckSpec {
     }
 }
 
-/// Whether the primary is restored by the operator.
+/// Whether the operator fails back to the primary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum FailbackMode {
-    /// As soon as every condition for it holds.
+    /// As soon as every condition for a failback is met.
     #[default]
     Automatic,
-    /// Never: probes stay on the backup until it fails.
+    /// Never: probes stay on the backup until the backup fails.
     Never,
 }
 
-/// When and how the primary is restored.
+/// When and how the operator fails back to the primary.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FailbackSpec {
-    /// Automatic: the operator restores the primary. Never: probes stay on the backup until the backup fails.
+    /// Automatic: the operator fails back to the primary. Never: probes stay on the backup until the backup fails.
     #[serde(default)]
     pub mode: FailbackMode,
 
-    /// How long the primary must be up without a break before it is restored.
+    /// How long the primary must be up without interruption before a failback.
     #[serde(default = "default_stable_for")]
     pub stable_for: Duration,
 
-    /// How long the backup serves at the least.
+    /// Minimum time that the backup serves before a failback.
     #[serde(default = "default_minimum_on_backup")]
     pub minimum_on_backup: Duration,
 
-    /// Whether the gateway must have brought the ObjectServers back in step before. Without it: Required if there is a
-    /// `healthCheck.login`, else Ignored.
+    /// Whether a failback waits until the ObjectServer gateway has resynchronised the ObjectServers. If unset: Required
+    /// if `healthCheck.login` is set, otherwise Ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resync: Option<ResyncSpec>,
 
-    /// How the sessions on the side that is left are ended.
+    /// How sessions on the side that no longer serves are closed.
     #[serde(default)]
     pub drain: DrainSpec,
 }
@@ -356,27 +390,29 @@ pub struct FailbackSpec {
 /// Whether a failback waits for the ObjectServer gateway.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ResyncPolicy {
-    /// The gateway is attached to both ObjectServers, and the backup one does not act as primary any more.
+    /// It waits until the gateway is connected to both ObjectServers and the backup ObjectServer no longer acts as
+    /// primary.
     #[default]
     Required,
-    /// The primary is restored without asking.
+    /// It does not wait.
     Ignored,
 }
 
-/// When the ObjectServers count as in step. Asked with the `healthCheck.login`.
+/// When the ObjectServers count as resynchronised. Queried with the `healthCheck.login`.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResyncSpec {
-    /// Required: the gateway is attached to both ObjectServers and `ActingPrimary` is FALSE on the backup one. Ignored: the primary is
-    /// restored without asking, for sites without a gateway or with one that the automation does not know.
+    /// Required: a failback waits until the gateway is connected to both ObjectServers and `ActingPrimary` is FALSE on
+    /// the backup one. Ignored: it does not wait, for sites without a gateway or with one that OMNIbus's automation
+    /// does not recognise.
     #[serde(default)]
     pub policy: ResyncPolicy,
 
-    /// The `AppDescription` of the gateway's sessions in `catalog.connections`. OMNIbus's automation resets `ActingPrimary` only for
-    /// `failover_gate`, which the multitier gateway configuration sets.
+    /// The `AppDescription` of the gateway's sessions in `catalog.connections`. OMNIbus's automation resets
+    /// `ActingPrimary` only for `failover_gate`, which the multitier gateway configuration sets.
     #[serde(default = "default_gateway_description")]
     #[schemars(length(min = 1, max = 64))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_ .:/-]+$')").message("gatewayDescription is compared with AppDescription in catalog.connections: write letters, digits, blanks and _ . : / - only, such as failover_gate"))]
+    #[x_kube(validation = rules::gateway_description().cel())]
     pub gateway_description: String,
 }
 
@@ -413,16 +449,16 @@ impl Default for FailbackSpec {
     }
 }
 
-/// How sessions are ended when their side is left: each at a moment when no request is unanswered.
+/// How sessions are closed after a switch: each at a moment when none of its requests is unanswered.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("duration(self.gracePeriod) >= duration('1s') && duration(self.gracePeriod) <= duration('10m')").message("drain.gracePeriod must lie between 1s and 10m"))]
+#[x_kube(validation = rules::grace_period().cel())]
 pub struct DrainSpec {
-    /// After this time the sessions that are left are closed in the middle of a request, 1s to 10m.
+    /// After this time, 1s to 10m, the remaining sessions are closed even if a request is unanswered.
     #[serde(default = "default_grace_period")]
     pub grace_period: Duration,
 
-    /// At most so many sessions are closed in a second, so that the probes do not all log in at once.
+    /// Maximum number of sessions closed per second, so that the probes do not all log in at once.
     #[serde(default = "default_connections_per_second")]
     #[schemars(range(min = 1, max = 10000))]
     pub connections_per_second: i32,

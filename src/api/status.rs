@@ -1,5 +1,5 @@
-//! `status`: what the operator found and did. Intent (`target`) and fact (`serving`) are two fields, so that a successor finishes a
-//! switch that was begun.
+//! `status`: the observed state. Intent (`target`) and fact (`serving`) are two fields, so that a new leader can finish
+//! a switch that another one began.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use kube::KubeSchema;
@@ -8,19 +8,19 @@ use serde::{Deserialize, Serialize};
 
 use super::{Duration, Side};
 
-/// What the operator found and did.
+/// Observed state of the pair.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProxyPairStatus {
-    /// Fact: the side the virtual Service points at.
+    /// The side that the virtual Service points at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving: Option<Side>,
 
-    /// Intent: differs from `serving` only while a switch is under way.
+    /// The side that the virtual Service shall point at. It differs from `serving` only while a switch is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Side>,
 
-    /// Why a switch that is under way was begun.
+    /// The switch that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switching: Option<Switching>,
 
@@ -28,15 +28,15 @@ pub struct ProxyPairStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_server: Option<String>,
 
-    /// Since when `serving` is as it is.
+    /// When the current side began to serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
 
-    /// Since when the serving side is down, while there is no side to go to.
+    /// When the serving side went down, while it is down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_since: Option<Time>,
 
-    /// The `metadata.generation` that the operator has acted on.
+    /// The `metadata.generation` that the operator acted on last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
@@ -44,15 +44,15 @@ pub struct ProxyPairStatus {
     #[serde(default)]
     pub connections: i32,
 
-    /// What is known of the primary side.
+    /// State of the primary side.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary: Option<SideStatus>,
 
-    /// What is known of the backup side.
+    /// State of the backup side.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<SideStatus>,
 
-    /// What a failback waits for.
+    /// What a failback waits for, while the backup serves, and the sessions that remain on the other side.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failback: Option<FailbackStatus>,
 
@@ -68,7 +68,7 @@ pub struct ProxyPairStatus {
 }
 
 impl ProxyPairStatus {
-    /// What is known of one side.
+    /// State of one side.
     pub fn side(&self, side: Side) -> Option<&SideStatus> {
         match side {
             Side::Primary => self.primary.as_ref(),
@@ -77,14 +77,14 @@ impl ProxyPairStatus {
     }
 }
 
-/// Health of a side: would an event sent to it arrive?
+/// Health of a side: whether an event sent to it would reach its ObjectServer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Health {
-    /// It would.
+    /// It passes every check.
     Up,
-    /// It would not.
+    /// A check has failed for long enough.
     Down,
-    /// The evidence is missing or stale; it never justifies a switch.
+    /// There is no observation, or none recent enough. It never leads to a switch.
     Unknown,
 }
 
@@ -107,21 +107,22 @@ pub enum Cause {
     /// The proxy pod is being deleted or evicted.
     #[serde(alias = "ProxyLeaving")]
     ProxyTerminating,
-    /// The proxy pod refuses connections or closed them.
+    /// The proxy pod refuses connections, or closed them.
     ProxyUnreachable,
-    /// The proxy pod is silent.
+    /// The proxy pod does not answer.
     ProxyUnresponsive,
-    /// The ObjectServer refuses connections or closed them.
+    /// The ObjectServer refuses connections, or closed them.
     ObjectServerUnreachable,
-    /// The ObjectServer is silent.
+    /// The ObjectServer does not answer.
     ObjectServerUnresponsive,
-    /// Proxy and ObjectServer are both there, the way between them is not.
+    /// Proxy and ObjectServer respond, and no request gets through from one to the other.
     PathBroken,
-    /// A certificate was refused: the ObjectServer's, or those of gate and operator.
+    /// A certificate was rejected: the ObjectServer's, or that of gate or operator.
     TlsRejected,
-    /// The ObjectServer refuses the login of `healthCheck.login`, or asks for something that it cannot give.
+    /// The ObjectServer rejects the login of `healthCheck.login`, or requires something that the operator does not
+    /// support.
     LoginRefused,
-    /// The server behind the address says another name than the pair gives it.
+    /// The server at the address has another name than `objectServer.name`.
     WrongObjectServer,
 }
 
@@ -143,22 +144,22 @@ impl Cause {
     }
 }
 
-/// What is known of one side.
+/// State of one side.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SideStatus {
-    /// Would an event sent to this side arrive?
+    /// Up, Down, or Unknown while there is no recent observation.
     pub health: Health,
 
-    /// Why it is down.
+    /// Why the side is down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
 
-    /// In words what was seen, while the side is not up.
+    /// Details of what was observed, while the side is not up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 
-    /// Since when `health` is as it is.
+    /// When `health` changed last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
 
@@ -169,15 +170,15 @@ pub struct SideStatus {
     /// The ObjectServer of this side.
     pub object_server: String,
 
-    /// What the ObjectServer's property `ActingPrimary` says, while a `healthCheck.login` reads it.
+    /// The ObjectServer's property `ActingPrimary`, read with the `healthCheck.login`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acting_primary: Option<bool>,
 
-    /// When the certificate that the proxy shows to probes ends to be valid.
+    /// Expiry time of the certificate that the proxy presents to probes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener_certificate_expires: Option<Time>,
 
-    /// When the certificate that the ObjectServer shows ends to be valid.
+    /// Expiry time of the certificate that the ObjectServer presents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_server_certificate_expires: Option<Time>,
 }
@@ -186,27 +187,27 @@ pub struct SideStatus {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FailbackStatus {
-    /// In words, each thing that is missing.
+    /// Each condition that is not met yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting_for: Vec<String>,
 
-    /// The earliest moment of a failback, when only time is missing.
+    /// Earliest time of the failback, if it waits only for time to pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Time>,
 
-    /// Probe sessions that are still on the side that does not serve.
+    /// Probe sessions that remain on the side that does not serve.
     #[serde(default, alias = "connectionsLeft")]
     pub connections_remaining: i32,
 }
 
-/// What a switch was.
+/// Kind of a switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum SwitchKind {
-    /// Away from a side that had failed.
+    /// From a side that failed to the other one.
     Failover,
-    /// Home to the primary.
+    /// Back to the primary.
     Failback,
-    /// Away from a side whose pod is being replaced.
+    /// Planned: from a side whose pod is being replaced to the other one.
     #[serde(alias = "Move")]
     Switchover,
 }
@@ -222,31 +223,31 @@ impl SwitchKind {
     }
 }
 
-/// A switch that was begun and is not finished.
+/// A switch that is under way.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Switching {
-    /// What it is.
+    /// Kind of the switch.
     pub kind: SwitchKind,
-    /// The failure it answers.
+    /// Why the serving side went down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
-    /// When it was decided.
+    /// When the switch was decided.
     pub started_at: MicroTime,
 }
 
-/// A switch that is finished.
+/// A finished switch.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Switch {
-    /// What it was.
+    /// Kind of the switch.
     pub kind: SwitchKind,
-    /// The side it went to.
+    /// The side that serves since.
     pub to: Side,
-    /// The failure it answered.
+    /// Why the other side went down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
-    /// When it was decided.
+    /// When the switch was decided.
     pub started_at: MicroTime,
     /// When the EndpointSlices showed the new side.
     pub finished_at: MicroTime,

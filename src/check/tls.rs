@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use rustls::{
     ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem, pem::PemObject},
+    pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, pem, pem::PemObject},
     version::TLS13,
 };
 use tokio::net::TcpStream;
@@ -25,6 +25,19 @@ pub enum TlsError {
     /// Private key and certificate do not belong together, or their kind is not supported.
     #[error("failed to use the operator's keys: {0}")]
     Keys(#[from] rustls::Error),
+    /// The name in the gates' certificate is not a DNS name.
+    #[error("failed to use the gates' name {0}: {1}")]
+    Name(String, InvalidDnsNameError),
+}
+
+/// The name that the certificate of a pair's gates must have, as rustls wants it; `gate_name` is
+/// [`Pair::gate_name`](crate::domain::pair::Pair::gate_name).
+///
+/// # Errors
+///
+/// [`TlsError::Name`] if it is not a DNS name.
+pub fn server_name(gate_name: &str) -> Result<ServerName<'static>, TlsError> {
+    ServerName::try_from(gate_name.to_owned()).map_err(|error| TlsError::Name(gate_name.to_owned(), error))
 }
 
 /// The client side of TLS 1.3 with the gates of one pair: `ca` are the authorities to trust, `certificate` and `key` the client's identity,

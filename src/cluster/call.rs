@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::api::Reason;
+
 /// How long the API server may take for one answer. The client has no deadline of its own.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 
@@ -30,16 +32,19 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
-    /// One word, for conditions and metrics.
-    pub fn reason(&self) -> &'static str {
+    /// The reason in conditions and metrics.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Deadline => "ApiServerSilent",
-            Self::Api(kube::Error::Api(status)) if status.code == 409 => "Conflict",
-            Self::Api(kube::Error::Api(status)) if status.code == 403 => "Forbidden",
-            Self::Api(kube::Error::Api(status)) if status.code == 422 => "Refused",
-            Self::Api(_) => "ApiServerError",
-            Self::NotLeading => "NotLeading",
-            Self::NotOurs { .. } => "NameTaken",
+            Self::Deadline => Reason::ApiServerTimeout,
+            Self::Api(_) => match self.code() {
+                Some(403) => Reason::Forbidden,
+                Some(409) => Reason::Conflict,
+                Some(422) => Reason::Rejected,
+                _ => Reason::ApiServerError,
+            },
+            Self::NotLeading => Reason::NotLeading,
+            Self::NotOurs { .. } => Reason::NameTaken,
         }
     }
 

@@ -23,7 +23,7 @@ use super::{
     registry::{Applied, Registry, key},
 };
 use crate::{
-    api::{ProxyPair, Side, Sides},
+    api::{ProxyPair, Reason, Side, Sides},
     check::{self, Credentials},
     cluster::{ApplyError, GuardedPair},
     domain::{
@@ -59,12 +59,12 @@ pub enum ReconcileError {
 }
 
 impl ReconcileError {
-    fn reason(&self) -> &'static str {
+    fn reason(&self) -> Reason {
         match self {
-            Self::Malformed(_) => "Malformed",
-            Self::Invalid(_) => "InvalidSpec",
+            Self::Malformed(_) => Reason::Malformed,
+            Self::Invalid(_) => Reason::InvalidSpec,
             Self::Apply(error) => error.reason(),
-            Self::Keys(_) | Self::Tls(_) => "KeysFailed",
+            Self::Keys(_) | Self::Tls(_) => Reason::KeysFailed,
         }
     }
 
@@ -97,13 +97,15 @@ pub async fn reconcile(object: Arc<GuardedPair>, registry: Arc<Registry>) -> Res
 /// A bad spec waits until it is changed; the API server is asked again.
 pub fn on_error(object: Arc<GuardedPair>, error: &ReconcileError, registry: Arc<Registry>) -> Action {
     let reason = error.reason();
-    tracing::warn!(pair = %ObjectRef::from_obj(&*object), reason, %error, "failed to reconcile");
+    tracing::warn!(pair = %ObjectRef::from_obj(&*object), %reason, %error, "failed to reconcile");
     registry
         .context
         .cluster
         .metrics
         .reconcile_errors
-        .get_or_create(&ReasonLabels { reason })
+        .get_or_create(&ReasonLabels {
+            reason: reason.as_str(),
+        })
         .inc();
     match error {
         ReconcileError::Malformed(_) | ReconcileError::Invalid(_) => Action::await_change(),
@@ -134,7 +136,7 @@ async fn reconcile_pair(object: &Arc<ProxyPair>, registry: &Registry) -> Result<
 
     // Hand over. From here on the pair is watched.
     registry.hand_over(Handover {
-        keys: Some(keys.for_worker()?),
+        keys: Some(keys.for_worker(&pair.gate_name)?),
         ..references
             .as_ref()
             .map_or_else(|_| declared(&pair, object), |read| read.handover(&pair, object))
@@ -236,7 +238,7 @@ impl Dereferenced {
 fn unusable(pair: &Pair, side: Side, bundle: &[u8]) -> Option<Problem> {
     let name = &pair.spec.side(side).object_server.name;
     ObjectServerTls::new(bundle, name).err().map(|error| Problem {
-        reason: "CaBundleUnusable",
+        reason: Reason::CaBundleUnusable,
         message: format!("spec.{}.objectServer.tls: {error}", side.label()),
     })
 }
@@ -249,11 +251,11 @@ impl PairKeys {
         self.0.renew_at
     }
 
-    fn for_worker(&self) -> Result<Keys, ReconcileError> {
+    fn for_worker(&self, gate_name: &str) -> Result<Keys, ReconcileError> {
         let text = |key| self.0.operator.get(key).map(String::as_str).unwrap_or_default();
-        let config = check::client_config(text(CA_CRT), text(TLS_CRT), text(TLS_KEY))?;
         Ok(Keys {
-            config,
+            config: check::client_config(text(CA_CRT), text(TLS_CRT), text(TLS_KEY))?,
+            gate_name: check::server_name(gate_name)?,
             certificate: text(TLS_CRT).to_owned(),
         })
     }
@@ -272,7 +274,7 @@ async fn dereference_keys(
         .as_ref()
         .map(|operator| (gate.as_ref().map(content).unwrap_or_default(), content(operator)));
     let lifetime = context.settings.certificate_lifetime;
-    let keys = keys::renewed(current.clone(), &pair.gate_name.to_str(), lifetime, Timestamp::now())?;
+    let keys = keys::renewed(current.clone(), &pair.gate_name, lifetime, Timestamp::now())?;
     if current.as_ref() == Some(&(keys.gate.clone(), keys.operator.clone())) {
         for secret in [&gate, &operator].into_iter().flatten() {
             applier.note(secret);
@@ -322,7 +324,15 @@ async fn apply_children(
     let primary = applier.apply(&children::side_service(pair, Side::Primary)).await;
     let backup = applier.apply(&children::side_service(pair, Side::Backup)).await;
     if let (Some(service), Some(primary), Some(backup)) = (service, primary, backup) {
-        let reach = children::reach(pair, &service, [&primary, &backup], nodes);
+        let reach = children::reach(
+            pair,
+            &service,
+            Sides {
+                primary: &primary,
+                backup: &backup,
+            },
+            nodes,
+        );
         let probes: ConfigMap = children::probes(pair, &reach);
         applier.apply(&probes).await;
     }

@@ -10,7 +10,7 @@ use kube::runtime::reflector::ObjectRef;
 
 use super::{apply::Versions, context::Context, references::ReferenceVersions};
 use crate::{
-    api::{ServiceType, Side},
+    api::{ServiceType, Sides},
     cluster::GuardedPair,
     domain::{children::Nodes, pair::Pair, rollout::Snapshot},
     worker::{Handover, Worker, node_of},
@@ -87,12 +87,12 @@ impl Registry {
         if pair.spec.service.type_ != ServiceType::NodePort {
             return Nodes::default();
         }
-        let now = Side::BOTH.map(|side| node_of(&self.context.cluster.pods, pair, side));
+        let now = Sides::from_fn(|side| node_of(&self.context.cluster.pods, pair, side));
         let mut pairs = self.pairs();
         let known = &mut pairs.entry(key(pair)).or_default().nodes;
-        for (known, now) in known.iter_mut().zip(now) {
-            if now.is_some() {
-                *known = now;
+        for (side, known) in known.iter_mut() {
+            if now[side].is_some() {
+                known.clone_from(&now[side]);
             }
         }
         known.clone()

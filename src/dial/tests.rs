@@ -63,28 +63,6 @@ async fn a_rejected_certificate_is_a_typed_error_and_an_accepted_one_shows_its_e
 }
 
 #[test]
-fn parses_addresses() {
-    for (text, host, port) in [
-        ("aggp.example.com:4100", "aggp.example.com", 4100),
-        ("192.0.2.1:4100", "192.0.2.1", 4100),
-        ("[2001:db8::1]:4100", "2001:db8::1", 4100),
-    ] {
-        let address: Address = text.parse().unwrap();
-        assert_eq!(
-            address,
-            Address {
-                host: host.to_owned(),
-                port
-            }
-        );
-        assert_eq!(address.to_string(), text);
-    }
-    for text in ["aggp", "aggp:", ":4100", "aggp:0", "aggp:70000", "2001:db8::1:4100", ""] {
-        assert!(text.parse::<Address>().is_err(), "{text}");
-    }
-}
-
-#[test]
 fn a_peer_is_lost_after_the_given_time_and_not_with_the_first_keepalive() {
     for seconds in 2..600 {
         let Keepalive {

@@ -1,5 +1,4 @@
-//! The child objects of a pair, built without a client. Each builder gives the whole object that the operator declares; server-side apply
-//! compares.
+//! The child objects of a pair, built without a client. Each builder returns the whole object for a server-side apply.
 
 mod budget;
 mod deployment;
@@ -23,7 +22,7 @@ pub use services::{side_service, virtual_selector, virtual_service};
 use super::pair::Pair;
 use crate::api::{LABEL_MANAGED_BY, LABEL_PAIR, LABEL_PART_OF, LABEL_SIDE, MANAGED_BY, Side};
 
-/// Labels that tell the children of this pair from all other objects.
+/// Labels by which the children of this pair are selected.
 pub fn labels(pair: &Pair) -> BTreeMap<String, String> {
     [
         (LABEL_MANAGED_BY, MANAGED_BY),
@@ -52,7 +51,7 @@ fn metadata(pair: &Pair, name: String, labels: BTreeMap<String, String>) -> Obje
     }
 }
 
-/// The ServiceAccount of the proxy pods. It has no rights, and no token is mounted.
+/// The ServiceAccount of the proxy pods. It has no permissions, and no token is mounted.
 pub fn service_account(pair: &Pair) -> ServiceAccount {
     ServiceAccount {
         metadata: metadata(pair, pair.service_account_name(), labels(pair)),

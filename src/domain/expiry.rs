@@ -1,33 +1,33 @@
-//! When certificates end to be valid, and from when on that is to be told.
+//! Expiry times of certificates, and from when on to warn.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// How long before the end it is told.
-pub const WARNED_BEFORE: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// How long before the expiry time to warn.
+pub const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// The ends of validity of what one side shows.
+/// Expiry times of the certificates of one side; `None` for one that does not exist or has not been seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Expiry {
-    /// The proxy's certificate, to probes.
+    /// Of the certificate that the proxy presents to probes.
     pub listener: Option<Timestamp>,
-    /// The ObjectServer's certificate.
+    /// Of the ObjectServer's certificate.
     pub object_server: Option<Timestamp>,
 }
 
-/// Which certificate.
+/// A certificate of one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Certificate {
-    /// The proxy's.
+    /// The one that the proxy presents to probes.
     Listener,
     /// The ObjectServer's.
     ObjectServer,
 }
 
 impl Certificate {
-    /// Both.
+    /// Both certificates of a side.
     pub const BOTH: [Self; 2] = [Self::Listener, Self::ObjectServer];
 
-    /// The word in metrics.
+    /// The value of the metric label `certificate`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Listener => "listener",
@@ -37,7 +37,7 @@ impl Certificate {
 }
 
 impl Expiry {
-    /// The end of validity of one certificate.
+    /// Expiry time of one certificate.
     pub fn of(&self, certificate: Certificate) -> Option<Timestamp> {
         match certificate {
             Certificate::Listener => self.listener,
@@ -50,12 +50,12 @@ impl Expiry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// It expires after this many whole days, at most 30.
-    Ending {
+    Expiring {
         /// Days.
         days: i64,
     },
     /// It has expired.
-    Ended,
+    Expired,
 }
 
 /// The stage at `now` of a certificate that expires at `expires`.
@@ -66,13 +66,13 @@ pub enum Stage {
 pub fn stage(expires: Timestamp, now: Timestamp) -> Result<Stage, Timestamp> {
     let left = expires.duration_since(now);
     if left <= SignedDuration::ZERO {
-        Ok(Stage::Ended)
-    } else if left <= WARNED_BEFORE {
-        Ok(Stage::Ending {
+        Ok(Stage::Expired)
+    } else if left <= WARN_BEFORE {
+        Ok(Stage::Expiring {
             days: left.as_hours() / 24,
         })
     } else {
-        Err(expires - WARNED_BEFORE)
+        Err(expires - WARN_BEFORE)
     }
 }
 
@@ -81,12 +81,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_told_from_thirty_days_before_the_end_on() {
+    fn warns_from_thirty_days_before_the_expiry_on() {
         let end: Timestamp = "2026-12-31T00:00:00Z".parse().unwrap();
         let at = |text: &str| stage(end, text.parse().unwrap());
         assert_eq!(at("2026-11-30T00:00:00Z"), Err("2026-12-01T00:00:00Z".parse().unwrap()));
-        assert_eq!(at("2026-12-01T00:00:00Z"), Ok(Stage::Ending { days: 30 }));
-        assert_eq!(at("2026-12-30T12:00:00Z"), Ok(Stage::Ending { days: 0 }));
-        assert_eq!(at("2026-12-31T00:00:00Z"), Ok(Stage::Ended));
+        assert_eq!(at("2026-12-01T00:00:00Z"), Ok(Stage::Expiring { days: 30 }));
+        assert_eq!(at("2026-12-30T12:00:00Z"), Ok(Stage::Expiring { days: 0 }));
+        assert_eq!(at("2026-12-31T00:00:00Z"), Ok(Stage::Expired));
     }
 }

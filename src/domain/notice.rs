@@ -6,7 +6,7 @@ use super::{
     expiry::{Certificate, Stage},
     pair::Pair,
 };
-use crate::api::{Side, Switch, SwitchKind};
+use crate::api::{Reason, Side, Switch, SwitchKind};
 
 /// Something that users are told once.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +43,7 @@ pub struct EventText {
     /// Whether somebody should look at it.
     pub warning: bool,
     /// One word. It tells apart what must not be merged: Kubernetes keeps the first note of a repeated Event.
-    pub reason: String,
+    pub reason: Reason,
     /// What happened.
     pub note: String,
     /// What the operator did, or the user should do, in one word.
@@ -58,7 +58,7 @@ impl Notice {
             Self::Switched(switch) => switched(switch, pair),
             Self::Withdrawn(side) => EventText {
                 warning: true,
-                reason: "SwitchWithdrawn".to_owned(),
+                reason: Reason::SwitchWithdrawn,
                 note: format!(
                     "the {} side went down before the switch to it was finished; the {} side goes on serving",
                     side.other().label(),
@@ -68,13 +68,13 @@ impl Notice {
             },
             Self::PodDeleted(pod) => EventText {
                 warning: true,
-                reason: "ProxyPodDeleted".to_owned(),
+                reason: Reason::ProxyPodDeleted,
                 note: format!("deleted pod {pod}: its gate does not answer, and sessions on it would hang"),
                 action: "DeletePod".to_owned(),
             },
             Self::CommandRejected { pod, message } => EventText {
                 warning: true,
-                reason: "CommandRejected".to_owned(),
+                reason: Reason::CommandRejected,
                 note: format!("the gate in pod {pod} rejected a command: {message}"),
                 action: "Command".to_owned(),
             },
@@ -94,7 +94,7 @@ fn switched(switch: &Switch, pair: &Pair) -> EventText {
     let cause = switch.cause.map(|cause| cause.as_str());
     EventText {
         warning: switch.kind == SwitchKind::Failover,
-        reason: format!("{}{}", switch.kind.as_str(), cause.unwrap_or_default()),
+        reason: Reason::Switched(switch.kind, switch.cause),
         note: format!(
             "{} from {} ({}) to {} ({}) in {}{}",
             switch.kind.as_str(),
@@ -116,14 +116,14 @@ fn certificate_text(side: Side, certificate: Certificate, expires: Timestamp, st
         Certificate::ObjectServer => ("ObjectServer", &declared.object_server.name),
     };
     let (reason, when) = match stage {
-        Stage::Ended => ("CertificateExpired", "has expired".to_owned()),
-        Stage::Ending { days: 0 } => ("CertificateExpiring", "expires in less than a day".to_owned()),
-        Stage::Ending { days: 1 } => ("CertificateExpiring", "expires in 1 day".to_owned()),
-        Stage::Ending { days } => ("CertificateExpiring", format!("expires in {days} days")),
+        Stage::Expired => (Reason::CertificateExpired, "has expired".to_owned()),
+        Stage::Expiring { days: 0 } => (Reason::CertificateExpiring, "expires in less than a day".to_owned()),
+        Stage::Expiring { days: 1 } => (Reason::CertificateExpiring, "expires in 1 day".to_owned()),
+        Stage::Expiring { days } => (Reason::CertificateExpiring, format!("expires in {days} days")),
     };
     EventText {
         warning: true,
-        reason: reason.to_owned(),
+        reason,
         note: format!("the certificate of {name} {when} ({expires}): renew it"),
         action: format!("Renew{}{owner}", side.as_str()),
     }

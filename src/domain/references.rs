@@ -1,4 +1,4 @@
-//! Which Secrets and ConfigMaps a pair refers to, what must stand in them, and what to say when it does not.
+//! Which Secrets and ConfigMaps a pair refers to, which keys they must have, and the problem to report if they do not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,11 +7,11 @@ use super::{
     status::Problem,
 };
 use crate::{
-    api::{AUTH_PASSWORD, AUTH_USER_NAME, CaBundleSpec, OMNI_KDB, OMNI_STH, Side},
+    api::{AUTH_PASSWORD, AUTH_USER_NAME, CaBundleSpec, OMNI_KDB, OMNI_STH, Reason, Side},
     omnibus::{Value, property},
 };
 
-/// What kind of object is referred to.
+/// Kind of an object that a pair refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ReferenceKind {
     /// A ConfigMap.
@@ -21,7 +21,7 @@ pub enum ReferenceKind {
 }
 
 impl ReferenceKind {
-    /// The word Kubernetes uses.
+    /// The kind, as in manifests.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ConfigMap => "ConfigMap",
@@ -33,14 +33,14 @@ impl ReferenceKind {
 /// An object in the namespace of the pair that refers to it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference {
-    /// What it is.
+    /// Its kind.
     pub kind: ReferenceKind,
     /// `metadata.name`.
     pub name: String,
 }
 
 impl Reference {
-    /// A Secret.
+    /// The Secret of that name.
     pub fn secret(name: &str) -> Self {
         Self {
             kind: ReferenceKind::Secret,
@@ -48,7 +48,7 @@ impl Reference {
         }
     }
 
-    /// A ConfigMap.
+    /// The ConfigMap of that name.
     pub fn config_map(name: &str) -> Self {
         Self {
             kind: ReferenceKind::ConfigMap,
@@ -57,16 +57,16 @@ impl Reference {
     }
 }
 
-/// What stood in an object when it was read.
+/// The data of an object that was read.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Content {
     /// `metadata.resourceVersion`.
     pub version: String,
-    /// Each key and its bytes.
+    /// The bytes under each key.
     pub data: BTreeMap<String, Vec<u8>>,
 }
 
-/// The data may be secret, so only its keys are shown.
+/// The data may be secret, so only the keys are printed.
 impl std::fmt::Debug for Content {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Content")
@@ -76,13 +76,13 @@ impl std::fmt::Debug for Content {
     }
 }
 
-/// What stands in each object that a pair refers to; `None` for one that does not exist.
+/// The data of each object that a pair refers to; `None` for one that does not exist.
 pub type Contents = BTreeMap<Reference, Option<Content>>;
 
 /// One place in `spec` that refers to an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// The object.
+    /// The object that it refers to.
     pub reference: Reference,
     /// The field that names it.
     pub field: String,
@@ -90,13 +90,13 @@ pub struct Need {
     pub keys: Vec<String>,
     /// Keys of which it must have both or neither.
     pub together: Vec<[&'static str; 2]>,
-    /// Keys whose values go into a properties file.
+    /// Keys whose values are written into a properties file.
     pub properties: Vec<&'static str>,
-    /// The side whose pod cannot start without it.
+    /// The side whose pod cannot start without the object.
     pub side: Option<Side>,
 }
 
-/// Every object that `pair` refers to, and why.
+/// Every place in the spec of `pair` that refers to an object.
 pub fn needs(pair: &Pair) -> Vec<Need> {
     let login = pair.spec.health_check.login.as_ref().map(|login| Need {
         reference: Reference::secret(&login.secret_name),
@@ -110,7 +110,7 @@ pub fn needs(pair: &Pair) -> Vec<Need> {
     of_sides.chain(login).collect()
 }
 
-/// Who may have issued the certificate of an ObjectServer, in PEM, if that is declared and there.
+/// The CA certificates for the ObjectServer of one side, in PEM; `None` without TLS, or if they are missing.
 pub fn authorities(pair: &Pair, side: Side, contents: &Contents) -> Option<Vec<u8>> {
     let bundle = &pair.spec.side(side).object_server.tls.as_ref()?.ca_bundle;
     contents
@@ -129,7 +129,8 @@ fn bundle_reference(bundle: &CaBundleSpec) -> (Reference, &'static str) {
     }
 }
 
-/// User and password of `healthCheck.login`, if they are there. A line feed at the end, as editors leave it, does not count.
+/// User and password of `healthCheck.login`, without line feeds at the end; `None` without a login, or if one of them
+/// is missing.
 pub fn login(pair: &Pair, contents: &Contents) -> Option<(String, String)> {
     let login = pair.spec.health_check.login.as_ref()?;
     let content = contents.get(&Reference::secret(&login.secret_name))?.as_ref()?;
@@ -196,7 +197,7 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
     needs
 }
 
-/// What `need` lacks, if anything.
+/// The problem, if an object or a key that `need` asks for is missing or unusable.
 pub fn lacking(need: &Need, contents: &Contents) -> Option<Problem> {
     let Need {
         reference,
@@ -211,10 +212,10 @@ pub fn lacking(need: &Need, contents: &Contents) -> Option<Problem> {
     let Some(content) = contents.get(reference).and_then(Option::as_ref) else {
         return Some(Problem {
             reason: match reference.kind {
-                ReferenceKind::Secret => "SecretMissing",
-                ReferenceKind::ConfigMap => "ConfigMapMissing",
+                ReferenceKind::Secret => Reason::SecretMissing,
+                ReferenceKind::ConfigMap => Reason::ConfigMapMissing,
             },
-            message: format!("there is no {kind} {name}, which {field} names: create it, or change the field"),
+            message: format!("{kind} {name} does not exist: create it, or change {field}"),
         });
     };
     let has = |key: &str| content.data.get(key).is_some_and(|value| !value.is_empty());
@@ -229,16 +230,16 @@ pub fn lacking(need: &Need, contents: &Contents) -> Option<Problem> {
             .iter()
             .find_map(|key| property(key, Value::Text(&text(content, key)?)).err())?;
         return Some(Problem {
-            reason: "SecretUnusable",
-            message: format!("{kind} {name}, which {field} names: {unwritable}"),
+            reason: Reason::SecretUnusable,
+            message: format!("{kind} {name} ({field}): {unwritable}"),
         });
     };
     Some(Problem {
         reason: match reference.kind {
-            ReferenceKind::Secret => "SecretIncomplete",
-            ReferenceKind::ConfigMap => "ConfigMapIncomplete",
+            ReferenceKind::Secret => Reason::SecretIncomplete,
+            ReferenceKind::ConfigMap => Reason::ConfigMapIncomplete,
         },
-        message: format!("{kind} {name}, which {field} names, has nothing under the key {key}: add it"),
+        message: format!("{kind} {name} ({field}) has no key {key}, or it is empty: add it"),
     })
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::api::{
     CONDITION_BACKUP_HEALTHY, CONDITION_PRIMARY_HEALTHY, CONDITION_PRIMARY_SERVING, CONDITION_PROTECTED,
-    CONDITION_READY, FailbackStatus, Health, ProxyPairStatus, Side, SideStatus, Sides, Switch, Switching,
+    CONDITION_READY, FailbackStatus, Health, ProxyPairStatus, Reason, Side, SideStatus, Sides, Switch, Switching,
 };
 
 /// How many switches `status.history` keeps.
@@ -27,7 +27,7 @@ const SAME_MOMENT: SignedDuration = SignedDuration::from_secs(2);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The condition's reason.
-    pub reason: &'static str,
+    pub reason: Reason,
     /// What is wrong, and what to do about it.
     pub message: String,
 }
@@ -216,19 +216,23 @@ fn ready(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
     }
     if target != serving {
         let message = format!("a switch to the {} side is under way", target.label());
-        return write(Truth::False, "Switching", &message);
+        return write(Truth::False, Reason::Switching, &message);
     }
     let health = known.sides[serving].health;
     match health.health {
-        Health::Up => write(Truth::True, "Serving", &format!("the {} side serves", serving.label())),
+        Health::Up => write(
+            Truth::True,
+            Reason::Serving,
+            &format!("the {} side serves", serving.label()),
+        ),
         Health::Down => write(
             Truth::False,
-            health.cause.map_or("Down", |cause| cause.as_str()),
+            health.cause.map_or(Reason::NotObserved, Reason::Down),
             health.message.as_deref().unwrap_or_default(),
         ),
         Health::Unknown => write(
             Truth::Unknown,
-            NOT_OBSERVED,
+            Reason::NotObserved,
             "the serving side has not been checked yet",
         ),
     }
@@ -237,34 +241,31 @@ fn ready(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
 fn protected(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
     let both_up = known.sides.iter().all(|(_, side)| side.health.health == Health::Up);
     if both_up {
-        writer.write(CONDITION_PROTECTED, Truth::True, "BothUp", "")
+        writer.write(CONDITION_PROTECTED, Truth::True, Reason::BothUp, "")
     } else {
         let message = "only one side is up: its failure would stop the traffic";
-        writer.write(CONDITION_PROTECTED, Truth::False, "OneSideOnly", message)
+        writer.write(CONDITION_PROTECTED, Truth::False, Reason::OneSideOnly, message)
     }
 }
 
 fn primary_serving(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
     let serving = known.routing.serving;
-    let truth = match serving {
-        Side::Primary => Truth::True,
-        Side::Backup => Truth::False,
+    let (truth, reason) = match serving {
+        Side::Primary => (Truth::True, Reason::Primary),
+        Side::Backup => (Truth::False, Reason::Backup),
     };
-    writer.write(CONDITION_PRIMARY_SERVING, truth, serving.as_str(), "")
+    writer.write(CONDITION_PRIMARY_SERVING, truth, reason, "")
 }
 
 fn healthy(type_: &str, health: &SideHealth, writer: ConditionWriter<'_>) -> Condition {
-    let (truth, otherwise) = match health.health {
-        Health::Up => return writer.write(type_, Truth::True, "Up", ""),
-        Health::Down => (Truth::False, "Down"),
-        Health::Unknown => (Truth::Unknown, NOT_OBSERVED),
+    let truth = match health.health {
+        Health::Up => return writer.write(type_, Truth::True, Reason::Up, ""),
+        Health::Down => Truth::False,
+        Health::Unknown => Truth::Unknown,
     };
-    let reason = health.cause.map_or(otherwise, |cause| cause.as_str());
+    let reason = health.cause.map_or(Reason::NotObserved, Reason::Down);
     writer.write(type_, truth, reason, health.message.as_deref().unwrap_or_default())
 }
-
-/// Reason of a condition about which nothing was observed.
-const NOT_OBSERVED: &str = "NotObserved";
 
 #[derive(Clone, Copy)]
 enum Truth {
@@ -282,7 +283,7 @@ struct ConditionWriter<'a> {
 }
 
 impl ConditionWriter<'_> {
-    fn write(self, type_: &str, truth: Truth, reason: &str, message: &str) -> Condition {
+    fn write(self, type_: &str, truth: Truth, reason: Reason, message: &str) -> Condition {
         let status = match truth {
             Truth::True => "True",
             Truth::False => "False",
@@ -295,7 +296,7 @@ impl ConditionWriter<'_> {
         Condition {
             type_: type_.to_owned(),
             status: status.to_owned(),
-            reason: reason.to_owned(),
+            reason: reason.to_string(),
             message: message.to_owned(),
             observed_generation: self.generation,
             last_transition_time: unchanged

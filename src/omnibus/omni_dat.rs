@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use super::Unwritable;
+use crate::api::rules;
 
-/// Where a server listens.
+/// Address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     host: String,
@@ -25,7 +26,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`Unwritable::Host`] if `host` has a character that no host has.
+    /// [`Unwritable::Host`] if `host` is empty, longer than 253 characters, or has a character that no host name or
+    /// address has.
     pub fn new(host: &str, port: u16, ssl: bool) -> Result<Self, Unwritable> {
         let of_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
         if host.is_empty() || host.len() > 253 || !host.chars().all(of_host) {
@@ -46,11 +48,9 @@ impl Entry {
     ///
     /// [`Unwritable::Name`] if OMNIbus does not allow the name.
     pub fn new(name: &str, primary: Server, backup: Option<Server>) -> Result<Self, Unwritable> {
-        let of_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-        let begins = name.starts_with(|c: char| !c.is_ascii_digit());
-        if !begins || name.len() > 29 || !name.chars().all(of_name) {
-            return Err(Unwritable::Name(name.chars().take(40).collect()));
-        }
+        rules::server_name()
+            .check("name", name)
+            .map_err(|_| Unwritable::Name(name.chars().take(40).collect()))?;
         Ok(Self {
             name: name.to_owned(),
             primary,

@@ -6,7 +6,7 @@ use crate::api::ProxyProperties;
 /// The value of a property.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
-    /// Written in quotation marks.
+    /// Written in single quotation marks.
     Text(&'a str),
     /// A number.
     Number(i64),
@@ -48,31 +48,31 @@ fn unsafe_character(c: char) -> Option<&'static str> {
     }
 }
 
-/// The login of a proxy server at its ObjectServer.
+/// The login of a proxy server to its ObjectServer.
 #[derive(Clone, Copy)]
 pub struct Credentials<'a> {
-    /// AuthUserName.
+    /// Value of AuthUserName.
     pub user: &'a str,
-    /// AuthPassword, plain or encrypted.
+    /// Value of AuthPassword, plain or encrypted.
     pub password: &'a str,
 }
 
-/// What goes into the properties file of an nco_proxyserv.
+/// Content of the properties file of an nco_proxyserv.
 #[derive(Clone, Copy)]
 pub struct Proxyserv<'a> {
-    /// Name.
+    /// Value of Name.
     pub name: &'a str,
-    /// RemoteServer.
+    /// Value of RemoteServer: the ObjectServer's name.
     pub remote_server: &'a str,
-    /// AuthUserName and AuthPassword.
+    /// Values of AuthUserName and AuthPassword.
     pub credentials: Option<Credentials<'a>>,
-    /// ConfigKeyFile.
+    /// Value of ConfigKeyFile, a path.
     pub key_file: Option<&'a str>,
-    /// What the user sets.
+    /// The properties in the ProxyPair's spec.
     pub properties: &'a ProxyProperties,
 }
 
-/// The properties file of an nco_proxyserv. Its log goes to stderr unless the user says otherwise.
+/// The text of the properties file of an nco_proxyserv. It logs to stderr unless the user sets MessageLog.
 ///
 /// # Errors
 ///

@@ -8,7 +8,8 @@ use std::{
 
 use super::PrepareError;
 
-/// Copies what is in `from` to `to`, over what an earlier attempt left there. Sockets and pipes stay behind.
+/// Copies the content of `from` to `to`, and replaces what an earlier attempt left there. Sockets and pipes are not
+/// copied.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<(), PrepareError> {
     let entries = match fs::read_dir(from) {
         Ok(entries) => entries,
@@ -36,7 +37,7 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<(), PrepareError> {
             let content = fs::read(&source).map_err(unread)?;
             remove(&target).map_err(unwritten)?;
             fs::write(&target, content).map_err(unwritten)?;
-            // The proxy may have to write what belongs to somebody else in the image.
+            // The proxy may have to write files that have another owner in the image.
             let mode = metadata.permissions().mode() & 0o777 | 0o600;
             fs::set_permissions(&target, fs::Permissions::from_mode(mode)).map_err(unwritten)?;
         }
@@ -44,7 +45,7 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<(), PrepareError> {
     Ok(())
 }
 
-/// Removes a file that may not be there.
+/// Removes a file if it exists.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -1,4 +1,4 @@
-//! Writes what nco_proxyserv reads, and runs nco_igen.
+//! Writes the files that nco_proxyserv reads, and runs nco_igen.
 
 use std::{
     fs,
@@ -10,13 +10,13 @@ use std::{
 
 use super::{PrepareError, WriteArgs, copy::remove, props_file};
 use crate::{
+    address::Address,
     api::{AUTH_PASSWORD, AUTH_USER_NAME, ENCRYPTION_KEYFILE, OMNI_KDB, OMNI_STH},
-    dial::Address,
     omnibus::{Credentials, Entry, Proxyserv, Server, Unwritable, omni_dat, proxyserv_props},
 };
 
-/// How much of what nco_igen says is passed on, in bytes.
-const LAST_WORDS: usize = 400;
+/// Length of the end of nco_igen's output that is reported, in bytes.
+const OUTPUT_LENGTH: usize = 400;
 
 pub(super) fn write(args: &WriteArgs) -> Result<(), PrepareError> {
     let etc = args.nc_home.join("etc");
@@ -77,7 +77,7 @@ impl Secret<'_> {
         }
     }
 
-    /// Line breaks at the end are an editor's, not the user's.
+    /// Without line breaks at the end, which editors add.
     fn text(&self, key: &'static str) -> Result<Option<String>, PrepareError> {
         let Some(content) = self.bytes(key)? else {
             return Ok(None);
@@ -88,7 +88,7 @@ impl Secret<'_> {
     }
 }
 
-/// Writes a file that nobody has ever been able to read who may not: it has its permissions from the beginning.
+/// Writes a new file that has its permissions from the beginning, so that it is never readable for others.
 pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), PrepareError> {
     let write = || {
         remove(path)?;
@@ -97,7 +97,7 @@ pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Prep
             .create_new(true)
             .mode(mode)
             .open(path)?;
-        // Whatever the umask took from it.
+        // The umask may have removed some.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(content)
     };
@@ -114,10 +114,10 @@ fn compile(nc_home: &Path) -> Result<(), PrepareError> {
     if output.status.success() {
         return Ok(());
     }
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed);
+    let lines: Vec<&str> = printed.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let words = lines.join("; ");
-    let from = words.ceil_char_boundary(words.len().saturating_sub(LAST_WORDS));
+    let from = words.ceil_char_boundary(words.len().saturating_sub(OUTPUT_LENGTH));
     Err(PrepareError::Igen(output.status, words[from..].to_owned()))
 }

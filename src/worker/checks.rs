@@ -36,6 +36,8 @@ use crate::{
 pub struct Keys {
     /// What it shows and trusts.
     pub config: Arc<ClientConfig>,
+    /// The name in the gates' certificate.
+    pub gate_name: ServerName<'static>,
     /// The certificate, in PEM: tells new keys from old ones.
     pub certificate: String,
 }
@@ -80,7 +82,6 @@ pub struct PairChecks {
 #[derive(Clone)]
 struct Declared {
     keys: Option<Keys>,
-    gate_name: ServerName<'static>,
     timing: Timing,
     login: Option<Credentials>,
     servers: Sides<Server>,
@@ -193,7 +194,7 @@ impl PairChecks {
         };
         running.spawn(check_gate(
             SocketAddr::new(ip, CONTROL_PORT),
-            declared.gate_name.clone(),
+            keys.gate_name.clone(),
             Arc::clone(&keys.config),
             declared.timing,
             commands,
@@ -201,7 +202,7 @@ impl PairChecks {
         ));
         running.spawn(check_path(
             SocketAddr::new(ip, CHECK_PORT),
-            declared.gate_name.clone(),
+            keys.gate_name.clone(),
             Arc::clone(&keys.config),
             declared.timing,
             login,
@@ -388,7 +389,6 @@ fn declared(handover: &Handover, before: Option<&Declared>) -> Declared {
     let login = handover.login.clone().or_else(|| before?.login.clone());
     Declared {
         keys: handover.keys.clone().or_else(|| before?.keys.clone()),
-        gate_name: pair.gate_name.clone(),
         timing: Timing::from(&pair.spec.health_check),
         login: login.filter(|_| pair.spec.health_check.login.is_some()),
         servers: Sides::from_fn(|side| {

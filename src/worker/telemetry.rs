@@ -70,14 +70,14 @@ impl Telemetry {
             tracing::warn!(
                 pair = self.name,
                 namespace = self.namespace,
-                reason,
+                %reason,
                 note,
                 "published an Event"
             );
         }
         let event = Event {
             type_: if warning { EventType::Warning } else { EventType::Normal },
-            reason,
+            reason: reason.to_string(),
             note: Some(note),
             action,
             secondary: None,

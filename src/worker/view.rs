@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::{
     api::{LABEL_PAIR, LABEL_ROLE, LABEL_SIDE, ROLE_VIRTUAL, Side, Sides},
     cluster::Cluster,
-    domain::{children, machine::PodView, now::Now, pair::Pair, trouble::trouble},
+    domain::{children, machine::PodView, now::Now, pair::Pair, pod_failure::pod_failure},
 };
 
 /// What a worker knows of its surroundings beside its own checks.
@@ -84,7 +84,7 @@ fn pod_view(pod: &Pod) -> PodView {
             .and_then(|ip| ip.parse().ok()),
         created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
         terminating_until: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
-        failure: pod.status.as_ref().and_then(trouble),
+        failure: pod.status.as_ref().and_then(pod_failure),
         template: children::template_of(&pod.metadata).map(str::to_owned),
     }
 }

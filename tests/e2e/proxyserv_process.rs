@@ -46,7 +46,7 @@ pub async fn killed(scene: Arc<Scene>) -> Result<()> {
         async || {
             let message = stage.pair.status().await?.primary.and_then(|side| side.message);
             let words = message.unwrap_or_default();
-            if words.contains("container proxy ended with exit code 137: ") && words.contains("listening") {
+            if words.contains("container proxy exited with code 137: ") && words.contains("listening") {
                 return Ok(words);
             }
             signal(&scene, &stage, "KILL").await?;

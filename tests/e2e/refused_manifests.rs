@@ -1,4 +1,5 @@
-//! Manifests that contradict themselves, on the real API server: each breaks one rule and is refused with the words that say what to write.
+//! Manifests with one mistake each: a real API server refuses them with the message of the rule, or names the field that
+//! the schema refuses.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use kube::{
     Api,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
 };
-use proxypair::api::ProxyPair;
+use proxypair::api::{ProxyPair, rules};
 use serde_json::{Value, json};
 
 use crate::support::{namespace::TESTER, stage::Scene};
@@ -15,50 +16,38 @@ use crate::support::{namespace::TESTER, stage::Scene};
 /// What is changed in a valid manifest (a JSON pointer and the value), and what the refusal says.
 fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
     vec![
-        (
-            "/metadata/name",
-            json!("proxy-v.with.dots"),
-            "metadata.name becomes a Service",
-        ),
-        (
-            "/spec/serverName",
-            json!("proxy_v"),
-            "write a server name as OMNIbus allows it",
-        ),
-        (
-            "/spec/serverName",
-            json!("PROXY_P"),
-            "serverName is the virtual pair's name",
-        ),
+        ("/metadata/name", json!("proxy-v.with.dots"), rules::pair_name().message),
+        ("/spec/serverName", json!("proxy_v"), rules::server_name().message),
+        ("/spec/serverName", json!("PROXY_P"), rules::virtual_name().message),
         (
             "/spec/backup/serverName",
             json!("PROXY_P"),
-            "primary.serverName and backup.serverName are the same",
+            rules::two_proxy_names().message,
         ),
         (
             "/spec/primary/serverName",
             json!("9PROXY"),
-            "write a server name as OMNIbus allows it",
+            rules::server_name().message,
         ),
         (
             "/spec/backup/objectServer/name",
             json!("AGG_P"),
-            "primary and backup name the same ObjectServer",
+            rules::two_object_servers().message,
         ),
         (
             "/spec/backup/objectServer/name",
             json!("PROXY_V"),
-            "an ObjectServer and a proxy have the same name",
+            rules::object_server_names().message,
         ),
         (
             "/spec/backup/objectServer/host",
             json!("aggp.example.com"),
-            "primary and backup have the same ObjectServer address",
+            rules::two_addresses().message,
         ),
         (
             "/spec/primary/objectServer/host",
             json!("aggp.example.com:4100"),
-            "write a host name or an IP address without port",
+            rules::host().message,
         ),
         (
             "/spec/primary/objectServer/port",
@@ -73,18 +62,14 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
         (
             "/spec/service",
             json!({"loadBalancerClass": "example.com/lb"}),
-            "loadBalancerClass goes with type LoadBalancer",
+            rules::load_balancer_class().message,
         ),
-        (
-            "/spec/service",
-            json!({"nodePort": 30000}),
-            "nodePort goes with type NodePort or LoadBalancer",
-        ),
+        ("/spec/service", json!({"nodePort": 30000}), rules::node_port().message),
         ("/spec/service", json!({"type": "ExternalName"}), "Unsupported value"),
         (
             "/spec/healthCheck",
             json!({"interval": "10ms"}),
-            "interval must lie between 100ms and 1m",
+            rules::interval().message,
         ),
         (
             "/spec/healthCheck",
@@ -94,17 +79,17 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
         (
             "/spec/healthCheck",
             json!({"unreachableAfter": "20s"}),
-            "unreachableAfter must not exceed unresponsiveAfter",
+            rules::unreachable_after().message,
         ),
         (
             "/spec/healthCheck",
             json!({"unresponsiveAfter": "1s"}),
-            "unresponsiveAfter must be at least 2s and at least twice the interval",
+            rules::unresponsive_after().message,
         ),
         (
             "/spec/failback",
             json!({"drain": {"gracePeriod": "0s"}}),
-            "drain.gracePeriod must lie between 1s and 10m",
+            rules::grace_period().message,
         ),
         (
             "/spec/failback",
@@ -115,28 +100,28 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
         (
             "/spec/proxy",
             json!({"podLabels": {"proxypair.dev/side": "backup"}}),
-            "are the operator's: use a prefix of your own",
+            rules::pod_labels().message,
         ),
         (
             "/spec/proxy",
             json!({"podAnnotations": {"proxypair.dev/template": "x"}}),
-            "are the operator's: use a prefix of your own",
+            rules::pod_annotations().message,
         ),
         ("/spec/proxy", json!({"engine": "Haproxy"}), "Unsupported value"),
         (
             "/spec/proxy",
             json!({"engine": "Proxyserv"}),
-            "engine Proxyserv needs the image",
+            rules::proxyserv_needs_image().message,
         ),
         (
             "/spec/proxy",
             json!({"secretName": "netcool-proxy"}),
-            "are for nco_proxyserv: set proxy.engine: Proxyserv or leave them out",
+            rules::relay_without_proxyserv_fields().message,
         ),
         (
             "/spec/proxy",
             json!({"engine": "Proxyserv", "image": "example.com/nco", "properties": {"RemoteServer": "AGG_P"}}),
-            "RemoteServer is the operator's",
+            rules::property_remote_server().message,
         ),
         // The API server knows the names and types of all properties.
         (
@@ -157,17 +142,17 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
         (
             "/spec/proxy",
             json!({"tls": {}}),
-            "tls.mode Terminate needs tls.secretName",
+            rules::terminate_needs_secret().message,
         ),
         (
             "/spec/primary/proxy",
             json!({"tls": {"secretName": "proxy-p-tls"}}),
-            "give both sides tls",
+            rules::tls_on_both_sides().message,
         ),
         (
             "/spec/primary/objectServer/tls",
             json!({"caBundle": {}}),
-            "write either caBundle.configMapName or caBundle.secretName",
+            rules::one_ca_bundle().message,
         ),
         ("/spec/primary", Value::Null, "spec.primary"),
         // A field that does nothing is not taken in silence.

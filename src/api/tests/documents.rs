@@ -1,4 +1,5 @@
-//! What the examples and the documents say is true as far as a test can tell: the CRD accepts their manifests, and what they name exists.
+//! What the examples and the documents say is true as far as a test can tell: the CRD accepts their manifests, and what
+//! they name exists.
 
 use std::{
     fs,

@@ -8,7 +8,8 @@ use k8s_openapi::{
 use super::{labels, metadata};
 use crate::domain::pair::Pair;
 
-/// One budget over both sides: a node may be drained while the other side is ready. A pod that is not ready may always be evicted.
+/// One budget over both sides: a node may be drained while the other side is ready. A pod that is not ready may always
+/// be evicted.
 pub fn disruption_budget(pair: &Pair) -> PodDisruptionBudget {
     PodDisruptionBudget {
         metadata: metadata(pair, pair.name.clone(), labels(pair)),

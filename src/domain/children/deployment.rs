@@ -10,8 +10,8 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy},
         core::v1::{
-            Affinity, Capabilities, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec,
-            ResourceRequirements, SeccompProfile, SecurityContext, WeightedPodAffinityTerm,
+            Affinity, Capabilities, Container, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec,
+            PodTemplateSpec, ResourceRequirements, SeccompProfile, SecurityContext, WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{
@@ -24,31 +24,31 @@ pub use gate::{CHECK_PORT, CONTROL_PORT};
 
 use super::{labels, metadata, side_labels};
 use crate::{
-    api::{ANNOTATION_SECRET_VERSION, ANNOTATION_TEMPLATE, Side},
+    api::{ANNOTATION_SECRET_VERSION, ANNOTATION_TEMPLATE, ProxyOverrides, Side},
     domain::{
-        pair::Pair,
+        pair::{Pair, ProxyservPod},
         references::{Contents, Reference},
     },
 };
 
-/// User and group of this program's processes.
+/// User and group ID of this program's processes.
 const UID: i64 = 65532;
-/// What a pod may take beyond twice the drain's grace period, so that the drain and not kubelet ends the last session.
+/// Time in addition to twice the drain's grace period, so that the drain closes the last session and not kubelet.
 const GRACE_MARGIN: Duration = Duration::from_secs(5);
 
 /// The image that holds the gate: the operator's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GateImage {
-    /// Where it is pulled from.
+    /// The image, as in a pod.
     pub image: String,
-    /// Always, IfNotPresent or Never; `None` leaves it to Kubernetes.
+    /// Always, IfNotPresent or Never; `None` leaves the decision to Kubernetes.
     pub pull_policy: Option<String>,
 }
 
-/// The Deployment of one side. Its one pod is replaced by ending the old one first: the other side serves meanwhile.
+/// The Deployment of one side. Its one pod is replaced by stopping the old one first: the other side serves meanwhile.
 ///
-/// The pod is replaced, too, when the Secret of nco_proxyserv changes, which `contents` tells: it is read when the pod starts. What the
-/// gate reads again by itself, certificates and authorities, replaces nothing.
+/// A change of nco_proxyserv's Secret, found in `contents`, replaces the pod as well, because the Secret is read when
+/// the pod starts. Certificates and CA bundles do not: the gate reads them again by itself.
 pub fn deployment(pair: &Pair, side: Side, image: &GateImage, contents: &Contents) -> Deployment {
     let selector = side_labels(pair, side);
     let mut template = pod_template(pair, side, image, contents);
@@ -79,7 +79,7 @@ pub fn deployment(pair: &Pair, side: Side, image: &GateImage, contents: &Content
     }
 }
 
-/// Which pod template an object carries.
+/// The hash of the pod template that a Deployment or pod was made from.
 pub fn template_of(metadata: &ObjectMeta) -> Option<&str> {
     metadata
         .annotations
@@ -97,12 +97,82 @@ fn template_hash(template: &PodTemplateSpec) -> String {
 }
 
 fn pod_template(pair: &Pair, side: Side, image: &GateImage, contents: &Contents) -> PodTemplateSpec {
-    let settings = pair.proxy(side);
-    let grace = pair.spec.failback.drain.grace_period.get() * 2 + GRACE_MARGIN;
-    let mut labels = settings.pod_labels.unwrap_or_default();
+    let mut settings = pair.proxy(side);
+    let mut labels = settings.pod_labels.take().unwrap_or_default();
     labels.extend(side_labels(pair, side));
-    let resources = settings.resources;
-    let spec = PodSpec {
+    let mut annotations = settings.pod_annotations.take();
+    if let Some(version) = secret_version(pair, side, contents) {
+        let version = (ANNOTATION_SECRET_VERSION.to_owned(), version);
+        annotations.get_or_insert_default().extend([version]);
+    }
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations,
+            ..ObjectMeta::default()
+        }),
+        spec: Some(match pair.proxyserv(side) {
+            None => relay_pod(pair, side, settings, image),
+            Some(proxyserv) => proxyserv_pod(pair, side, proxyserv, settings, image),
+        }),
+    }
+}
+
+/// The resourceVersion of the Secret that nco_proxyserv reads when its pod starts.
+fn secret_version(pair: &Pair, side: Side, contents: &Contents) -> Option<String> {
+    let secret = Reference::secret(pair.proxyserv(side)?.secret_name.as_ref()?);
+    Some(contents.get(&secret)?.as_ref()?.version.clone())
+}
+
+/// A pod with the gate alone.
+fn relay_pod(pair: &Pair, side: Side, mut settings: ProxyOverrides, image: &GateImage) -> PodSpec {
+    let grace = gate_grace(pair);
+    let resources = settings.resources.take();
+    PodSpec {
+        termination_grace_period_seconds: seconds(grace),
+        security_context: Some(PodSecurityContext {
+            run_as_user: Some(UID),
+            run_as_group: Some(UID),
+            fs_group: Some(UID),
+            ..pod_security()
+        }),
+        containers: vec![gate::container(pair, side, image, resources, grace)],
+        volumes: Some(gate::volumes(pair, side)),
+        ..placement(pair, settings)
+    }
+}
+
+/// A pod with the gate, and nco_proxyserv behind it, which stops after the gate.
+fn proxyserv_pod(
+    pair: &Pair,
+    side: Side,
+    proxyserv: &ProxyservPod,
+    mut settings: ProxyOverrides,
+    image: &GateImage,
+) -> PodSpec {
+    let grace = gate_grace(pair);
+    let resources = settings.resources.take();
+    let gate = Container {
+        security_context: Some(restricted(Some((UID, Some(UID))))),
+        ..gate::container(pair, side, image, None, grace)
+    };
+    let volumes = gate::volumes(pair, side).into_iter();
+    PodSpec {
+        termination_grace_period_seconds: seconds(grace + proxyserv::GRACE),
+        security_context: Some(PodSecurityContext {
+            fs_group: Some(proxyserv::FS_GROUP),
+            ..pod_security()
+        }),
+        init_containers: Some(proxyserv::containers(pair, side, proxyserv, image, resources)),
+        containers: vec![gate],
+        volumes: Some(volumes.chain(proxyserv::volumes(proxyserv)).collect()),
+        ..placement(pair, settings)
+    }
+}
+
+/// What the pods of both engines have in common: account and placement.
+fn placement(pair: &Pair, settings: ProxyOverrides) -> PodSpec {
+    PodSpec {
         service_account_name: Some(pair.service_account_name()),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -111,68 +181,32 @@ fn pod_template(pair: &Pair, side: Side, image: &GateImage, contents: &Contents)
         tolerations: settings.tolerations,
         priority_class_name: settings.priority_class_name,
         affinity: Some(settings.affinity.unwrap_or_else(|| apart(pair))),
-        volumes: Some(gate::volumes(pair, side)),
         ..PodSpec::default()
-    };
-    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).ok();
-    let security = PodSecurityContext {
+    }
+}
+
+fn pod_security() -> PodSecurityContext {
+    PodSecurityContext {
         run_as_non_root: Some(true),
         seccomp_profile: Some(SeccompProfile {
             type_: "RuntimeDefault".to_owned(),
             localhost_profile: None,
         }),
         ..PodSecurityContext::default()
-    };
-    let mut annotations = settings.pod_annotations;
-    let spec = match pair.proxyserv(side) {
-        None => PodSpec {
-            termination_grace_period_seconds: seconds(grace),
-            security_context: Some(PodSecurityContext {
-                run_as_user: Some(UID),
-                run_as_group: Some(UID),
-                fs_group: Some(UID),
-                ..security
-            }),
-            containers: vec![gate::container(pair, side, image, resources, grace)],
-            ..spec
-        },
-        Some(proxyserv) => {
-            let secret = proxyserv.secret_name.as_deref().map(Reference::secret);
-            let content = secret.and_then(|secret| contents.get(&secret)?.as_ref());
-            if let Some(content) = content {
-                let version = (ANNOTATION_SECRET_VERSION.to_owned(), content.version.clone());
-                annotations.get_or_insert_default().extend([version]);
-            }
-            let mut gate = gate::container(pair, side, image, None, grace);
-            gate.security_context = Some(restricted(Some((UID, Some(UID)))));
-            PodSpec {
-                // The proxy ends after the gate.
-                termination_grace_period_seconds: seconds(grace + proxyserv::GRACE),
-                security_context: Some(PodSecurityContext {
-                    fs_group: Some(proxyserv::FS_GROUP),
-                    ..security
-                }),
-                init_containers: Some(proxyserv::containers(pair, side, proxyserv, image, resources)),
-                containers: vec![gate],
-                volumes: spec
-                    .volumes
-                    .map(|volumes| volumes.into_iter().chain(proxyserv::volumes(proxyserv)).collect()),
-                ..spec
-            }
-        }
-    };
-    PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(labels),
-            annotations,
-            ..ObjectMeta::default()
-        }),
-        spec: Some(spec),
     }
 }
 
-/// What the restricted Pod Security Standard asks of a container, and a root filesystem that cannot be written. User and group are the
-/// pod's, unless they are given.
+/// How long the gate may take to stop.
+fn gate_grace(pair: &Pair) -> Duration {
+    pair.spec.failback.drain.grace_period.get() * 2 + GRACE_MARGIN
+}
+
+fn seconds(duration: Duration) -> Option<i64> {
+    i64::try_from(duration.as_secs()).ok()
+}
+
+/// What the restricted Pod Security Standard requires of a container, and a read-only root filesystem. User and group
+/// are the pod's unless given.
 fn restricted(user: Option<(i64, Option<i64>)>) -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
@@ -186,6 +220,8 @@ fn restricted(user: Option<(i64, Option<i64>)>) -> SecurityContext {
         ..SecurityContext::default()
     }
 }
+
+/// For containers whose resources the user does not set.
 fn default_resources() -> ResourceRequirements {
     let quantities = |list: &[(&str, &str)]| {
         Some(

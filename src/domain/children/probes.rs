@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service};
 
 use super::{labels, metadata};
 use crate::{
-    api::{ServiceType, Side},
+    api::{ServiceType, Side, Sides},
     domain::pair::{Listener, Pair},
     omnibus::{Entry, Server, Value, omni_dat, property},
 };
@@ -15,32 +15,29 @@ use crate::{
 pub const OMNI_DAT: &str = "omni.dat";
 /// Key of the properties.
 pub const PROBE_PROPS: &str = "probe.props";
-/// How much later than the operator a probe gives up a silent connection, in seconds.
-const AFTER_THE_OPERATOR: u64 = 5;
+/// Seconds by which a probe's timeout is longer than the operator's.
+const AFTER_THE_OPERATOR: i64 = 5;
 
-/// Addresses of the nodes that the pods of primary and backup run on, as far as they are known.
-pub type Nodes = [Option<String>; 2];
+/// Addresses of the nodes that the pods of the sides run on, if they are known.
+pub type Nodes = Sides<Option<String>>;
 
-/// Where probes reach the pair; `None` for what has no address yet.
+/// The addresses under which probes connect to the pair; `None` for a Service that has no address yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// The virtual Service.
+    /// The virtual Service's.
     pub pair: Option<Server>,
-    /// The Services of primary and backup.
-    pub sides: [Option<Server>; 2],
+    /// Those of the Services of the sides.
+    pub sides: Sides<Option<Server>>,
 }
 
-/// Where probes reach the Services as they are: by their names with type ClusterIP, at a node and their own port of it with NodePort, at
-/// the load balancer with LoadBalancer.
-pub fn reach(pair: &Pair, virtual_service: &Service, sides: [&Service; 2], nodes: &Nodes) -> Reach {
-    let [primary, backup] = nodes.each_ref().map(Option::as_deref);
-    let [of_primary, of_backup] = sides;
+/// The addresses of the Services: their names with type ClusterIP, a node and their own port of it with NodePort, the
+/// load balancer's address with LoadBalancer. A side without a node gets that of the other: every node forwards to
+/// every pod.
+pub fn reach(pair: &Pair, virtual_service: &Service, sides: Sides<&Service>, nodes: &Nodes) -> Reach {
+    let node = |side: Side| nodes[side].as_deref().or(nodes[side.other()].as_deref());
     Reach {
-        pair: address(pair, virtual_service, Side::Primary, primary.or(backup)),
-        sides: [
-            address(pair, of_primary, Side::Primary, primary.or(backup)),
-            address(pair, of_backup, Side::Backup, backup.or(primary)),
-        ],
+        pair: address(pair, virtual_service, Side::Primary, node(Side::Primary)),
+        sides: Sides::from_fn(|side| address(pair, sides[side], side, node(side))),
     }
 }
 
@@ -69,7 +66,7 @@ fn address(pair: &Pair, service: &Service, side: Side, node: Option<&str>) -> Op
     }
 }
 
-/// The ConfigMap.
+/// The ConfigMap for probes.
 pub fn probes(pair: &Pair, reach: &Reach) -> ConfigMap {
     ConfigMap {
         metadata: metadata(pair, pair.probes_name(), labels(pair)),
@@ -82,37 +79,34 @@ pub fn probes(pair: &Pair, reach: &Reach) -> ConfigMap {
 }
 
 fn servers(pair: &Pair, reach: &Reach) -> String {
-    let Reach {
-        pair: virtual_pair,
-        sides: [primary, backup],
-    } = reach;
     let name = &pair.spec.server_name;
+    let backup = &reach.sides.backup;
     let mut text = format!(
         "# For the probes of ProxyPair {}: add these entries to $NCHOME/etc/omni.dat, then run nco_igen.\n\
-         # {name} is the pair. Its first address follows the side that serves. The second is the backup's own: there a probe gets by itself\n\
-         # when it cannot reach the first.\n",
+         # {name} is the pair. Its first address is that of the side that serves. The second is the backup's own: probes use it\n\
+         # without the operator when they cannot connect to the first.\n",
         pair.name
     );
-    let servers = [(name, virtual_pair, backup.clone())].into_iter().chain([
-        (&pair.spec.primary.server_name, primary, None),
-        (&pair.spec.backup.server_name, backup, None),
-    ]);
-    for (name, address, second) in servers {
-        // The names are valid, so there is an entry for each address.
-        let entry = address
-            .clone()
-            .and_then(|address| Entry::new(name, address, second).ok());
-        match entry {
-            Some(entry) => text += &omni_dat(&[entry]),
-            None => {
-                text += &format!("# {name} is not here: {}\n", missing(pair.spec.service.type_));
-            }
-        }
+    text += &entry(pair, name, &reach.pair, backup.clone());
+    for (side, address) in reach.sides.iter() {
+        text += &entry(pair, &pair.spec.side(side).server_name, address, None);
     }
-    if virtual_pair.is_some() && backup.is_none() {
+    if reach.pair.is_some() && backup.is_none() {
         text += &format!("# {name} has no second address: {}\n", missing(pair.spec.service.type_));
     }
     text
+}
+
+/// An entry of the `omni.dat`, or a comment that says why there is none.
+fn entry(pair: &Pair, name: &str, address: &Option<Server>, second: Option<Server>) -> String {
+    // The names are valid, so there is an entry for each address.
+    let entry = address
+        .clone()
+        .and_then(|address| Entry::new(name, address, second).ok());
+    match entry {
+        Some(entry) => omni_dat(&[entry]),
+        None => format!("# {name} is not here: {}\n", missing(pair.spec.service.type_)),
+    }
 }
 
 fn missing(type_: ServiceType) -> &'static str {
@@ -124,69 +118,84 @@ fn missing(type_: ServiceType) -> &'static str {
 }
 
 fn properties(pair: &Pair) -> String {
-    let unresponsive_after = pair.spec.health_check.unresponsive_after.get();
-    let patience = unresponsive_after
-        .as_millis()
-        .div_ceil(1000)
-        .try_into()
-        .unwrap_or(u32::MAX);
-    let timeout = i64::from(patience) + i64::try_from(AFTER_THE_OPERATOR).unwrap_or_default();
+    let names: Vec<&str> = Side::BOTH
+        .into_iter()
+        .filter_map(|side| common_name(pair, side))
+        .collect();
     let mut text = format!("# For the properties file of each probe of ProxyPair {}.\n", pair.name);
-    let mut set = |reason: &str, properties: &[(&str, Value<'_>)]| {
+    for Setting { reason, properties } in settings(pair, &names.join(",")) {
         text.push('\n');
         for line in reason.lines() {
             text += &format!("# {}\n", line.trim_start());
         }
         for (key, value) in properties {
             // All of the values are written here, or names that the API server has checked.
-            text += &property(key, *value).unwrap_or_default();
+            text += &property(key, value).unwrap_or_default();
         }
-    };
-    set(
-        "The pair in omni.dat. Its entry there has the second address, so there is no other server to name.",
-        &[
-            ("Server", Value::Text(&pair.spec.server_name)),
-            ("ServerBackup", Value::Text("")),
-        ],
-    );
-    set(
-        &format!(
-            "Seconds of silence after which a probe gives its connection up; by itself it never does. Longer than the pair's\n\
-             unresponsiveAfter of {}, so that the operator has moved the Service before the probe comes back to it.",
-            pair.spec.health_check.unresponsive_after
-        ),
-        &[("NetworkTimeout", Value::Number(timeout))],
-    );
-    set(
-        "Probes need not look for the primary: behind one address there is nothing to poll, and the operator brings them home.",
-        &[("PollServer", Value::Number(0))],
-    );
-    set(
-        "A probe whose connection was closed stores events and tries again after so many events or seconds. A switch takes about a second;\n\
-         with OMNIbus's 15 events or 30 seconds a quiet probe would come back long after it.",
-        &[
-            ("RetryConnectionCount", Value::Number(1)),
-            ("RetryConnectionTimeOut", Value::Number(5)),
-        ],
-    );
-    set(
-        "Events are stored while there is no connection, also when there was none since the probe started.",
-        &[("StoreAndForward", Value::Number(1)), ("AutoSAF", Value::Number(1))],
-    );
-    let names: Vec<&str> = Side::BOTH
-        .into_iter()
-        .filter_map(|side| common_name(pair, side))
-        .collect();
-    if !names.is_empty() {
-        set(
-            "The names in the certificates that a probe may meet under the pair's name.",
-            &[("SSLServerCommonName", Value::Text(&names.join(",")))],
-        );
     }
     text
 }
 
-/// The Common Name of the certificate that probes see on one side: its proxy's, unless they reach through to the ObjectServer.
+/// Properties to set in a probe, and why.
+struct Setting<'a> {
+    reason: String,
+    properties: Vec<(&'static str, Value<'a>)>,
+}
+
+/// `common_names` are those of the certificates that probes see, with commas between them; empty without TLS.
+fn settings<'a>(pair: &'a Pair, common_names: &'a str) -> Vec<Setting<'a>> {
+    let unresponsive_after = &pair.spec.health_check.unresponsive_after;
+    let seconds = unresponsive_after.get().as_millis().div_ceil(1000);
+    let timeout = i64::try_from(seconds)
+        .unwrap_or(i64::MAX)
+        .saturating_add(AFTER_THE_OPERATOR);
+    let set = |reason: &str, properties: &[(&'static str, Value<'a>)]| Setting {
+        reason: reason.to_owned(),
+        properties: properties.to_vec(),
+    };
+    let mut settings = vec![
+        set(
+            "The pair in omni.dat. Its entry there has the second address, so there is no other server to name.",
+            &[
+                ("Server", Value::Text(&pair.spec.server_name)),
+                ("ServerBackup", Value::Text("")),
+            ],
+        ),
+        set(
+            &format!(
+                "Seconds without an answer after which a probe closes its connection; the default is never. Longer than the pair's\n\
+                 unresponsiveAfter of {unresponsive_after}, so that the operator has moved the Service before the probe reconnects."
+            ),
+            &[("NetworkTimeout", Value::Number(timeout))],
+        ),
+        set(
+            "Probes need not look for the primary: there is one address to connect to, and the operator moves them back.",
+            &[("PollServer", Value::Number(0))],
+        ),
+        set(
+            "A probe whose connection was closed stores events and reconnects after so many events or seconds. A switch takes about a\n\
+             second; with OMNIbus's 15 events or 30 seconds a quiet probe would reconnect long after it.",
+            &[
+                ("RetryConnectionCount", Value::Number(1)),
+                ("RetryConnectionTimeOut", Value::Number(5)),
+            ],
+        ),
+        set(
+            "Events are stored while there is no connection, even if there was none since the probe started.",
+            &[("StoreAndForward", Value::Number(1)), ("AutoSAF", Value::Number(1))],
+        ),
+    ];
+    if !common_names.is_empty() {
+        settings.push(set(
+            "The Common Names of the certificates that a probe may see under the pair's name.",
+            &[("SSLServerCommonName", Value::Text(common_names))],
+        ));
+    }
+    settings
+}
+
+/// The Common Name of the certificate that probes see on one side: its proxy's, unless they reach through to the
+/// ObjectServer.
 fn common_name(pair: &Pair, side: Side) -> Option<&str> {
     let declared = pair.spec.side(side);
     match pair.listener(side) {

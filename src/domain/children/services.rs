@@ -13,72 +13,82 @@ use crate::{
     domain::pair::Pair,
 };
 
-/// What the virtual Service selects while `side` serves.
+/// The selector of the virtual Service while `side` serves.
 pub fn virtual_selector(pair: &Pair, side: Side) -> BTreeMap<String, String> {
     side_labels(pair, side)
 }
 
 /// The virtual Service while `side` serves.
 ///
-/// It publishes addresses that are not ready. The operator proves a side itself before it points here, the gate refuses what it cannot
-/// serve, and a pod that is leaving goes on serving until it has been left: kubelet's slower word could only take the one endpoint away.
+/// It publishes addresses that are not ready: the operator checks a side itself before the Service points at it, the
+/// gate rejects what it cannot forward, and a terminating pod keeps serving until the traffic has moved. Readiness,
+/// which kubelet reports later, could only remove the one endpoint.
 pub fn virtual_service(pair: &Pair, side: Side) -> Service {
+    let role = Role {
+        name: pair.service_name(),
+        role: ROLE_VIRTUAL,
+        labels: labels(pair),
+        selector: virtual_selector(pair, side),
+        node_port: pair.spec.service.node_port,
+    };
+    service(pair, role)
+}
+
+/// The Service of one side. Probes that know the addresses of both sides use it without the operator.
+///
+/// It has the type, the annotations and the class of the virtual Service, so that it is reachable from the same places.
+/// A node port that the user chose belongs to the virtual Service.
+pub fn side_service(pair: &Pair, side: Side) -> Service {
+    let role = Role {
+        name: pair.side_name(side),
+        role: ROLE_SIDE,
+        labels: side_labels(pair, side),
+        selector: side_labels(pair, side),
+        node_port: None,
+    };
+    service(pair, role)
+}
+
+/// In what the Services of a pair differ.
+struct Role {
+    name: String,
+    /// Value of [`LABEL_ROLE`].
+    role: &'static str,
+    labels: BTreeMap<String, String>,
+    selector: BTreeMap<String, String>,
+    node_port: Option<i32>,
+}
+
+fn service(pair: &Pair, role: Role) -> Service {
     let declared = &pair.spec.service;
-    let mut labels = labels(pair);
-    labels.insert(LABEL_ROLE.to_owned(), ROLE_VIRTUAL.to_owned());
-    let mut metadata = metadata(pair, pair.service_name(), labels);
+    let Role {
+        name,
+        role,
+        mut labels,
+        selector,
+        node_port,
+    } = role;
+    labels.insert(LABEL_ROLE.to_owned(), role.to_owned());
+    let mut metadata = metadata(pair, name, labels);
     metadata.annotations = Some(declared.annotations.clone()).filter(|annotations| !annotations.is_empty());
+    let has_class = declared.type_ == ServiceType::LoadBalancer;
     Service {
         metadata,
         spec: Some(ServiceSpec {
             type_: Some(declared.type_.as_str().to_owned()),
-            load_balancer_class: declared
-                .load_balancer_class
-                .clone()
-                .filter(|_| declared.type_ == ServiceType::LoadBalancer),
+            load_balancer_class: declared.load_balancer_class.clone().filter(|_| has_class),
             publish_not_ready_addresses: Some(true),
-            selector: Some(virtual_selector(pair, side)),
+            selector: Some(selector),
             ports: Some(vec![ServicePort {
-                node_port: declared.node_port,
-                ..port(declared.port)
+                name: Some(PORT_PROXY.to_owned()),
+                protocol: Some("TCP".to_owned()),
+                port: declared.port,
+                node_port,
+                target_port: Some(IntOrString::String(PORT_PROXY.to_owned())),
+                ..ServicePort::default()
             }]),
             ..ServiceSpec::default()
         }),
         ..Service::default()
-    }
-}
-
-/// The Service of one side, under whose address probes that know both sides find it without an operator. It is reached from where the
-/// virtual Service is reached: it has the same type, annotations and class. A node port that the user chose is the virtual Service's alone.
-pub fn side_service(pair: &Pair, side: Side) -> Service {
-    let mut labels = side_labels(pair, side);
-    labels.insert(LABEL_ROLE.to_owned(), ROLE_SIDE.to_owned());
-    let declared = &pair.spec.service;
-    let mut metadata = metadata(pair, pair.side_name(side), labels);
-    metadata.annotations = Some(declared.annotations.clone()).filter(|annotations| !annotations.is_empty());
-    Service {
-        metadata,
-        spec: Some(ServiceSpec {
-            type_: Some(declared.type_.as_str().to_owned()),
-            load_balancer_class: declared
-                .load_balancer_class
-                .clone()
-                .filter(|_| declared.type_ == ServiceType::LoadBalancer),
-            publish_not_ready_addresses: Some(true),
-            selector: Some(side_labels(pair, side)),
-            ports: Some(vec![port(declared.port)]),
-            ..ServiceSpec::default()
-        }),
-        ..Service::default()
-    }
-}
-
-fn port(port: i32) -> ServicePort {
-    ServicePort {
-        name: Some(PORT_PROXY.to_owned()),
-        protocol: Some("TCP".to_owned()),
-        port,
-        target_port: Some(IntOrString::String(PORT_PROXY.to_owned())),
-        ..ServicePort::default()
     }
 }

@@ -119,7 +119,7 @@ impl Machine {
                 let due = match stage(expires, now.wall) {
                     Err(from) => from,
                     Ok(stage) => {
-                        let key = (expires, stage == Stage::Ended);
+                        let key = (expires, stage == Stage::Expired);
                         if self.memory.announced.insert((side, certificate), key) != Some(key) {
                             effects.push(Effect::Publish(Notice::Certificate {
                                 side,

@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use super::Pair;
+use crate::api::ProxyPair;
 
-/// The shortest valid pair, with `spec` over it.
-pub fn pair(spec: Value) -> Pair {
-    let mut object = json!({
+/// The shortest valid manifest, as an API server stores it, with `changes` merged into it.
+pub fn manifest(changes: Value) -> Value {
+    let mut manifest = json!({
         "apiVersion": "proxypair.dev/v1alpha1",
         "kind": "ProxyPair",
         "metadata": {"name": "proxy-v", "namespace": "netcool", "uid": "1"},
@@ -16,8 +17,18 @@ pub fn pair(spec: Value) -> Pair {
             "backup": {"serverName": "PROXY_B", "objectServer": {"name": "AGG_B", "host": "aggb.example.com"}},
         }
     });
-    merge(&mut object["spec"], spec);
-    Pair::validate(&serde_json::from_value(object).unwrap()).unwrap()
+    merge(&mut manifest, changes);
+    manifest
+}
+
+/// The object of that manifest.
+pub fn object(changes: Value) -> ProxyPair {
+    serde_json::from_value(manifest(changes)).unwrap()
+}
+
+/// The shortest valid pair, with `spec` merged into its spec.
+pub fn pair(spec: Value) -> Pair {
+    Pair::validate(&object(json!({"spec": spec}))).unwrap()
 }
 
 fn merge(into: &mut Value, from: Value) {

@@ -40,12 +40,11 @@ fn says_which_object_is_missing_and_which_field_names_it() {
     assert_eq!(
         messages(&pair(proxyserv()), &Contents::new()),
         [
-            "ConfigMapMissing: there is no ConfigMap netcool-ca, which spec.primary.objectServer.tls.caBundle.configMapName names: \
-             create it, or change the field",
-            "SecretMissing: there is no Secret proxy-p-tls, which spec.primary.proxy.tls.secretName names: create it, or change the field",
-            "SecretMissing: there is no Secret netcool-proxy, which spec.proxy.secretName names: create it, or change the field",
-            "SecretMissing: there is no Secret proxy-b-tls, which spec.backup.proxy.tls.secretName names: create it, or change the field",
-            "SecretMissing: there is no Secret netcool-proxy, which spec.proxy.secretName names: create it, or change the field",
+            "ConfigMapMissing: ConfigMap netcool-ca does not exist: create it, or change spec.primary.objectServer.tls.caBundle.configMapName",
+            "SecretMissing: Secret proxy-p-tls does not exist: create it, or change spec.primary.proxy.tls.secretName",
+            "SecretMissing: Secret netcool-proxy does not exist: create it, or change spec.proxy.secretName",
+            "SecretMissing: Secret proxy-b-tls does not exist: create it, or change spec.backup.proxy.tls.secretName",
+            "SecretMissing: Secret netcool-proxy does not exist: create it, or change spec.proxy.secretName",
         ]
     );
 }
@@ -61,14 +60,14 @@ fn says_which_key_is_missing() {
         (Reference::secret("proxy-b-tls"), content(&["tls.crt"])),
         (Reference::secret("proxy-p-tls"), content(&["tls.crt", "tls.key"])),
     ]);
-    let primary = "which spec.primary.objectServer.tls.caBundle.configMapName names";
+    let primary = "spec.primary.objectServer.tls.caBundle.configMapName";
     assert_eq!(
         messages(&pair(proxyserv()), &contents),
         [
-            format!("ConfigMapIncomplete: ConfigMap netcool-ca, {primary}, has nothing under the key ca.crt: add it"),
-            "SecretIncomplete: Secret netcool-proxy, which spec.proxy.secretName names, has nothing under the key omni.kdb: add it"
+            format!("ConfigMapIncomplete: ConfigMap netcool-ca ({primary}) has no key ca.crt, or it is empty: add it"),
+            "SecretIncomplete: Secret netcool-proxy (spec.proxy.secretName) has no key omni.kdb, or it is empty: add it"
                 .to_owned(),
-            "SecretIncomplete: Secret proxy-b-tls, which spec.backup.proxy.tls.secretName names, has nothing under the key tls.key: add it"
+            "SecretIncomplete: Secret proxy-b-tls (spec.backup.proxy.tls.secretName) has no key tls.key, or it is empty: add it"
                 .to_owned(),
         ]
     );
@@ -83,7 +82,7 @@ fn a_user_without_a_password_is_a_mistake() {
     let spec = json!({"proxy": {"engine": "Proxyserv", "image": "example.com/nco", "secretName": "netcool-proxy"}});
     let contents = Contents::from([(Reference::secret("netcool-proxy"), content(&[AUTH_USER_NAME]))]);
     let said = messages(&pair(spec), &contents);
-    assert!(said[0].contains("has nothing under the key AuthPassword"), "{said:?}");
+    assert!(said[0].contains("has no key AuthPassword"), "{said:?}");
 }
 
 #[test]
@@ -92,11 +91,11 @@ fn an_empty_key_is_a_missing_one() {
     let mut tls = content(&["tls.crt", "tls.key"]);
     tls.as_mut().unwrap().data.insert("tls.crt".to_owned(), Vec::new());
     let contents = Contents::from([(Reference::secret("proxy-tls"), tls)]);
-    assert!(messages(&pair(spec), &contents)[0].contains("under the key tls.crt"));
+    assert!(messages(&pair(spec), &contents)[0].contains("has no key tls.crt"));
 }
 
 #[test]
-fn what_is_read_is_not_shown() {
+fn the_data_is_not_printed() {
     let shown = format!("{:?}", content(&[AUTH_PASSWORD]));
     assert!(shown.contains(AUTH_PASSWORD) && !shown.contains("120"), "{shown}");
 }
@@ -115,6 +114,7 @@ fn a_password_that_no_properties_file_can_hold_is_refused_before_a_pod_starts() 
     };
     assert_eq!(with("s3cr#t\n"), [""; 0]);
     let said = with("s3cr't");
-    let words = "SecretUnusable: Secret netcool-proxy, which spec.proxy.secretName names: AuthPassword has a single quotation mark";
+    let words =
+        "SecretUnusable: Secret netcool-proxy (spec.proxy.secretName): AuthPassword has a single quotation mark";
     assert!(said[0].starts_with(words) && !said[0].contains("s3cr"), "{said:?}");
 }

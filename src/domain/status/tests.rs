@@ -193,7 +193,7 @@ fn says_what_a_failback_waits_for_and_until_when() {
 fn a_problem_takes_ready_away_and_says_what_it_is() {
     let scene = Scene::new();
     let problem = Problem {
-        reason: "NameTaken",
+        reason: Reason::NameTaken,
         message: "Service proxy-v exists".to_owned(),
     };
     let status = scene.render(&ProxyPairStatus::default(), scene.now, Some(&problem));

@@ -1,4 +1,4 @@
-//! The gate's container, with its certificates.
+//! The gate's container and its volumes.
 
 use std::time::Duration;
 
@@ -12,27 +12,27 @@ use k8s_openapi::{
 
 use super::{GateImage, default_resources, proxyserv::PROXYSERV, restricted};
 use crate::{
-    api::{Duration as ApiDuration, PORT_PROXY, Side},
+    api::{CaBundleSpec, Duration as ApiDuration, PORT_PROXY, Side},
     domain::pair::{Listener, Pair},
 };
 
-/// Port of the gate for probes; OMNIbus's default for proxy servers.
+/// The gate's TCP port for probes; OMNIbus's default for proxy servers.
 const PROXY_PORT: i32 = 4400;
-/// Port of the gate for check sessions.
+/// The gate's TCP port for check sessions.
 pub const CHECK_PORT: u16 = 4401;
-/// Port of the gate for reports and orders.
+/// The gate's TCP port for reports and commands.
 pub const CONTROL_PORT: u16 = 4402;
-/// Port of the gate for kubelet and Prometheus.
+/// The gate's TCP port for kubelet and Prometheus.
 const ADMIN_PORT: i32 = 4403;
-/// Where the gate finds its keys.
+/// Mount path of the gate's keys.
 const TLS_DIR: &str = "/etc/proxypair/tls";
-/// Where it finds the authorities of the ObjectServer's certificate.
+/// Mount path of the CA certificates for the ObjectServer's certificate.
 const OBJECT_SERVER_DIR: &str = "/etc/proxypair/object-server";
-/// The file there.
+/// Name of the file there.
 const CA_FILE: &str = "ca.crt";
-/// Where it finds the proxy's certificate for probes.
+/// Mount path of the certificate that the gate presents to probes.
 const LISTENER_DIR: &str = "/etc/proxypair/listener";
-/// Permissions of the files in volumes: for the group that all of the pod's containers have.
+/// Permissions of the files in volumes: readable by the pod's group.
 const FILE_MODE: i32 = 0o440;
 
 pub(super) fn container(
@@ -42,6 +42,34 @@ pub(super) fn container(
     resources: Option<ResourceRequirements>,
     grace: Duration,
 ) -> Container {
+    Container {
+        name: "gate".to_owned(),
+        image: Some(image.image.clone()),
+        image_pull_policy: image.pull_policy.clone(),
+        args: Some(args(pair, side, grace)),
+        ports: Some(vec![
+            port(PORT_PROXY, PROXY_PORT),
+            port("check", i32::from(CHECK_PORT)),
+            port("control", i32::from(CONTROL_PORT)),
+            port("admin", ADMIN_PORT),
+        ]),
+        liveness_probe: Some(kubelet_probe("/livez", 10, 3)),
+        readiness_probe: Some(kubelet_probe("/readyz", 1, 1)),
+        resources: Some(resources.unwrap_or_else(default_resources)),
+        security_context: Some(restricted(None)),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        volume_mounts: Some(directories(pair, side).iter().map(Directory::mount).collect()),
+        ..Container::default()
+    }
+}
+
+/// The volumes that the gate mounts. Kubelet updates their files when the Secret or ConfigMap changes.
+pub(super) fn volumes(pair: &Pair, side: Side) -> Vec<Volume> {
+    let directories = directories(pair, side).into_iter();
+    directories.map(|directory| directory.volume).collect()
+}
+
+fn args(pair: &Pair, side: Side, grace: Duration) -> Vec<String> {
     let declared = pair.spec.side(side);
     let mut args = vec![
         "gate".to_owned(),
@@ -67,13 +95,21 @@ pub(super) fn container(
     if pair.proxyserv(side).is_some() {
         args.push(format!("--proxy={PROXYSERV}"));
     }
-    let port = |name: &str, container_port| ContainerPort {
+    args
+}
+
+fn port(name: &str, container_port: i32) -> ContainerPort {
+    ContainerPort {
         name: Some(name.to_owned()),
         container_port,
         protocol: Some("TCP".to_owned()),
         ..ContainerPort::default()
-    };
-    let probe = |path: &str, period, failures| Probe {
+    }
+}
+
+/// A probe by kubelet: a request each `period` seconds, that has failed after `failures` in a row.
+fn kubelet_probe(path: &str, period: i32, failures: i32) -> Probe {
+    Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),
             port: IntOrString::String("admin".to_owned()),
@@ -83,42 +119,48 @@ pub(super) fn container(
         timeout_seconds: Some(period.min(3)),
         failure_threshold: Some(failures),
         ..Probe::default()
-    };
-    let mount = |volume: &Volume| VolumeMount {
-        name: volume.name.clone(),
-        mount_path: match volume.name.as_str() {
-            "object-server" => OBJECT_SERVER_DIR,
-            "listener" => LISTENER_DIR,
-            _ => TLS_DIR,
-        }
-        .to_owned(),
-        read_only: Some(true),
-        ..VolumeMount::default()
-    };
-    Container {
-        name: "gate".to_owned(),
-        image: Some(image.image.clone()),
-        image_pull_policy: image.pull_policy.clone(),
-        args: Some(args),
-        ports: Some(vec![
-            port(PORT_PROXY, PROXY_PORT),
-            port("check", i32::from(CHECK_PORT)),
-            port("control", i32::from(CONTROL_PORT)),
-            port("admin", ADMIN_PORT),
-        ]),
-        liveness_probe: Some(probe("/livez", 10, 3)),
-        readiness_probe: Some(probe("/readyz", 1, 1)),
-        resources: Some(resources.unwrap_or_else(default_resources)),
-        security_context: Some(restricted(None)),
-        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        volume_mounts: Some(volumes(pair, side).iter().map(mount).collect()),
-        ..Container::default()
     }
 }
 
-/// What the gate mounts. Nodes bring it what changes there.
-pub(super) fn volumes(pair: &Pair, side: Side) -> Vec<Volume> {
-    let secret = |name: &str, secret_name: &str, items: Option<Vec<KeyToPath>>| Volume {
+/// A directory of the gate's container: a volume, and where it is mounted.
+struct Directory {
+    path: &'static str,
+    volume: Volume,
+}
+
+impl Directory {
+    fn mount(&self) -> VolumeMount {
+        VolumeMount {
+            name: self.volume.name.clone(),
+            mount_path: self.path.to_owned(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        }
+    }
+}
+
+fn directories(pair: &Pair, side: Side) -> Vec<Directory> {
+    let mut directories = vec![Directory {
+        path: TLS_DIR,
+        volume: secret("tls", &pair.gate_tls_name(), None),
+    }];
+    if let Some(tls) = &pair.spec.side(side).object_server.tls {
+        directories.push(Directory {
+            path: OBJECT_SERVER_DIR,
+            volume: ca_bundle("object-server", &tls.ca_bundle),
+        });
+    }
+    if let Listener::Terminate { secret_name } = pair.listener(side) {
+        directories.push(Directory {
+            path: LISTENER_DIR,
+            volume: secret("listener", secret_name, None),
+        });
+    }
+    directories
+}
+
+fn secret(name: &str, secret_name: &str, items: Option<Vec<KeyToPath>>) -> Volume {
+    Volume {
         name: name.to_owned(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(secret_name.to_owned()),
@@ -127,31 +169,27 @@ pub(super) fn volumes(pair: &Pair, side: Side) -> Vec<Volume> {
             ..SecretVolumeSource::default()
         }),
         ..Volume::default()
-    };
-    let mut volumes = vec![secret("tls", &pair.gate_tls_name(), None)];
-    if let Some(tls) = &pair.spec.side(side).object_server.tls {
-        let bundle = &tls.ca_bundle;
-        let items = Some(vec![KeyToPath {
-            key: bundle.key.clone(),
-            path: CA_FILE.to_owned(),
-            mode: None,
-        }]);
-        volumes.push(match (&bundle.config_map_name, &bundle.secret_name) {
-            (None, Some(name)) => secret("object-server", name, items),
-            (name, _) => Volume {
-                name: "object-server".to_owned(),
-                config_map: Some(ConfigMapVolumeSource {
-                    name: name.clone().unwrap_or_default(),
-                    default_mode: Some(FILE_MODE),
-                    items,
-                    ..ConfigMapVolumeSource::default()
-                }),
-                ..Volume::default()
-            },
-        });
     }
-    if let Listener::Terminate { secret_name } = pair.listener(side) {
-        volumes.push(secret("listener", secret_name, None));
+}
+
+/// The bundle as the file [`CA_FILE`].
+fn ca_bundle(name: &str, bundle: &CaBundleSpec) -> Volume {
+    let items = Some(vec![KeyToPath {
+        key: bundle.key.clone(),
+        path: CA_FILE.to_owned(),
+        mode: None,
+    }]);
+    match (&bundle.config_map_name, &bundle.secret_name) {
+        (None, Some(secret_name)) => secret(name, secret_name, items),
+        (config_map_name, _) => Volume {
+            name: name.to_owned(),
+            config_map: Some(ConfigMapVolumeSource {
+                name: config_map_name.clone().unwrap_or_default(),
+                default_mode: Some(FILE_MODE),
+                items,
+                ..ConfigMapVolumeSource::default()
+            }),
+            ..Volume::default()
+        },
     }
-    volumes
 }

@@ -1,7 +1,9 @@
-//! The user's nco_proxyserv behind the gate: the containers that prepare its files, the one that it runs in, and their volumes.
+//! The user's nco_proxyserv behind the gate: the containers that prepare its files, the one that it runs in, and their
+//! volumes.
 //!
-//! It runs as a restartable init container. Kubernetes starts such a container before the gate and ends it after the gate, so the gate
-//! drains its sessions through a proxy that still answers. The files are made by steps that `crate::proxyserv` explains.
+//! It runs as a restartable init container. Kubernetes starts such a container before the gate and stops it after the
+//! gate, so the gate drains its sessions through a proxy that still runs. `crate::proxyserv` explains the steps that
+//! make its files.
 
 use std::time::Duration;
 
@@ -18,23 +20,24 @@ use crate::{
     domain::pair::{Pair, ProxyservPod},
 };
 
-/// Where nco_proxyserv listens in the pod: for the gate alone.
+/// Address on which nco_proxyserv listens in the pod; only the gate connects to it.
 pub(super) const PROXYSERV: &str = "127.0.0.1:4410";
-/// What nco_proxyserv has to end in, after the gate.
+/// Time for nco_proxyserv to exit after the gate.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
-/// User of IBM's containers.
+/// User ID of IBM's containers.
 const PROXYSERV_UID: i64 = 1001;
-/// Group of the volumes of IBM's containers.
+/// Group ID of the volumes of IBM's containers.
 pub(super) const FS_GROUP: i64 = 2001;
-/// Where this program is in the user's image. Not below `/proxypair`, which is the program in its own.
+/// Mount path of this program in the user's image. Not below `/proxypair`, which is the program in its own image.
 const TOOLS: &str = "/run/proxypair/bin";
-/// Where the copy of `$NCHOME/etc` is made.
+/// Mount path of the copy of `$NCHOME/etc` while it is made.
 const ETC_COPY: &str = "/run/proxypair/etc";
-/// The user's Secret.
+/// Mount path of the user's Secret.
 const SECRET: &str = "/run/proxypair/secret";
-/// The properties file and the key file.
+/// Mount path of the properties file and the key file.
 const PRIVATE: &str = "/run/proxypair/private";
 
+/// The init containers in the order in which kubelet starts them; the last one keeps running.
 pub(super) fn containers(
     pair: &Pair,
     side: Side,
@@ -42,19 +45,83 @@ pub(super) fn containers(
     image: &GateImage,
     resources: Option<ResourceRequirements>,
 ) -> Vec<Container> {
-    let ProxyservPod { nc_home, .. } = proxyserv;
-    let own = |name: &str, args: Vec<String>, mounts| Container {
-        name: name.to_owned(),
+    vec![
+        tools(image),
+        copy(proxyserv),
+        files(pair, side, proxyserv),
+        proxy(pair, side, proxyserv, resources),
+    ]
+}
+
+/// Copies this program to where the user's image sees it.
+fn tools(image: &GateImage) -> Container {
+    Container {
+        name: "tools".to_owned(),
         image: Some(image.image.clone()),
         image_pull_policy: image.pull_policy.clone(),
-        args: Some(args),
+        args: Some(vec!["install".to_owned(), TOOLS.to_owned()]),
         resources: Some(default_resources()),
         security_context: Some(restricted(Some((UID, Some(UID))))),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        volume_mounts: Some(mounts),
+        volume_mounts: Some(vec![mount("tools", TOOLS, false)]),
         ..Container::default()
-    };
-    let theirs = |name: &str, command: Vec<String>, mounts| Container {
+    }
+}
+
+/// Copies `$NCHOME/etc` of the image to a volume that can be written.
+fn copy(proxyserv: &ProxyservPod) -> Container {
+    let args = [
+        "copy".to_owned(),
+        format!("{}/etc", proxyserv.nc_home),
+        ETC_COPY.to_owned(),
+    ];
+    let mounts = vec![mount("tools", TOOLS, true), mount("etc", ETC_COPY, false)];
+    in_users_image("copy", proxyserv, tool(&args), mounts)
+}
+
+/// Writes the files that nco_proxyserv reads.
+fn files(pair: &Pair, side: Side, proxyserv: &ProxyservPod) -> Container {
+    let mut mounts = vec![
+        mount("tools", TOOLS, true),
+        mount("etc", &format!("{}/etc", proxyserv.nc_home), false),
+        mount("private", PRIVATE, false),
+        mount("tmp", "/tmp", false),
+    ];
+    if proxyserv.secret_name.is_some() {
+        mounts.push(mount("secret", SECRET, true));
+    }
+    in_users_image("files", proxyserv, tool(&file_args(pair, side, proxyserv)), mounts)
+}
+
+/// Runs nco_proxyserv. `restartPolicy: Always` makes the init container one that keeps running beside the gate.
+fn proxy(pair: &Pair, side: Side, proxyserv: &ProxyservPod, resources: Option<ResourceRequirements>) -> Container {
+    let ProxyservPod { nc_home, .. } = proxyserv;
+    let name = &pair.spec.side(side).server_name;
+    let command = [
+        &format!("{nc_home}/omnibus/bin/nco_proxyserv"),
+        "-name",
+        name,
+        "-propsfile",
+        &format!("{PRIVATE}/{name}.props"),
+    ];
+    let mounts = vec![
+        mount("etc", &format!("{nc_home}/etc"), false),
+        mount("private", PRIVATE, true),
+        mount("log", &format!("{nc_home}/omnibus/log"), false),
+        mount("var", &format!("{nc_home}/omnibus/var"), false),
+        mount("tmp", "/tmp", false),
+    ];
+    Container {
+        restart_policy: Some("Always".to_owned()),
+        resources: Some(resources.unwrap_or_else(default_resources)),
+        ..in_users_image("proxy", proxyserv, command.map(str::to_owned).to_vec(), mounts)
+    }
+}
+
+/// A container with the user's image.
+fn in_users_image(name: &str, proxyserv: &ProxyservPod, command: Vec<String>, mounts: Vec<VolumeMount>) -> Container {
+    let ProxyservPod { nc_home, .. } = proxyserv;
+    Container {
         name: name.to_owned(),
         image: Some(proxyserv.image.clone()),
         image_pull_policy: proxyserv.pull_policy.map(PullPolicy::as_str).map(str::to_owned),
@@ -64,56 +131,17 @@ pub(super) fn containers(
             variable("OMNIHOME", format!("{nc_home}/omnibus")),
         ]),
         resources: Some(default_resources()),
-        // Its group is the image's to say.
+        // The image decides on the group.
         security_context: Some(restricted(Some((PROXYSERV_UID, None)))),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(mounts),
         ..Container::default()
-    };
-    let tool = |args: &[String]| [&[format!("{TOOLS}/proxypair"), "proxyserv-files".to_owned()], args].concat();
-
-    let tools = own(
-        "tools",
-        vec!["install".to_owned(), TOOLS.to_owned()],
-        vec![mount("tools", TOOLS, false)],
-    );
-    let copy = theirs(
-        "copy",
-        tool(&["copy".to_owned(), format!("{nc_home}/etc"), ETC_COPY.to_owned()]),
-        vec![mount("tools", TOOLS, true), mount("etc", ETC_COPY, false)],
-    );
-    let mut files_mounts = vec![
-        mount("tools", TOOLS, true),
-        mount("etc", &format!("{nc_home}/etc"), false),
-        mount("private", PRIVATE, false),
-        mount("tmp", "/tmp", false),
-    ];
-    if proxyserv.secret_name.is_some() {
-        files_mounts.push(mount("secret", SECRET, true));
     }
-    let files = theirs("files", tool(&file_args(pair, side, proxyserv)), files_mounts);
-    let name = &pair.spec.side(side).server_name;
-    let command = [
-        &format!("{nc_home}/omnibus/bin/nco_proxyserv"),
-        "-name",
-        name,
-        "-propsfile",
-        &format!("{PRIVATE}/{name}.props"),
-    ];
-    let mut proxy = theirs(
-        "proxy",
-        command.map(str::to_owned).to_vec(),
-        vec![
-            mount("etc", &format!("{nc_home}/etc"), false),
-            mount("private", PRIVATE, true),
-            mount("log", &format!("{nc_home}/omnibus/log"), false),
-            mount("var", &format!("{nc_home}/omnibus/var"), false),
-            mount("tmp", "/tmp", false),
-        ],
-    );
-    proxy.restart_policy = Some("Always".to_owned());
-    proxy.resources = Some(resources.unwrap_or_else(default_resources));
-    vec![tools, copy, files, proxy]
+}
+
+/// The command that runs this program in the user's image.
+fn tool(args: &[String]) -> Vec<String> {
+    [&[format!("{TOOLS}/proxypair"), "proxyserv-files".to_owned()], args].concat()
 }
 
 fn file_args(pair: &Pair, side: Side, proxyserv: &ProxyservPod) -> Vec<String> {
@@ -138,7 +166,7 @@ fn file_args(pair: &Pair, side: Side, proxyserv: &ProxyservPod) -> Vec<String> {
     args
 }
 
-/// Volumes of the proxy, beside the gate's. Whatever may hold a password or a key is in memory.
+/// Volumes of nco_proxyserv, in addition to the gate's. Those that may hold a password or a key are in memory.
 pub(super) fn volumes(proxyserv: &ProxyservPod) -> Vec<Volume> {
     let empty = |name: &str, size: &str, medium: Option<&str>| Volume {
         name: name.to_owned(),

@@ -32,8 +32,12 @@ fn written(pair: &Pair, ingress: [Json; 3], nodes: [Option<&str>; 2]) -> String 
         stored(side_service(pair, Side::Primary), 30002, of_primary),
         stored(side_service(pair, Side::Backup), 30003, of_backup),
     ];
-    let nodes = nodes.map(|node| node.map(str::to_owned));
-    let reach = reach(pair, &services[0], [&services[1], &services[2]], &nodes);
+    let [primary, backup] = nodes.map(|node| node.map(str::to_owned));
+    let sides = Sides {
+        primary: &services[1],
+        backup: &services[2],
+    };
+    let reach = reach(pair, &services[0], sides, &Sides { primary, backup });
     probes(pair, &reach).data.unwrap()[OMNI_DAT].clone()
 }
 
@@ -53,7 +57,7 @@ const NOWHERE: [Json; 3] = [Json::Null, Json::Null, Json::Null];
 fn props(pair: &Pair) -> String {
     let nothing = Reach {
         pair: None,
-        sides: [None, None],
+        sides: Sides::default(),
     };
     probes(pair, &nothing).data.unwrap()[PROBE_PROPS].clone()
 }

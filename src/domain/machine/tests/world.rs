@@ -370,7 +370,7 @@ impl World {
                     }
                 }
             }
-            Effect::Publish(notice) => self.announced.push(notice.text(&self.pair).reason),
+            Effect::Publish(notice) => self.announced.push(notice.text(&self.pair).reason.to_string()),
             Effect::Switched(_) => self.switched += 1,
             Effect::Stop(reason) => operator.stopped = Some(reason),
             Effect::Recheck(..) | Effect::ReadGateways(..) => {}

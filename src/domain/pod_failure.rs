@@ -1,13 +1,13 @@
-//! What keeps a pod from running, in words, from its status alone.
+//! Why a pod does not run, from its status alone.
 
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, PodStatus};
 
-/// How much of what a container or kubelet says is passed on, in characters.
-const LAST_WORDS: usize = 400;
+/// Length of the end of a container's or kubelet's message that is reported, in characters.
+const MESSAGE_LENGTH: usize = 400;
 
-/// The first thing that keeps a pod from running: no node takes it, an image cannot be pulled, a container ended or cannot be made.
-/// The words stay the same while the trouble does.
-pub fn trouble(status: &PodStatus) -> Option<String> {
+/// The first reason why a pod does not run: it cannot be scheduled, an image cannot be pulled, or a container exited or
+/// cannot start. The message stays the same as long as the reason does.
+pub fn pod_failure(status: &PodStatus) -> Option<String> {
     let unscheduled = status
         .conditions
         .iter()
@@ -15,7 +15,7 @@ pub fn trouble(status: &PodStatus) -> Option<String> {
         .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
         .map(|condition| {
             let message = condition.message.as_deref().unwrap_or_default();
-            format!("no node takes the pod: {}", shortened(message))
+            format!("the pod cannot be scheduled: {}", shortened(message))
         });
     let mut containers = status
         .init_container_statuses
@@ -28,16 +28,16 @@ pub fn trouble(status: &PodStatus) -> Option<String> {
 fn of_container(container: &ContainerStatus) -> Option<String> {
     let ContainerStatus { name, image, .. } = container;
     let state = container.state.as_ref()?;
-    if let Some(ended) = &state.terminated {
-        return of_end(name, ended);
+    if let Some(terminated) = &state.terminated {
+        return of_exit(name, terminated);
     }
     let waiting = state.waiting.as_ref()?;
     let message = waiting.message.as_deref().unwrap_or_default();
     match waiting.reason.as_deref()? {
-        // The next start is merely on its way.
+        // The container is about to start.
         "ContainerCreating" | "PodInitializing" => None,
-        "CrashLoopBackOff" => of_end(name, container.last_state.as_ref()?.terminated.as_ref()?),
-        // Kubelet says the same in turns with and without the first words.
+        "CrashLoopBackOff" => of_exit(name, container.last_state.as_ref()?.terminated.as_ref()?),
+        // Kubelet alternates between the message with and without these first words.
         "ErrImagePull" | "ImagePullBackOff" => {
             let message = match message.strip_prefix("Back-off pulling image ") {
                 Some(rest) => rest.split_once(": ").map_or("", |(_, why)| why),
@@ -45,7 +45,7 @@ fn of_container(container: &ContainerStatus) -> Option<String> {
             };
             let why = message.strip_prefix("ErrImagePull: ").unwrap_or(message);
             Some(format!(
-                "the image {image} of container {name} cannot be pulled{}",
+                "image {image} of container {name} cannot be pulled{}",
                 after(why)
             ))
         }
@@ -53,18 +53,18 @@ fn of_container(container: &ContainerStatus) -> Option<String> {
     }
 }
 
-fn of_end(name: &str, ended: &ContainerStateTerminated) -> Option<String> {
-    if ended.exit_code == 0 && ended.reason.as_deref().is_none_or(|reason| reason == "Completed") {
+fn of_exit(name: &str, terminated: &ContainerStateTerminated) -> Option<String> {
+    if terminated.exit_code == 0 && terminated.reason.as_deref().is_none_or(|reason| reason == "Completed") {
         return None;
     }
-    let how = match (ended.reason.as_deref(), ended.signal) {
-        (Some("OOMKilled"), _) => "was killed because it took more memory than its limit".to_owned(),
-        (_, Some(signal)) => format!("was ended by signal {signal}"),
-        _ => format!("ended with exit code {}", ended.exit_code),
+    let how = match (terminated.reason.as_deref(), terminated.signal) {
+        (Some("OOMKilled"), _) => "was killed because it used more memory than its limit".to_owned(),
+        (_, Some(signal)) => format!("was terminated by signal {signal}"),
+        _ => format!("exited with code {}", terminated.exit_code),
     };
     Some(format!(
         "container {name} {how}{}",
-        after(ended.message.as_deref().unwrap_or_default())
+        after(terminated.message.as_deref().unwrap_or_default())
     ))
 }
 
@@ -76,11 +76,11 @@ fn after(message: &str) -> String {
     }
 }
 
-/// One line, and its end if it is long: what went wrong is said last.
+/// The message on one line; only its end if it is long, because the cause is at the end.
 fn shortened(message: &str) -> String {
     let lines: Vec<&str> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let line = lines.join("; ");
-    let long = line.chars().count().saturating_sub(LAST_WORDS);
+    let long = line.chars().count().saturating_sub(MESSAGE_LENGTH);
     if long == 0 {
         return line;
     }
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn said(status: Value) -> Option<String> {
-        trouble(&serde_json::from_value(status).unwrap())
+        pod_failure(&serde_json::from_value(status).unwrap())
     }
 
     fn container(name: &str, state: Value) -> Value {
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_starts_or_runs_has_no_trouble() {
+    fn a_pod_that_starts_or_runs_has_not_failed() {
         assert_eq!(said(json!({})), None);
         assert_eq!(
             said(json!({
@@ -119,23 +119,23 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_no_node_takes() {
+    fn a_pod_that_cannot_be_scheduled() {
         let conditions = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"}]);
         assert_eq!(
             said(json!({"conditions": conditions})).as_deref(),
-            Some("no node takes the pod: 0/3 nodes are available")
+            Some("the pod cannot be scheduled: 0/3 nodes are available")
         );
     }
 
     #[test]
-    fn an_image_that_cannot_be_pulled_says_the_same_in_both_of_kubelets_states() {
+    fn an_image_that_cannot_be_pulled_has_one_message_in_both_of_kubelets_states() {
         let why = "failed to pull and unpack image: not found";
         let of = |reason: &str, message: String| {
             said(
                 json!({"initContainerStatuses": [container("copy", json!({"waiting": {"reason": reason, "message": message}}))]}),
             )
         };
-        let expected = format!("the image example.com/nco:8 of container copy cannot be pulled: {why}");
+        let expected = format!("image example.com/nco:8 of container copy cannot be pulled: {why}");
         assert_eq!(of("ErrImagePull", why.to_owned()).as_ref(), Some(&expected));
         let backing_off = format!("Back-off pulling image \"example.com/nco:8\": ErrImagePull: {why}");
         assert_eq!(of("ImagePullBackOff", backing_off).as_ref(), Some(&expected));
@@ -145,15 +145,15 @@ mod tests {
                 "Back-off pulling image \"example.com/nco:8\"".to_owned()
             )
             .as_deref(),
-            Some("the image example.com/nco:8 of container copy cannot be pulled")
+            Some("image example.com/nco:8 of container copy cannot be pulled")
         );
     }
 
     #[test]
-    fn a_container_that_ended_says_its_last_lines() {
+    fn a_container_that_exited_is_reported_with_its_last_lines() {
         let ended = json!({"exitCode": 1, "reason": "Error", "message": "Error: AuthPassword has a backslash\n\nuse another\n"});
         let expected =
-            Some("container files ended with exit code 1: Error: AuthPassword has a backslash; use another".to_owned());
+            Some("container files exited with code 1: Error: AuthPassword has a backslash; use another".to_owned());
         assert_eq!(
             said(json!({"initContainerStatuses": [container("files", json!({"terminated": ended}))]})),
             expected
@@ -171,16 +171,16 @@ mod tests {
         let of = |ended: Value| said(json!({"containerStatuses": [container("gate", json!({"terminated": ended}))]}));
         assert_eq!(
             of(json!({"exitCode": 137, "reason": "OOMKilled"})).as_deref(),
-            Some("container gate was killed because it took more memory than its limit")
+            Some("container gate was killed because it used more memory than its limit")
         );
         assert_eq!(
             of(json!({"exitCode": 0, "signal": 9, "reason": "Error"})).as_deref(),
-            Some("container gate was ended by signal 9")
+            Some("container gate was terminated by signal 9")
         );
     }
 
     #[test]
-    fn a_container_that_cannot_be_made() {
+    fn a_container_that_cannot_start() {
         let state = json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"x\" not found"}});
         assert_eq!(
             said(json!({"containerStatuses": [container("gate", state)]})).as_deref(),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn long_words_are_cut_at_their_beginning() {
+    fn a_long_message_is_cut_at_its_beginning() {
         let message = format!("{}the cause", "é".repeat(1000));
         let words = said(json!({"containerStatuses": [container("gate", json!({"terminated": {"exitCode": 1, "message": message}}))]})).unwrap();
         assert!(words.ends_with("the cause") && words.chars().count() < 500, "{words}");
