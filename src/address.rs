@@ -2,7 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
-/// Where a server is: `host:port`, `192.0.2.1:4100` or `[2001:db8::1]:4100`. A host name is resolved by whoever connects.
+/// Where a server is: `host:port`, `192.0.2.1:4100` or `[2001:db8::1]:4100`. A host name is resolved by whoever
+/// connects.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Address {
     host: String,

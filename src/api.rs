@@ -1,4 +1,5 @@
-//! The custom resource `ProxyPair`: its types, defaults, CEL rules, and every string of the API that other parts repeat.
+//! The custom resource `ProxyPair`: its types, defaults, CEL rules, and every string of the API that other parts
+//! repeat.
 
 mod duration;
 mod names;

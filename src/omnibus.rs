@@ -19,8 +19,8 @@ use crate::api::rules;
 pub enum Unwritable {
     /// The value of a property.
     #[error(
-        "{key} has {character}, which cannot be written safely into a properties file: use a value without it, or encrypt it with \
-         nco_aes_crypt"
+        "{key} has {character}, which cannot be written safely into a properties file: use a value without it, or \
+         encrypt it with nco_aes_crypt"
     )]
     Property {
         /// Name of the property.

@@ -3,9 +3,10 @@
 //!
 //! No shell is needed. In order, each step a container of its own:
 //! 1. [`install`], in this program's own image: the program is copied to a volume that the user's image mounts.
-//! 2. [`FilesArgs::Copy`], in the user's image: `$NCHOME/etc` is copied to the volume that is mounted in its place afterwards, so that the
-//!    root filesystem can stay read-only.
-//! 3. [`FilesArgs::Write`], in the user's image: `omni.dat`, the properties file, key files; then nco_igen compiles `omni.dat`.
+//! 2. [`FilesArgs::Copy`], in the user's image: `$NCHOME/etc` is copied to the volume that is mounted in its place
+//!    afterwards, so that the root filesystem can stay read-only.
+//! 3. [`FilesArgs::Write`], in the user's image: `omni.dat`, the properties file, key files; then nco_igen compiles
+//!    `omni.dat`.
 //!
 //! Credentials are read from the mounted Secret and written to a volume in memory. They never appear in arguments,
 //! environment variables or messages.

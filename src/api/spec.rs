@@ -23,7 +23,8 @@ use super::{Duration, ProxyOverrides, ProxyPairStatus, ProxySpec, Side, rules};
     derive = "PartialEq",
     doc = "A primary and a backup Netcool/OMNIbus proxy server, each bound to exactly one ObjectServer, behind one \
            Service that probes connect to. The operator continuously checks that each side can deliver events, points \
-           the Service at the backup when the primary fails, and moves every probe back when the primary has recovered.",
+           the Service at the backup when the primary fails, and moves every probe back when the primary has \
+           recovered.",
     printcolumn(
         name = "Serving", type_ = "string", json_path = ".status.serving",
         description = "The side the virtual Service points at.",

@@ -242,7 +242,7 @@ pub struct Switching {
 pub struct Switch {
     /// Kind of the switch.
     pub kind: SwitchKind,
-    /// The side that serves since.
+    /// The side that serves after the switch.
     pub to: Side,
     /// Why the other side went down.
     #[serde(default, skip_serializing_if = "Option::is_none")]

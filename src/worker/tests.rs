@@ -589,7 +589,7 @@ async fn a_successor_finishes_what_it_finds_and_writes_the_intent_no_second_time
     assert_eq!(moves[..2], ["selector backup", "status Backup->Backup"]);
     assert_eq!(
         stage.status().history[0].started_at.0.to_string(),
-        "2026-11-01T12:00:00Z"
+        "2026-11-01T11:59:00Z"
     );
 }
 

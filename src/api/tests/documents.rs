@@ -113,7 +113,7 @@ fn the_full_example_has_every_field() {
     let written: Value = serde_saphyr::from_str(&text).unwrap();
     let mut found = Vec::new();
     missing(schema, &written["spec"], "", &mut found);
-    // Fields of Kubernetes, what a side overrides, fields that exclude one another, and what goes with the other engine.
+    // Fields of Kubernetes, what a side overrides, fields that exclude each other, and those of the other engine.
     let elsewhere = |path: &str| {
         ["affinity", "resources", "imagePullSecrets"]
             .iter()

@@ -83,8 +83,8 @@ fn servers(pair: &Pair, reach: &Reach) -> String {
     let backup = &reach.sides.backup;
     let mut text = format!(
         "# For the probes of ProxyPair {}: add these entries to $NCHOME/etc/omni.dat, then run nco_igen.\n\
-         # {name} is the pair. Its first address is that of the side that serves. The second is the backup's own: probes use it\n\
-         # without the operator when they cannot connect to the first.\n",
+         # {name} is the pair. Its first address is that of the side that serves. The second is the backup's own:\n\
+         # probes use it without the operator when they cannot connect to the first.\n",
         pair.name
     );
     text += &entry(pair, name, &reach.pair, backup.clone());
@@ -163,18 +163,20 @@ fn settings<'a>(pair: &'a Pair, common_names: &'a str) -> Vec<Setting<'a>> {
         ),
         set(
             &format!(
-                "Seconds without an answer after which a probe closes its connection; the default is never. Longer than the pair's\n\
-                 unresponsiveAfter of {unresponsive_after}, so that the operator has moved the Service before the probe reconnects."
+                "Seconds without an answer after which a probe closes its connection; the default is never. Longer\n\
+                 than the pair's unresponsiveAfter of {unresponsive_after}, so that the operator has moved the Service\n\
+                 before the probe reconnects."
             ),
             &[("NetworkTimeout", Value::Number(timeout))],
         ),
         set(
-            "Probes need not look for the primary: there is one address to connect to, and the operator moves them back.",
+            "Probes need not poll for the primary: they have one address to connect to, and the operator moves them\n\
+             back.",
             &[("PollServer", Value::Number(0))],
         ),
         set(
-            "A probe whose connection was closed stores events and reconnects after so many events or seconds. A switch takes about a\n\
-             second; with OMNIbus's 15 events or 30 seconds a quiet probe would reconnect long after it.",
+            "A probe whose connection was closed stores events and reconnects after so many events or seconds. A\n\
+             switch takes about a second; with OMNIbus's 15 events or 30 seconds a quiet probe would reconnect long after it.",
             &[
                 ("RetryConnectionCount", Value::Number(1)),
                 ("RetryConnectionTimeOut", Value::Number(5)),
