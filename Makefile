@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt lint unit chart e2e image load crds cluster cluster-down packages clients fuzz bench-failover
+.PHONY: help demo test check fmt lint deny advisories unit chart e2e image load crds cluster cluster-down packages clients fuzz bench-failover
 
 E2E ?=
 TARGET ?= codec
@@ -9,6 +9,10 @@ STAND_INS ?= proxypair.test/stand-ins:dev
 NCO_PROXYSERV ?= proxypair.test/nco-proxyserv:dev
 export IMAGE STAND_INS NCO_PROXYSERV
 
+CARGO_DENY_VERSION := 0.20.2
+TOOLS := $(or $(CARGO_TARGET_DIR),target)/tools
+CARGO_DENY := $(or $(shell command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
+
 help: ## Print this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
@@ -17,7 +21,7 @@ demo: load ## Watch a failover and a failback on a cluster that this builds and 
 
 test: check e2e ## Every check there is (CLUSTER=current IMAGE=… STAND_INS=… NCO_PROXYSERV=… for a cluster of your own)
 
-check: clients fmt lint unit ## The checks that need no cluster
+check: clients fmt lint deny unit ## The checks that need no cluster
 
 fmt:
 	@cargo fmt --all --check
@@ -26,6 +30,16 @@ lint:
 	@cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 	@cargo clippy --quiet --locked --test e2e --test demo --test bench_failover -- -D warnings # not among --all-targets: plain `cargo test` leaves them alone
 	@shellcheck --external-sources tests/cluster/cluster tests/cluster/image tests/cluster/lib/*.sh tests/clients/install fuzz/run fuzz/instrument .ci/run
+
+deny: $(CARGO_DENY) # licences, duplicate versions and sources of the dependencies
+	@$(CARGO_DENY) --locked --log-level error check --deny unnecessary-skip bans licenses sources
+
+advisories: $(CARGO_DENY) ## Check the dependencies against the RustSec database, which is fetched from GitHub
+	@$(CARGO_DENY) --locked check advisories
+
+$(TOOLS)/bin/cargo-deny:
+	@echo "check: compiling cargo-deny $(CARGO_DENY_VERSION) into $(TOOLS) (once, 2 to 3 minutes)" >&2
+	@cargo install --quiet --locked --version $(CARGO_DENY_VERSION) --root $(TOOLS) cargo-deny
 
 unit: # everything that `cargo test` runs by itself: unit, property and protocol tests, the gate on loopback, the chart, the arrows
 	@cargo test --quiet --locked --workspace

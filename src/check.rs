@@ -43,7 +43,7 @@ pub enum Observation {
     Report {
         /// When it arrived.
         at: Instant,
-        /// Its content, the reason for which a command was rejected included.
+        /// Its content, [the rejection of a command](Report::rejected_command) included.
         report: Report,
     },
     /// The ObjectServer's answer to the questions of one interval. Only checks that log in ask them.

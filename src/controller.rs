@@ -1,7 +1,7 @@
-//! Reconciles ProxyPairs and is the single writer of routing.
+//! Reconciles ProxyPairs: applies their children and hands over to the worker of each pair.
 //!
-//! Two flows, one direction each: *watch → [`reconcile`]* is slow and level-triggered and repairs everything; *finding → [`steward`]* is
-//! fast and moves one Service and the status. The virtual Service and the status are written by the steward alone, whoever asks for it.
+//! Two flows, one direction each: *watch → [`reconcile`]* is slow, level-triggered, and repairs everything; *observation →
+//! [`worker`](crate::worker)* is fast, and patches one selector and the status.
 
 mod apply;
 mod context;
@@ -9,8 +9,6 @@ pub mod keys;
 mod reconcile;
 mod references;
 mod registry;
-mod steward;
-mod watches;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,8 +21,8 @@ use tokio::sync::watch;
 
 pub use context::{Context, Settings};
 
-use self::{registry::Registry, watches::GuardedPair};
-use crate::{leader::Standing, metrics::Metrics};
+use self::registry::Registry;
+use crate::{cluster::GuardedPair, leader::Standing, metrics::Metrics};
 
 /// Runs the controller until `stop` resolves. Needs leadership: every write checks the claim in `standing`.
 pub async fn run(
@@ -34,7 +32,7 @@ pub async fn run(
     standing: watch::Receiver<Standing>,
     stop: impl Future<Output = ()>,
 ) {
-    let (context, nudges, caches) = Context::new(client.clone(), settings, metrics, standing);
+    let (context, requeued, caches) = Context::new(client.clone(), settings, metrics, standing);
     let api: Api<GuardedPair> = context.api();
     let caches = tokio::spawn(caches);
     let controller = Controller::new(api, watcher::Config::default());
@@ -48,7 +46,7 @@ pub async fn run(
                         .debounce(Duration::from_millis(20))
                         .concurrency(16),
                 )
-                .reconcile_on(nudges)
+                .reconcile_on(requeued)
                 .run(reconcile::reconcile, reconcile::on_error, Arc::clone(&registry)),
         );
         while let Some(outcome) = outcomes.next().await {

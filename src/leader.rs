@@ -1,13 +1,13 @@
-//! Leadership as a value: one `Lease`, and a [`Claim`] that says until when this process may write.
+//! Leadership as a value: one `Lease`, and a [`Claim`] with the time until which this process may write.
 //!
 //! Expected flow:
-//! 1. A standby reads the Lease every [`RETRY`], and takes it when it is free, or when it has not been renewed for its duration, counted
-//!    on the standby's own clock from the moment it first saw that renewal.
-//! 2. The leader renews three times in each duration. A claim ends `duration` after the moment *before* the renewal was sent.
-//! 3. When a claim cannot be renewed in time, [`lead`] returns, and the process ends: a successor must find nobody still writing.
+//! 1. A standby reads the Lease every [`RETRY`]. It acquires the Lease if it is free, or if it has not been renewed for its duration, counted
+//!    on the standby's own clock from when it first saw the last renewal.
+//! 2. The leader renews three times per duration. A claim expires `duration` after the moment *before* the renewal was sent.
+//! 3. If a claim cannot be renewed in time, [`lead`] returns and the process exits, so that it no longer writes when a successor starts.
 //!
-//! Guarantee: with clocks that run at the same rate, two claims never overlap, since a write of the Lease carries the resourceVersion it
-//! was decided on, and a leader counts from before its renewal while a standby counts from after it.
+//! Guarantee: with clocks that run at the same rate, two claims never overlap. A write of the Lease carries the resourceVersion that the
+//! decision was based on, and a leader counts from before its renewal while a standby counts from after it.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use kube::{
 };
 use tokio::{sync::watch, time};
 
-/// How often a standby looks.
+/// How often a standby reads the Lease.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// The current time, on the clock that tests can pause.
@@ -30,12 +30,12 @@ fn monotonic() -> Instant {
     time::Instant::now().into_std()
 }
 
-/// The right to write, for a while.
+/// The right to write, for a limited time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// Grows with each change of leader.
     pub term: u64,
-    /// From this moment on the right is lost.
+    /// When the right expires, unless it is renewed.
     pub expires: Instant,
 }
 
@@ -46,19 +46,19 @@ impl Claim {
     }
 }
 
-/// Where this process stands.
+/// Whether this process leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// The API server has not answered yet.
-    Unheard,
-    /// Somebody else leads.
+    Unknown,
+    /// Another replica leads.
     Standby {
         /// When the Lease was last read.
         seen: Instant,
     },
     /// This process leads, as long as the claim holds.
     Leading(Claim),
-    /// It led, and does no more.
+    /// This process has lost leadership.
     Lost,
 }
 
@@ -72,16 +72,16 @@ impl Standing {
     }
 }
 
-/// Who asks for leadership, and where.
+/// What a process needs to apply for leadership.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     /// Namespace of the Lease.
     pub namespace: String,
     /// Name of the Lease.
     pub lease: String,
-    /// This process, such as its pod's name.
+    /// Identity of this process, such as the name of its pod.
     pub identity: String,
-    /// How long a claim lasts, whole seconds.
+    /// How long a claim lasts without a renewal, in whole seconds.
     pub duration: Duration,
 }
 
@@ -94,7 +94,8 @@ enum LeaseError {
     Api(#[from] kube::Error),
 }
 
-/// Waits for leadership, then keeps it, telling `standing` each renewal. Returns when it is lost, or released because `stop` resolved.
+/// Waits for leadership, then renews it and publishes each renewal on `standing`. Returns when leadership is lost, or when it was released
+/// because `stop` resolved.
 pub async fn lead(
     client: Client,
     candidate: Candidate,
@@ -142,7 +143,7 @@ async fn acquire(api: &Api<Lease>, candidate: &Candidate, standing: &watch::Send
             Ok(None) => {
                 standing.send_replace(Standing::Standby { seen: monotonic() });
             }
-            Err(error) => tracing::debug!(%error, "failed to look at the lease"),
+            Err(error) => tracing::debug!(%error, "failed to read the lease"),
         }
         time::sleep(RETRY).await;
     }
@@ -200,7 +201,7 @@ async fn attempt(
     write(api, candidate, &lease, candidate.duration).await.map(Some)
 }
 
-/// Renews until it succeeds; `None` when the claim ran out before.
+/// Renews the claim, with retries; `None` if it expired or another replica has acquired it.
 async fn keep(api: &Api<Lease>, candidate: &Candidate, held: (Lease, Claim)) -> Option<(Lease, Claim)> {
     let (mut lease, claim) = held;
     time::sleep(candidate.duration / 3).await;
@@ -212,7 +213,7 @@ async fn keep(api: &Api<Lease>, candidate: &Candidate, held: (Lease, Claim)) -> 
             .filter(|left| !left.is_zero())?;
         let spec = lease.spec.get_or_insert_default();
         spec.renew_time = Some(MicroTime(Timestamp::now()));
-        // One attempt may not use up the whole claim: a connection that has died in silence is replaced by the next.
+        // A third of the duration for each attempt, so that another one on a new connection is possible if this connection is dead.
         match write(api, candidate, &lease, left.min(candidate.duration / 3)).await {
             Ok(held) => return Some(held),
             Err(error) => {

@@ -1,20 +1,23 @@
 //! ProxyPair: failover and failback for pairs of Netcool/OMNIbus proxy servers on Kubernetes.
 
+#![forbid(unsafe_code)]
+
 pub mod admin;
 pub mod api;
 pub mod check;
+pub mod cluster;
 pub mod controller;
 pub mod dial;
 pub mod domain;
 pub mod gate;
-pub mod health;
 pub mod leader;
 pub mod metrics;
 pub mod omnibus;
 pub mod operator;
-
+pub mod process;
 pub mod protocol;
 pub mod proxyserv;
 pub mod tds;
 pub mod telemetry;
 pub mod tls;
+pub mod worker;

@@ -1,5 +1,7 @@
 //! The `proxypair` binary: crypto provider, arguments, run.
 
+#![forbid(unsafe_code)]
+
 use std::{io::Write, path::PathBuf};
 
 use clap::{Parser, Subcommand};
@@ -16,7 +18,7 @@ use proxypair::{
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
-    /// What to log: a level, or levels by module such as `info,proxypair::gate=debug`.
+    /// Log filter: a level, or levels by module such as `info,proxypair::gate=debug`.
     #[arg(long, env = "PROXYPAIR_LOG", default_value = "info", global = true)]
     log: String,
 
@@ -26,7 +28,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Reconcile ProxyPairs and move their traffic.
+    /// Reconcile ProxyPairs and switch their traffic.
     Operator(OperatorArgs),
     /// Forward probes to one ObjectServer.
     Gate(GateArgs),
@@ -63,11 +65,11 @@ where
 {
     telemetry::init(log)?;
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        anyhow::bail!("a crypto provider has been installed already");
+        anyhow::bail!("a crypto provider is already installed");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(server).map_err(anyhow::Error::from);
-    // A name that is still being looked up must not hold up the exit.
+    // Does not wait for a name resolution that is still in progress.
     runtime.shutdown_background();
     result
 }

@@ -151,7 +151,7 @@ mod tests {
     use prometheus_client::encoding::text::encode;
 
     use super::*;
-    use crate::gate::metrics::{Ending, Metrics as GateMetrics, Refusal};
+    use crate::gate::metrics::{Ending, GateMetrics, RefusalReason};
 
     fn encoded(registry: &Registry) -> String {
         let mut text = String::new();
@@ -236,7 +236,7 @@ mod tests {
         sampled(&mut operator);
         let mut gate = Registry::default();
         let gate_metrics = GateMetrics::register(&mut gate);
-        gate_metrics.refuse(Refusal::Full);
+        gate_metrics.refuse(RefusalReason::Full);
         gate_metrics.end(Ending::Client);
 
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");

@@ -1,15 +1,11 @@
-//! `proxypair operator`: waits for leadership, then reconciles; serves /livez, /readyz and /metrics all the while.
+//! `proxypair operator`: waits for leadership, then reconciles. Serves /livez, /readyz and /metrics from the start.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{net::SocketAddr, time::Instant};
 
 use clap::Args;
 use kube::{Client, Config};
 use prometheus_client::registry::Registry;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
+use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     admin,
@@ -18,16 +14,17 @@ use crate::{
     domain::children::GateImage,
     leader::{Candidate, Standing, lead},
     metrics::Metrics,
+    process::{Parts, ProcessError, listen, stop_signal},
 };
 
-/// Reconciles ProxyPairs and moves their traffic.
+/// Reconcile ProxyPairs and switch their traffic.
 #[derive(Debug, Clone, Args)]
 pub struct OperatorArgs {
-    /// The image of the proxy pods: this program's own.
+    /// Image of the proxy pods: that of this program.
     #[arg(long, env = "PROXYPAIR_IMAGE")]
     pub image: String,
 
-    /// When nodes pull that image: Always, IfNotPresent or Never. Without it Kubernetes decides by the tag.
+    /// Pull policy of that image: Always, IfNotPresent or Never. If not set, Kubernetes decides by the tag.
     #[arg(long, value_parser = ["Always", "IfNotPresent", "Never"])]
     pub image_pull_policy: Option<String>,
 
@@ -39,7 +36,7 @@ pub struct OperatorArgs {
     #[arg(long, env = "POD_NAMESPACE")]
     pub namespace: String,
 
-    /// The one namespace to look after; all of them without it.
+    /// Namespace of the ProxyPairs to reconcile. If not set, all namespaces.
     #[arg(long)]
     pub watch_namespace: Option<String>,
 
@@ -47,15 +44,16 @@ pub struct OperatorArgs {
     #[arg(long, default_value = "proxypair-operator")]
     pub lease_name: String,
 
-    /// How long leadership lasts without a renewal, whole seconds, 2s to 60s. A leader that is cut off is succeeded after this time.
+    /// How long leadership lasts without a renewal, in whole seconds from 2s to 60s. After this time another replica replaces a leader that
+    /// has lost contact to the API server.
     #[arg(long, default_value = "5s", value_parser = lease_duration)]
     pub lease_duration: Duration,
 
-    /// Where /livez, /readyz and /metrics are served.
+    /// Address of the HTTP port with /livez, /readyz and /metrics.
     #[arg(long, default_value = "0.0.0.0:8080")]
     pub admin_listen: SocketAddr,
 
-    /// How long the certificates of gates and operator are valid, at least 10m. They are renewed when a third is left.
+    /// Validity of the certificates of gates and operator, at least 10m. They are renewed when a third of it is left.
     #[arg(long, default_value = "2160h", value_parser = certificate_lifetime)]
     pub gate_certificate_lifetime: Duration,
 }
@@ -80,7 +78,7 @@ fn certificate_lifetime(text: &str) -> Result<Duration, String> {
         Ok(duration)
     } else {
         Err(format!(
-            "{text} is less than 10m, which nodes may take to see a new one"
+            "{text} is less than 10m: nodes may take minutes to mount a new certificate"
         ))
     }
 }
@@ -88,16 +86,16 @@ fn certificate_lifetime(text: &str) -> Result<Duration, String> {
 /// Why the operator ended.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
-    /// There is no way to the API server.
+    /// The address of the API server is not known.
     #[error("failed to find the API server: {0}")]
     Config(#[from] kube::config::InferConfigError),
     /// The client could not be built.
     #[error("failed to build a client: {0}")]
     Client(#[from] kube::Error),
-    /// A socket or a signal handler could not be made.
-    #[error("failed to listen: {0}")]
-    Listen(#[from] std::io::Error),
-    /// Another process may lead now: only a new one may go on.
+    /// The process could not start, or one of its parts failed.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// Another replica may lead now, so this process must not go on.
     #[error("leadership was lost")]
     LeadershipLost,
 }
@@ -106,81 +104,118 @@ pub enum OperatorError {
 ///
 /// # Errors
 ///
-/// [`OperatorError`]; the process is to end with it.
+/// [`OperatorError`]; the process must exit then.
 pub async fn run(args: OperatorArgs) -> Result<(), OperatorError> {
-    let mut config = Config::infer().await?;
-    // Each call has its own deadline, and what failed is decided anew rather than sent again.
-    config.default_retry = false;
-    let client = Client::try_from(config)?;
+    let client = client().await?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let (standing_in, standing) = watch::channel(Standing::Unheard);
-    let listener = TcpListener::bind(args.admin_listen).await?;
-    let lease = args.lease_duration.get();
-    let readiness = {
-        let standing = standing.clone();
-        move || ready(*standing.borrow(), lease)
-    };
-    let admin = tokio::spawn(admin::serve(
-        listener,
-        Arc::new(registry),
-        readiness,
-        std::future::pending(),
-    ));
+    let admin = listen("the administration port", args.admin_listen)?;
+    let stop = stop_on_signal()?;
+    let leadership = Leadership::begin(client.clone(), &args);
 
+    let standing = leadership.standing.clone();
+    let lease = args.lease_duration.get();
+    let mut parts = Parts::default();
+    parts.spawn(
+        "the administration port",
+        admin::serve(admin, registry, move || ready(*standing.borrow(), lease)),
+    );
+
+    let outcome = tokio::select! {
+        outcome = reconcile(client, args, metrics, leadership.standing.clone(), stop) => outcome,
+        error = parts.failed() => Err(error.into()),
+    };
+    // The lease is released only now, when nothing writes any more.
+    leadership.end(outcome.is_ok()).await;
+    outcome
+}
+
+async fn client() -> Result<Client, OperatorError> {
+    let mut config = Config::infer().await?;
+    // Each call has its own deadline, and after a failure the decision is made again rather than the request sent again.
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
+}
+
+/// A channel that turns true on SIGTERM or SIGINT.
+fn stop_on_signal() -> Result<watch::Receiver<bool>, ProcessError> {
+    let signal = stop_signal()?;
     let (stop_in, stop) = watch::channel(false);
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("told to stop");
+        signal.await;
+        tracing::info!("stop signal received");
         stop_in.send_replace(true);
     });
+    Ok(stop)
+}
 
-    let candidate = Candidate {
-        namespace: args.namespace,
-        lease: args.lease_name,
-        identity: args.identity.clone(),
-        duration: lease,
-    };
-    // The lease is given back only when nothing writes any more.
-    let (done_in, done) = watch::channel(false);
-    let leading = tokio::spawn(lead(client.clone(), candidate, standing_in, stopped(done)));
-    let outcome = tokio::select! {
-        led = leads(standing.clone()) => match led {
-            true => {
-                metrics.leading.set(1);
-                let settings = Settings {
-                    identity: args.identity,
-                    namespace: args.watch_namespace,
-                    image: GateImage { image: args.image, pull_policy: args.image_pull_policy },
-                    certificate_lifetime: args.gate_certificate_lifetime.get(),
-                };
-                tokio::select! {
-                    () = controller::run(client, settings, metrics, standing.clone(), stopped(stop.clone())) => Ok(()),
-                    () = lost(standing) => Err(OperatorError::LeadershipLost),
-                }
-            }
-            false => Err(OperatorError::LeadershipLost),
-        },
-        () = stopped(stop.clone()) => Ok(()),
-    };
-    done_in.send_replace(true);
-    if outcome.is_ok()
-        && let Err(error) = leading.await
-    {
-        tracing::warn!(%error, "the lease was not given back");
+/// The task that acquires and renews the lease.
+struct Leadership {
+    standing: watch::Receiver<Standing>,
+    release: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Leadership {
+    fn begin(client: Client, args: &OperatorArgs) -> Self {
+        let candidate = Candidate {
+            namespace: args.namespace.clone(),
+            lease: args.lease_name.clone(),
+            identity: args.identity.clone(),
+            duration: args.lease_duration.get(),
+        };
+        let (standing_in, standing) = watch::channel(Standing::Unknown);
+        let (release, released) = watch::channel(false);
+        let task = tokio::spawn(lead(client, candidate, standing_in, stopped(released)));
+        Self {
+            standing,
+            release,
+            task,
+        }
     }
-    admin.abort();
-    outcome
+
+    /// Releases the lease. `wait` for it unless the process must exit at once.
+    async fn end(self, wait: bool) {
+        self.release.send_replace(true);
+        if wait && let Err(error) = self.task.await {
+            tracing::warn!(%error, "failed to release the lease");
+        }
+    }
+}
+
+/// Waits for leadership, then reconciles until `stop`, after which the controller finishes what it has begun.
+async fn reconcile(
+    client: Client,
+    args: OperatorArgs,
+    metrics: Metrics,
+    standing: watch::Receiver<Standing>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), OperatorError> {
+    tokio::select! {
+        led = leads(standing.clone()) => if !led {
+            return Err(OperatorError::LeadershipLost);
+        },
+        () = stopped(stop.clone()) => return Ok(()),
+    }
+    metrics.leading.set(1);
+    let settings = Settings {
+        identity: args.identity,
+        namespace: args.watch_namespace,
+        image: GateImage {
+            image: args.image,
+            pull_policy: args.image_pull_policy,
+        },
+        certificate_lifetime: args.gate_certificate_lifetime.get(),
+    };
+    tokio::select! {
+        () = controller::run(client, settings, metrics, standing.clone(), stopped(stop)) => Ok(()),
+        () = lost(standing) => Err(OperatorError::LeadershipLost),
+    }
 }
 
 fn ready(standing: Standing, lease: std::time::Duration) -> Result<(), String> {
     match standing {
-        Standing::Unheard => Err("the API server has not answered yet".to_owned()),
+        Standing::Unknown => Err("the API server has not answered yet".to_owned()),
         Standing::Standby { seen } if seen.elapsed() > lease * 3 => Err("the API server does not answer".to_owned()),
         Standing::Standby { .. } => Ok(()),
         Standing::Leading(claim) if claim.holds(Instant::now()) => Ok(()),
@@ -189,7 +224,7 @@ fn ready(standing: Standing, lease: std::time::Duration) -> Result<(), String> {
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {
-    // A closed channel means that the whole process is ending.
+    // A closed channel means that the process is exiting.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 

@@ -1,22 +1,23 @@
-//! What operator and gate say to each other on the control port.
+//! The control protocol between operator and gate.
 //!
 //! Mutually authenticated TLS 1.3, inside it one JSON object per line, each line at most [`MAX_LINE`] bytes.
 //!
-//! 1. The operator's first line is [`Request::Hello`]. Until it has come the gate says nothing.
+//! 1. The operator's first line is [`Request::Hello`]. The gate sends nothing before it.
 //! 2. The gate answers with a [`Report`], and sends another whenever something changes: at once for everything but the
-//!    counters, at most every 100 ms for those.
-//! 3. The operator pings and orders. Each [`Request::Ping`] is answered at once by a report whose
-//!    [`answers`](Report::answers) is its nonce. An order is answered by the change that it makes; if it changes nothing,
-//!    by nothing; if it is refused, by a report that says why in [`refused_order`](Report::refused_order). A ping sent
-//!    behind an order is therefore answered by a report in which that order is in force.
+//!    session count, at most every 100 ms for that.
+//! 3. The operator sends pings and commands ([`Request::Admit`], [`Request::Drain`], [`Request::Drop`]). Each
+//!    [`Request::Ping`] is answered at once by a report whose [`answers`](Report::answers) is its nonce. A command is
+//!    answered by the change that it makes; if it changes nothing, by nothing; if it is rejected, by a report with the
+//!    reason in [`rejected_command`](Report::rejected_command). The answer to a ping sent after a command therefore
+//!    shows that command in force.
 //!
-//! Guarantees: the orders of a connection whose term is lower than the highest that this gate process has ever been told
-//! (in a `Hello`, by anybody) are refused, so two operators can never both steer. An order stays in force when the
-//! connection that gave it closes. A new gate process starts with [`Request::Admit`] and no memory of terms; its
-//! [`instance`](Report::instance) tells it apart.
+//! Guarantees: a gate process rejects the commands of a connection whose term is lower than the highest term of any
+//! [`Request::Hello`] that it has received, so two operators can never both command a gate. A command stays in force when
+//! the connection that sent it closes. A new gate process starts with [`Request::Admit`] in force and knows no terms;
+//! its [`instance`](Report::instance) differs from that of its predecessor.
 //!
-//! Additions to these types must be readable by the other side's older version: unknown fields are ignored, unknown
-//! requests are answered as refused, unknown causes are read as [`UnreachableCause::Other`].
+//! Compatibility: unknown fields are ignored, unknown requests are rejected with a report, unknown causes are read as
+//! [`UnreachableCause::Other`]. Gates up to 0.1 also send `sequence` and `draining`; nothing reads them.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -28,36 +29,36 @@ pub const MAX_LINE: usize = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all_fields = "camelCase")]
 pub enum Request {
-    /// Who is speaking. The first line, and only the first.
+    /// Identifies the sender. Must be the first line, and only the first.
     Hello {
-        /// The speaker's identity in the leader lease.
+        /// The sender's identity in the leader lease.
         holder: String,
-        /// The lease's term under which it speaks; grows with each change of leader. One that only observes may say 0.
+        /// The sender's term in that lease; grows with each change of leader. 0 for a client that only observes.
         term: u64,
     },
     /// Asks for a report at once.
     Ping {
-        /// Comes back in [`Report::answers`].
+        /// Returned in [`Report::answers`].
         nonce: u64,
     },
-    /// Accept sessions, as long as the ObjectServer can be reached. Ends a drain under way. Refused once a leaving gate
-    /// has begun its last drain.
+    /// Accept sessions as long as the ObjectServer is reachable. Cancels a drain. Rejected once a terminating gate has
+    /// begun its final drain.
     Admit,
-    /// Refuse new sessions and end each one that exists at the moment when none of its requests is unanswered.
+    /// Refuse new sessions and close each existing session as soon as all of its requests are answered.
     ///
-    /// The same order again changes nothing: neither the deadline nor the pace of the drain under way. One with other
-    /// numbers replaces both, counted from its arrival.
+    /// Repeating the same command changes neither the deadline nor the pace of the drain in progress. A command with
+    /// other numbers replaces both, counted from its arrival.
     Drain {
-        /// Milliseconds until the sessions that are still busy are closed regardless. At most one day.
+        /// Milliseconds after which the sessions that are still busy are closed too. At most one day.
         grace_period_ms: u64,
-        /// At most this many sessions are closed in a second, evenly spread; at least 1.
+        /// Maximum number of sessions closed per second, evenly spread; at least 1.
         connections_per_second: u32,
     },
     /// Close every session at once and refuse new ones.
     Drop,
 }
 
-/// A line from the gate: everything there is to know about it at one instant.
+/// A line from the gate: its complete state at one instant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
@@ -65,57 +66,55 @@ pub struct Report {
     pub gate: String,
     /// The name of its ObjectServer, such as `AGG_P`.
     pub object_server: String,
-    /// Random for each gate process: one that has changed means that orders and terms are forgotten.
+    /// Random for each gate process. A new value means a new process, which knows neither commands nor terms.
     pub instance: String,
-    /// Grows with each report of this process, over all its connections.
-    pub sequence: u64,
     /// The nonce of the ping that this answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers: Option<u64>,
     /// Whether new sessions are accepted.
-    pub admission: Admission,
-    /// Probe sessions now, from accept to close, without those of the check port.
+    #[serde(rename = "admission")]
+    pub state: GateState,
+    /// Probe sessions now, from accept to close. Sessions on the check port do not count.
     pub sessions: u32,
-    /// How many of them a drain under way has still to end.
-    pub draining: u32,
-    /// The gate's own connection test to its ObjectServer.
+    /// Result of the gate's own connection to its ObjectServer.
     pub upstream: Upstream,
-    /// The process has been told to stop (SIGTERM) and waits for a drain order, or drains already.
-    pub leaving: bool,
-    /// Why the listening socket for probes could not be opened although sessions are to be admitted; it is tried again.
+    /// The process has received SIGTERM and waits for a drain command, or drains already.
+    #[serde(rename = "leaving")]
+    pub terminating: bool,
+    /// Why the port for probes could not be opened although sessions are to be accepted. The gate keeps trying.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen_error: Option<String>,
-    /// When the certificate that probes are shown ends to be valid. Absent when the gate shows none.
+    /// When the certificate of the port for probes expires. Absent if the port has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener_certificate_expires: Option<Timestamp>,
-    /// Why the order just received is not followed. In one report on the connection that gave the order.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refused_order: Option<String>,
+    /// Why the command just received was rejected. Sent once, on the connection that sent the command.
+    #[serde(rename = "refusedOrder", default, skip_serializing_if = "Option::is_none")]
+    pub rejected_command: Option<String>,
 }
 
 /// What happens to a probe that connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Admission {
+pub enum GateState {
     /// It is served.
     Open,
-    /// It is refused by the kernel; sessions that exist are being ended.
+    /// The kernel refuses it; existing sessions are being drained.
     Draining,
-    /// It is refused by the kernel; there are no sessions, or they are being closed at this instant.
+    /// The kernel refuses it; there are no sessions, or they are being closed.
     Closed,
 }
 
-/// Whether the gate's ObjectServer can be reached from its pod.
+/// Whether the gate can reach its ObjectServer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all_fields = "camelCase")]
 pub enum Upstream {
-    /// A connection is held, or was a moment ago and is being made again; with the TLS handshake if there is TLS, and one to the proxy
-    /// server if there is one.
+    /// The gate holds a connection to it, or just lost one and is reconnecting. Includes the TLS handshake where TLS is used, and the
+    /// proxy server where there is one.
     Reachable,
-    /// No probe could be served: the listening socket is closed.
+    /// No probe can be served: the port for probes is closed.
     Unreachable {
-        /// Why, for decisions and labels.
+        /// Why, as one of a few words.
         cause: UnreachableCause,
-        /// Why, for people.
+        /// Why, as a sentence for logs and status messages.
         message: String,
     },
 }
@@ -123,23 +122,23 @@ pub enum Upstream {
 /// Why an ObjectServer, or the proxy server before it, cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum UnreachableCause {
-    /// Nothing is known yet: the process has just started.
+    /// Not tried yet: the process has just started.
     Untried,
-    /// The other machine refused the connection: no process listens there.
+    /// The connection was refused: no process listens on the port.
     Refused,
     /// The connection was closed or reset while it was being made.
     Closed,
-    /// Silence: no answer within `--unresponsive-after`.
+    /// No answer within `--unresponsive-after`.
     TimedOut,
     /// The host name has no address.
     Unresolved,
     /// No route to host or network.
     Unroutable,
-    /// The ObjectServer's certificate breaks the rule, or there is no TLS with it for another reason.
+    /// The ObjectServer's certificate was rejected, or the TLS handshake failed for another reason.
     TlsRejected,
-    /// The ObjectServer can be reached, and the proxy server in the pod cannot.
+    /// The ObjectServer is reachable, the proxy server in the pod is not.
     ProxyUnreachable,
-    /// Anything else; the message says what.
+    /// Anything else; see the message.
     #[serde(other)]
     Other,
 }
@@ -174,29 +173,36 @@ mod tests {
         }
     }
 
-    #[test]
-    fn reports_look_on_the_wire_as_both_sides_expect() {
-        let report = Report {
+    fn report() -> Report {
+        Report {
             gate: "PROXY_P".to_owned(),
             object_server: "AGG_P".to_owned(),
             instance: "00ff".to_owned(),
-            sequence: 3,
             answers: Some(1),
-            admission: Admission::Draining,
+            state: GateState::Draining,
             sessions: 5,
-            draining: 5,
             upstream: Upstream::Unreachable {
                 cause: UnreachableCause::TimedOut,
                 message: "no answer".to_owned(),
             },
-            leaving: true,
+            terminating: true,
             listen_error: None,
             listener_certificate_expires: Some("2026-12-01T06:00:00Z".parse().unwrap()),
-            refused_order: None,
-        };
-        let line = r#"{"gate":"PROXY_P","objectServer":"AGG_P","instance":"00ff","sequence":3,"answers":1,"admission":"Draining","sessions":5,"draining":5,"upstream":{"state":"Unreachable","cause":"TimedOut","message":"no answer"},"leaving":true,"listenerCertificateExpires":"2026-12-01T06:00:00Z"}"#;
-        assert_eq!(serde_json::to_string(&report).unwrap(), line);
-        assert_eq!(serde_json::from_str::<Report>(line).unwrap(), report);
+            rejected_command: Some("too late".to_owned()),
+        }
+    }
+
+    #[test]
+    fn reports_look_on_the_wire_as_both_sides_expect() {
+        let line = r#"{"gate":"PROXY_P","objectServer":"AGG_P","instance":"00ff","answers":1,"admission":"Draining","sessions":5,"upstream":{"state":"Unreachable","cause":"TimedOut","message":"no answer"},"leaving":true,"listenerCertificateExpires":"2026-12-01T06:00:00Z","refusedOrder":"too late"}"#;
+        assert_eq!(serde_json::to_string(&report()).unwrap(), line);
+        assert_eq!(serde_json::from_str::<Report>(line).unwrap(), report());
+    }
+
+    #[test]
+    fn the_report_of_an_old_gate_can_be_read() {
+        let line = r#"{"gate":"PROXY_P","objectServer":"AGG_P","instance":"00ff","sequence":3,"answers":1,"admission":"Draining","sessions":5,"draining":5,"upstream":{"state":"Unreachable","cause":"TimedOut","message":"no answer"},"leaving":true,"listenerCertificateExpires":"2026-12-01T06:00:00Z","refusedOrder":"too late"}"#;
+        assert_eq!(serde_json::from_str::<Report>(line).unwrap(), report());
     }
 
     #[test]

@@ -1,20 +1,23 @@
-//! Logs: one JSON object a line on standard output.
+//! Logs: one JSON object per line on standard output.
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::util::TryInitError;
+use tracing_subscriber::{
+    EnvFilter,
+    filter::ParseError,
+    util::{SubscriberInitExt, TryInitError},
+};
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The filter cannot be read.
-    #[error("\"{filter}\" is no log filter such as \"info\" or \"info,proxypair::gate=debug\": {source}")]
+    /// The filter cannot be parsed.
+    #[error("\"{filter}\" is not a log filter such as \"info\" or \"info,proxypair::gate=debug\": {source}")]
     Filter {
         /// The filter as given.
         filter: String,
-        /// What is wrong with it.
-        source: tracing_subscriber::filter::ParseError,
+        /// The parser's error.
+        source: ParseError,
     },
-    /// Logging has been set up already.
+    /// Logging was already set up.
     #[error("failed to set up logging: {0}")]
     Init(#[from] TryInitError),
 }
@@ -23,9 +26,8 @@ pub enum TelemetryError {
 ///
 /// # Errors
 ///
-/// [`TelemetryError`] when the filter cannot be read, and when called twice.
+/// [`TelemetryError`] if the filter cannot be parsed, or on a second call.
 pub fn init(filter: &str) -> Result<(), TelemetryError> {
-    use tracing_subscriber::util::SubscriberInitExt;
     let parsed = EnvFilter::builder()
         .parse(filter)
         .map_err(|source| TelemetryError::Filter {

@@ -1,76 +1,79 @@
-//! TLS towards ObjectServers by OMNIbus's rule: the chain leads to a given authority **and** the Common Name is the ObjectServer's name.
+//! TLS to ObjectServers, with OMNIbus's rule for their certificates: the chain leads to a given CA **and** the Common Name is the
+//! ObjectServer's name.
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`certificate`] | what is read from a certificate: Common Name, names, validity |
-//! | [`refusal`] | why a certificate is refused, and why a handshake fails |
-//! | [`rule`] | the rule itself, as a verifier for rustls |
+//! | `certificate` | the fields of a certificate: Common Name, names, validity |
+//! | `rejection` | why a certificate is rejected, and why a handshake fails |
+//! | `rule` | the rule itself, as a verifier for rustls |
 
 pub mod certificate;
-pub mod refusal;
+pub mod rejection;
 mod rule;
 #[cfg(test)]
 mod tests;
 
-use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use jiff::Timestamp;
-use rustls::client::Resumption;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, pem};
-use rustls::{ClientConfig, CommonState};
+use rustls::{
+    ClientConfig, CommonState,
+    client::Resumption,
+    crypto::aws_lc_rs,
+    pki_types::{
+        CertificateDer, ServerName,
+        pem::{self, PemObject},
+    },
+};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 pub use certificate::common_name_of;
-pub use refusal::{HandshakeError, Refusal};
+pub use rejection::{CertificateRejection, HandshakeError};
 
 /// Why a CA bundle cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// It is not PEM.
-    #[error("the CA bundle is no PEM: {0}")]
+    #[error("the CA bundle is not PEM: {0}")]
     Pem(#[source] pem::Error),
-    /// It is PEM without a certificate in it.
-    #[error("the CA bundle holds no certificate")]
+    /// It is PEM without a certificate.
+    #[error("the CA bundle contains no certificate")]
     Empty,
-    /// One of its certificates is none.
+    /// One of its certificates is invalid.
     #[error("certificate {position} of the CA bundle cannot be used: {source}")]
     Certificate {
-        /// Counted from 1.
+        /// Its position in the bundle, from 1.
         position: usize,
-        /// What is wrong with it.
+        /// The error of rustls.
         source: rustls::Error,
     },
-    /// rustls refuses its own protocol versions.
+    /// rustls rejects the protocol versions.
     #[error("TLS cannot be used: {0}")]
     Configuration(#[source] rustls::Error),
 }
 
-/// How to speak TLS to one ObjectServer. Clones share the configuration.
+/// TLS to one ObjectServer. Clones share the configuration.
 #[derive(Debug, Clone)]
 pub struct ObjectServerTls {
     config: Arc<ClientConfig>,
 }
 
 impl ObjectServerTls {
-    /// TLS 1.2 and 1.3 to the ObjectServer that is called `server_name`, such as `AGG_P`, whose certificate was issued below one of the
-    /// authorities in `ca_pem` or is self-signed and stands there itself.
+    /// TLS 1.2 and 1.3 to the ObjectServer with the name `server_name`, such as `AGG_P`. Its certificate must have been issued below one of
+    /// the CAs in `ca_pem`, or be self-signed and itself in `ca_pem`.
     ///
-    /// Sessions are not resumed, because a resumed session shows no certificate.
+    /// Sessions are not resumed, because the server sends no certificate in a resumed session.
     ///
     /// # Errors
     ///
-    /// [`BundleError`] when `ca_pem` cannot be used.
+    /// [`BundleError`] if `ca_pem` cannot be used.
     pub fn new(ca_pem: &[u8], server_name: &str) -> Result<Self, BundleError> {
         Self::any_of(ca_pem, &[server_name])
     }
 
-    /// The same, to a server that may have any of several names, as a probe's `SSLServerCommonName` lists them: behind the name of a
-    /// virtual pair there is now one proxy and now the other.
+    /// The same, to a server that may have any of several names, as listed in a probe's `SSLServerCommonName`: the name of a virtual pair
+    /// leads to one or the other of two proxies.
     ///
     /// # Errors
     ///
@@ -96,29 +99,29 @@ impl ObjectServerTls {
         })
     }
 
-    /// The configuration, for those who drive rustls themselves. The server name given to rustls does not matter.
+    /// The configuration of rustls. It ignores the server name given to rustls.
     #[must_use]
     pub const fn config(&self) -> &Arc<ClientConfig> {
         &self.config
     }
 
-    /// Makes the handshake, without a deadline.
+    /// Completes the handshake, without a deadline.
     ///
     /// # Errors
     ///
-    /// [`HandshakeError`]; [`HandshakeError::Refused`] says which part of the rule is broken.
+    /// [`HandshakeError`]; [`HandshakeError::Rejected`] names the part of the rule that the certificate breaks.
     pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
     ) -> Result<TlsStream<S>, HandshakeError> {
-        // An ObjectServer's name is no DNS name, and rustls wants one or an address: it is neither sent nor looked at.
+        // An ObjectServer's name is not a DNS name, but rustls needs one or an address. It is neither sent nor checked.
         let nameless = ServerName::from(Ipv4Addr::UNSPECIFIED);
         let connected = TlsConnector::from(Arc::clone(&self.config)).connect(nameless, stream);
         connected.await.map_err(HandshakeError::from)
     }
 }
 
-/// The end of validity of the certificate that the other end of a connection has shown.
+/// When the certificate of the connection's peer expires.
 #[must_use]
 pub fn peer_expires(connection: &CommonState) -> Option<Timestamp> {
     certificate::expires(connection.peer_certificates()?.first()?)

@@ -16,25 +16,34 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("metrics", &["api"]),
     ("omnibus", &["api"]),
     ("admin", &[]),
+    ("process", &[]),
     ("protocol", &[]),
     ("leader", &[]),
-    ("domain", &["api", "dial", "omnibus"]),
+    ("domain", &["api", "dial", "omnibus", "protocol"]),
     ("proxyserv", &["api", "dial", "omnibus"]),
-    ("gate", &["admin", "api", "dial", "protocol", "tds", "tls"]),
+    ("gate", &["admin", "api", "dial", "process", "protocol", "tds", "tls"]),
     ("check", &["dial", "domain", "protocol", "tds", "tls"]),
-    ("health", &["api", "check", "dial", "domain", "protocol", "tls"]),
+    ("cluster", &["api", "domain", "leader", "metrics"]),
+    (
+        "worker",
+        &[
+            "api", "check", "cluster", "dial", "domain", "metrics", "protocol", "tls",
+        ],
+    ),
     (
         "controller",
-        &["api", "check", "domain", "health", "leader", "metrics", "tls"],
+        &[
+            "api", "check", "cluster", "domain", "leader", "metrics", "tls", "worker",
+        ],
     ),
     (
         "operator",
-        &["admin", "api", "controller", "domain", "leader", "metrics"],
+        &["admin", "api", "controller", "domain", "leader", "metrics", "process"],
     ),
 ];
 
 /// Crates that talk to an API server: only these modules may hold a client.
-const CLIENTS: &[&str] = &["controller", "leader", "operator"];
+const CLIENTS: &[&str] = &["cluster", "controller", "leader", "operator", "worker"];
 
 /// What makes a function impure; `domain` has none of it.
 const IMPURE: &[&str] = &[

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use proxypair::protocol::{Admission, Request, UnreachableCause, Upstream};
+use proxypair::protocol::{GateState, Request, UnreachableCause, Upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
@@ -61,9 +61,7 @@ async fn refuses_probes_while_its_objectserver_is_away() {
     assert_eq!(gate.page("/livez").await.0, 200);
 
     let server = ObjectServer::start_at(address, Manners::default()).await;
-    operator
-        .report("opens", |report| report.admission == Admission::Open)
-        .await;
+    operator.report("opens", |report| report.state == GateState::Open).await;
     assert_eq!(gate.page("/readyz").await.0, 200);
     let mut probe = Probe::log_in(gate.probes()).await.unwrap();
     probe.ask(next_id()).await.unwrap();
@@ -88,7 +86,7 @@ async fn refuses_probes_while_its_objectserver_is_away() {
 
     let _server = ObjectServer::start_at(address, Manners::default()).await;
     operator
-        .report("opens again", |report| report.admission == Admission::Open)
+        .report("opens again", |report| report.state == GateState::Open)
         .await;
     Probe::log_in(gate.probes()).await.unwrap();
 }
@@ -118,7 +116,7 @@ async fn a_silent_objectserver_is_known_within_unresponsive_after() {
     // Room in the backlog again: the next dial is answered.
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
     operator
-        .report("admits", |report| report.admission == Admission::Open)
+        .report("admits", |report| report.state == GateState::Open)
         .await;
     println!("admitting {:?} after the start", start.elapsed());
 }
@@ -141,8 +139,9 @@ async fn a_server_that_closes_silent_connections_is_neither_hammered_nor_taken_f
     )
     .await;
     assert!(start.elapsed() >= 2 * SECOND, "7 dials within {:?}", start.elapsed());
-    let sequence = operator.ping(1).await.sequence;
-    assert!(sequence <= 5, "{sequence} reports although nothing changed");
+    operator.ping(1).await;
+    let reports = operator.reports;
+    assert!(reports <= 5, "{reports} reports although nothing changed");
 }
 
 #[tokio::test]
@@ -218,7 +217,7 @@ async fn closes_idle_sessions_first_and_busy_ones_at_their_answer() {
     assert_eq!(idle.closed().await, 0);
     assert!(is_refused(gate.probes()).await);
     let report = operator.report("one left", |report| report.sessions == 1).await;
-    assert_eq!((report.admission, report.draining), (Admission::Draining, 1));
+    assert_eq!(report.state, GateState::Draining);
     assert_eq!(gate.page("/readyz").await.0, 503);
     assert!(busy.is_open());
 
@@ -227,15 +226,15 @@ async fn closes_idle_sessions_first_and_busy_ones_at_their_answer() {
     assert_eq!(answer.first_chunk(), Some(&id.to_be_bytes()));
     assert_eq!(busy.closed().await, 0);
     operator
-        .report("nobody left", |report| {
-            report.sessions == 0 && report.admission == Admission::Closed
+        .report("no sessions left", |report| {
+            report.sessions == 0 && report.state == GateState::Closed
         })
         .await;
     assert_eq!(ended(&gate, "DrainedIdle").await, 2.0);
 }
 
 #[tokio::test]
-async fn closes_the_rest_at_the_deadline_and_a_repeated_order_does_not_move_it() {
+async fn closes_the_rest_at_the_deadline_and_a_repeated_command_does_not_move_it() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     let mut operator = gate.admitting().await;
@@ -253,7 +252,7 @@ async fn closes_the_rest_at_the_deadline_and_a_repeated_order_does_not_move_it()
     operator.send(&order).await;
     let start = Instant::now();
     operator
-        .report("drains", |report| report.admission == Admission::Draining)
+        .report("drains", |report| report.state == GateState::Draining)
         .await;
     let again = async {
         loop {
@@ -276,7 +275,7 @@ async fn closes_the_rest_at_the_deadline_and_a_repeated_order_does_not_move_it()
 }
 
 #[tokio::test]
-async fn closes_no_more_sessions_a_second_than_ordered() {
+async fn closes_no_more_sessions_per_second_than_commanded() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     let mut operator = gate.admitting().await;
@@ -297,7 +296,7 @@ async fn closes_no_more_sessions_a_second_than_ordered() {
         let earliest = start + SECOND / 20 * u32::try_from(index).unwrap();
         assert!(
             *at + SECOND / 100 >= earliest,
-            "close {index} came {:?} after the order",
+            "close {index} came {:?} after the command",
             *at - start
         );
     }
@@ -337,7 +336,7 @@ async fn every_request_that_reaches_the_server_is_answered_to_its_probe_through_
         operator.send(&drain(60 * SECOND, 100 + 200 * round)).await;
         let unanswered = within("all probes are gone", probes.join_all()).await;
         operator
-            .report("nobody left", |report| report.admission == Admission::Closed)
+            .report("no sessions left", |report| report.state == GateState::Closed)
             .await;
 
         let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
@@ -360,7 +359,7 @@ async fn every_request_that_reaches_the_server_is_answered_to_its_probe_through_
         );
         operator.send(&Request::Admit).await;
         operator
-            .report("admits again", |report| report.admission == Admission::Open)
+            .report("admits again", |report| report.state == GateState::Open)
             .await;
     }
     assert_eq!(ended(&gate, "DrainedDeadline").await, 0.0);
@@ -378,10 +377,9 @@ async fn a_drain_stopped_by_admit_leaves_the_others_alone() {
     operator.send(&drain(60 * SECOND, 2)).await;
     operator.report("drains", |report| report.sessions == 9).await;
     operator.send(&Request::Admit).await;
-    let report = operator
-        .report("admits", |report| report.admission == Admission::Open)
+    operator
+        .report("admits", |report| report.state == GateState::Open)
         .await;
-    assert_eq!(report.draining, 0);
     Probe::log_in(gate.probes()).await.unwrap();
     let mut served = 0;
     for probe in &mut probes {
@@ -407,7 +405,7 @@ async fn after_a_cancel_a_drain_waits_for_a_quiet_moment() {
     .await;
     operator.send(&drain(60 * SECOND, 1000)).await;
     operator
-        .report("drains", |report| report.admission == Admission::Draining)
+        .report("drains", |report| report.state == GateState::Draining)
         .await;
     server.give_answers();
     // Two answers: the ordinary one, and that to the cancel which came too late.
@@ -425,7 +423,7 @@ async fn after_a_cancel_a_drain_waits_for_a_quiet_moment() {
 }
 
 #[tokio::test]
-async fn drops_everybody_at_once_and_refuses_until_it_is_told_to_admit() {
+async fn drops_all_sessions_at_once_and_refuses_until_the_next_admit() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     let mut operator = gate.admitting().await;
@@ -435,20 +433,20 @@ async fn drops_everybody_at_once_and_refuses_until_it_is_told_to_admit() {
     busy.stream.write_all(&request(next_id(), 100)).await.unwrap();
     operator.send(&Request::Drop).await;
     let mut report = operator.ping(1).await;
-    assert_eq!(report.admission, Admission::Closed);
+    assert_eq!(report.state, GateState::Closed);
     busy.closed().await;
     idle.closed().await;
     // The answer may have been the last report: nothing has changed since when both were gone by then.
     if report.sessions > 0 {
-        report = operator.report("nobody left", |report| report.sessions == 0).await;
+        report = operator.report("no sessions left", |report| report.sessions == 0).await;
     }
-    assert_eq!(report.admission, Admission::Closed);
+    assert_eq!(report.state, GateState::Closed);
     until("refused", async || is_refused(gate.probes()).await, |refused| *refused).await;
-    assert_eq!(gate.page("/readyz").await, (503, "closed by order\n".to_owned()));
+    assert_eq!(gate.page("/readyz").await, (503, "closed by command\n".to_owned()));
     server.give_answers();
     operator.send(&Request::Admit).await;
     operator
-        .report("admits", |report| report.admission == Admission::Open)
+        .report("admits", |report| report.state == GateState::Open)
         .await;
     Probe::log_in(gate.probes()).await.unwrap();
     assert_eq!(ended(&gate, "Dropped").await, 2.0);
@@ -464,7 +462,7 @@ async fn a_silent_client_costs_one_slot_until_the_login_timeout() {
     // Nobody else pays: another probe is served beside it.
     let mut other = Probe::log_in(gate.probes()).await.unwrap();
     other.ask(next_id()).await.unwrap();
-    // And one more is told at once that there is no room.
+    // A third one is closed at once.
     let mut third = Probe::connect(gate.probes()).await.unwrap();
     assert_eq!(third.closed().await, 0);
     assert_eq!(refused(&gate, "Full").await, 1.0);
@@ -531,7 +529,7 @@ async fn a_client_that_never_ends_a_message_is_closed_at_the_message_timeout() {
 }
 
 #[tokio::test]
-async fn garbage_is_closed_before_the_objectserver_hears_of_it() {
+async fn garbage_is_closed_before_the_objectserver_is_dialled() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     gate.admitting().await;
@@ -569,26 +567,26 @@ async fn a_lower_term_cannot_drain() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     let mut old = gate.operator("old", 3).await;
-    old.report("admits", |report| report.admission == Admission::Open).await;
+    old.report("admits", |report| report.state == GateState::Open).await;
     let mut new = gate.operator("new", 4).await;
     new.ping(1).await;
-    for order in [drain(SECOND, 1), Request::Drop, Request::Admit] {
-        old.send(&order).await;
-        let report = old.report("refuses", |report| report.refused_order.is_some()).await;
-        let why = report.refused_order.unwrap();
+    for command in [drain(SECOND, 1), Request::Drop, Request::Admit] {
+        old.send(&command).await;
+        let report = old.report("refuses", |report| report.rejected_command.is_some()).await;
+        let why = report.rejected_command.unwrap();
         assert!(why.contains("term 3 of old is over") && why.contains("term 4"), "{why}");
     }
-    assert_eq!(new.ping(2).await.admission, Admission::Open);
-    assert_eq!(old.ping(5).await.refused_order, None);
+    assert_eq!(new.ping(2).await.state, GateState::Open);
+    assert_eq!(old.ping(5).await.rejected_command, None);
     new.send(&Request::Drop).await;
-    old.report("sees what the other has ordered", |report| {
-        report.admission == Admission::Closed
+    old.report("sees the command of the other", |report| {
+        report.state == GateState::Closed
     })
     .await;
 }
 
 #[tokio::test]
-async fn says_why_it_does_not_follow_an_order_that_makes_no_sense() {
+async fn reports_why_it_rejects_an_invalid_command() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     let mut operator = gate.admitting().await;
@@ -606,26 +604,26 @@ async fn says_why_it_does_not_follow_an_order_that_makes_no_sense() {
     ] {
         operator.send_text(line).await;
         let report = operator
-            .report("refuses", |report| report.refused_order.is_some())
+            .report("refuses", |report| report.rejected_command.is_some())
             .await;
-        let text = report.refused_order.unwrap();
+        let text = report.rejected_command.unwrap();
         assert!(text.contains(why), "{line}: {text}");
     }
-    assert_eq!(operator.ping(1).await.admission, Admission::Open);
+    assert_eq!(operator.ping(1).await.state, GateState::Open);
     operator.send_text(&"x".repeat(70_000)).await;
     while operator.next().await.is_some() {}
 }
 
 #[tokio::test]
-async fn a_stranger_is_not_listened_to() {
+async fn a_client_with_a_certificate_of_another_ca_is_disconnected() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     gate.admitting().await;
-    let stranger = gate.authority.client_known_to(&Authority::new());
+    let foreign = gate.authority.client_known_to(&Authority::new());
     for port in [gate.control(), gate.checks()] {
         // In TLS 1.3 the client learns of its refusal with the first read.
         let read = async {
-            let mut stream = connect_tls(port, stranger.clone()).await?;
+            let mut stream = connect_tls(port, foreign.clone()).await?;
             stream
                 .write_all(b"{\"type\":\"Hello\",\"holder\":\"x\",\"term\":9}\n")
                 .await?;
@@ -732,7 +730,7 @@ async fn checks_pass_through_a_closed_gate_and_are_not_counted() {
     assert_eq!(operator.ping(1).await.sessions, 0);
     operator.send(&Request::Drop).await;
     operator
-        .report("closes", |report| report.admission == Admission::Closed)
+        .report("closes", |report| report.state == GateState::Closed)
         .await;
 
     let id = next_id();
@@ -754,7 +752,7 @@ async fn checks_pass_through_a_closed_gate_and_are_not_counted() {
 }
 
 #[tokio::test]
-async fn tells_why_it_cannot_listen_and_tries_again() {
+async fn reports_why_it_cannot_listen_and_tries_again() {
     let server = ObjectServer::start(Manners::default()).await;
     let address = Gate::free_address();
     let squatter = TcpListener::bind((address, 4400)).await.unwrap();
@@ -764,16 +762,14 @@ async fn tells_why_it_cannot_listen_and_tries_again() {
         .report("says why", |report| report.listen_error.is_some())
         .await;
     assert_eq!(
-        (report.admission, report.upstream),
-        (Admission::Closed, Upstream::Reachable)
+        (report.state, report.upstream),
+        (GateState::Closed, Upstream::Reachable)
     );
     let (status, reason) = gate.page("/readyz").await;
     assert_eq!(status, 503);
     assert!(reason.contains("in use"), "{reason}");
     drop(squatter);
-    let report = operator
-        .report("opens", |report| report.admission == Admission::Open)
-        .await;
+    let report = operator.report("opens", |report| report.state == GateState::Open).await;
     assert_eq!(report.listen_error, None);
 }
 
@@ -783,25 +779,29 @@ async fn counters_are_reported_at_most_ten_times_a_second() {
     let gate = Gate::start(server.address, &[]);
     let mut operator = gate.admitting().await;
     let start = Instant::now();
-    let before = operator.ping(1).await.sequence;
+    operator.ping(1).await;
+    let before = operator.reports;
     for _ in 0..200 {
         Probe::log_in(gate.probes()).await.unwrap();
     }
     operator.report("all gone", |report| report.sessions == 0).await;
-    let reports = operator.ping(2).await.sequence - before;
+    operator.ping(2).await;
+    let reports = operator.reports - before;
     let allowed = u64::try_from(start.elapsed().as_millis()).unwrap() / 100 + 3;
     assert!(reports <= allowed, "{reports} reports in {:?}", start.elapsed());
 }
 
 #[tokio::test]
-async fn a_leaving_gate_serves_until_it_is_told_to_drain_and_then_exits() {
+async fn a_terminating_gate_serves_until_the_drain_command_and_then_exits() {
     let server = ObjectServer::start(Manners::default()).await;
     let mut gate = Gate::start(server.address, &["--grace-period", "60s"]);
     let mut operator = gate.admitting().await;
     let mut probe = Probe::log_in(gate.probes()).await.unwrap();
     gate.terminate();
-    let report = operator.report("says that it leaves", |report| report.leaving).await;
-    assert_eq!(report.admission, Admission::Open);
+    let report = operator
+        .report("says that it terminates", |report| report.terminating)
+        .await;
+    assert_eq!(report.state, GateState::Open);
     assert_eq!(gate.page("/readyz").await.0, 200);
     Probe::log_in(gate.probes())
         .await
@@ -822,19 +822,19 @@ async fn a_leaving_gate_serves_until_it_is_told_to_drain_and_then_exits() {
     .await;
     operator.send(&drain(30 * SECOND, 100)).await;
     operator
-        .report("drains", |report| report.admission == Admission::Draining)
+        .report("drains", |report| report.state == GateState::Draining)
         .await;
     until("refused", async || is_refused(gate.probes()).await, |refused| *refused).await;
     server.give_answers();
     within("the answer", probe.answer()).await.unwrap();
     assert_eq!(probe.closed().await, 0);
     let last = operator.report("its last word", |report| report.sessions == 0).await;
-    assert_eq!((last.leaving, last.admission), (true, Admission::Closed));
+    assert_eq!((last.terminating, last.state), (true, GateState::Closed));
     assert!(gate.exit().await.success());
 }
 
 #[tokio::test]
-async fn a_leaving_gate_that_nobody_steers_drains_at_half_time() {
+async fn a_terminating_gate_without_an_operator_drains_at_half_time() {
     let server = ObjectServer::start(Manners::default()).await;
     let mut gate = Gate::start(server.address, &["--grace-period", "4s"]);
     gate.admitting().await;
@@ -871,13 +871,13 @@ async fn a_leaving_gate_that_nobody_steers_drains_at_half_time() {
 }
 
 #[tokio::test]
-async fn a_leaving_gate_with_nobody_left_exits_at_the_order() {
+async fn a_drained_gate_exits_at_once_when_it_is_terminated() {
     let server = ObjectServer::start(Manners::default()).await;
     let mut gate = Gate::start(server.address, &["--grace-period", "60s"]);
     let mut operator = gate.admitting().await;
     operator.send(&drain(30 * SECOND, 100)).await;
     operator
-        .report("closes", |report| report.admission == Admission::Closed)
+        .report("closes", |report| report.state == GateState::Closed)
         .await;
     gate.terminate();
     assert!(gate.exit().await.success());

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::{Timestamp, ToSpan};
-use proxypair::protocol::{Admission, Report, Request, UnreachableCause, Upstream};
+use proxypair::protocol::{GateState, Report, Request, UnreachableCause, Upstream};
 use rustls::version::TLS12;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -53,7 +53,7 @@ fn why(report: &Report) -> Option<(UnreachableCause, &str)> {
 async fn away(operator: &mut Operator, expected: UnreachableCause) -> String {
     let report = operator
         .report("says why", |report| {
-            report.admission == Admission::Closed && why(report).is_some_and(|(cause, _)| cause == expected)
+            report.state == GateState::Closed && why(report).is_some_and(|(cause, _)| cause == expected)
         })
         .await;
     let (_, message) = why(&report).unwrap();
@@ -62,7 +62,7 @@ async fn away(operator: &mut Operator, expected: UnreachableCause) -> String {
 
 async fn open(operator: &mut Operator) -> Report {
     operator
-        .report("admits", |report| report.admission == Admission::Open)
+        .report("admits", |report| report.state == GateState::Open)
         .await
 }
 
@@ -135,22 +135,22 @@ async fn a_certificate_against_the_rule_keeps_the_listener_closed_and_says_which
         (
             ours.issue("AGG_B"),
             [
-                "Common Name is refused",
+                "Common Name rejected",
                 "it is \"AGG_B\"",
-                "wanted: Common Name \"AGG_P\"",
+                "expected: Common Name \"AGG_P\"",
             ],
         ),
         (
             theirs.issue("AGG_P"),
-            ["chain is refused", "issuer \"CN=Other CA\"", "\"CN=Netcool CA\""],
+            ["chain rejected", "issuer \"CN=Other CA\"", "\"CN=Netcool CA\""],
         ),
         (
             ours.issue_for("AGG_P", -1, &[]),
-            ["chain is refused", "it expired at", "subject \"CN=AGG_P\""],
+            ["chain rejected", "it expired at", "subject \"CN=AGG_P\""],
         ),
         (
             ours.issue_for("AGG_B", 90, &["AGG_P"]),
-            ["Common Name is refused", "it is \"AGG_B\"", "\"AGG_P\""],
+            ["Common Name rejected", "it is \"AGG_B\"", "\"AGG_P\""],
         ),
     ];
     for (identity, words) in cases {
@@ -161,7 +161,7 @@ async fn a_certificate_against_the_rule_keeps_the_listener_closed_and_says_which
             })
             .await;
         assert_eq!(why(&report).unwrap().0, UnreachableCause::TlsRejected);
-        assert_eq!(report.admission, Admission::Closed);
+        assert_eq!(report.state, GateState::Closed);
         refuses(&gate).await;
     }
     // Renewed.
@@ -215,7 +215,7 @@ async fn an_objectserver_that_wants_tls_of_a_gate_that_knows_of_none_is_named_in
     .await;
     until(
         "the log says so",
-        async || gate.has_logged("the server behind this gate speaks TLS"),
+        async || gate.has_logged("the ObjectServer speaks TLS"),
         |said| *said,
     )
     .await;
@@ -235,7 +235,7 @@ async fn other_authorities_are_taken_up_and_bad_ones_change_nothing() {
     let mut probe = Probe::log_in(gate.probes()).await.unwrap();
 
     replace(&file, "half a c");
-    let warning = "certificates cannot be used, keeping those from before";
+    let warning = "certificates cannot be used, keeping the previous ones";
     until("a warning", async || gate.has_logged(warning), |warned| *warned).await;
     Probe::log_in(gate.probes())
         .await
@@ -248,7 +248,7 @@ async fn other_authorities_are_taken_up_and_bad_ones_change_nothing() {
     // The server's certificate is not trusted any more: its listener closes, although nothing has happened to the server.
     replace(&file, &old.pem());
     let message = away(&mut operator, UnreachableCause::TlsRejected).await;
-    assert!(message.contains("no authority in the CA bundle"), "{message}");
+    assert!(message.contains("no CA in the CA bundle"), "{message}");
     probe.closed().await;
 }
 
@@ -319,7 +319,7 @@ async fn the_listener_stays_closed_until_there_is_a_certificate_to_show() {
     let mut operator = gate.operator("a", 1).await;
     let lacks = |report: &Report, words: &str| {
         let error = report.listen_error.as_deref();
-        report.admission == Admission::Closed && error.is_some_and(|error| error.contains(words))
+        report.state == GateState::Closed && error.is_some_and(|error| error.contains(words))
     };
     operator
         .report("names the file", |report| {
@@ -426,7 +426,7 @@ async fn a_renewed_certificate_is_for_new_sessions_and_leaves_the_others_alone()
                 .is_some_and(|expires| expires > before)
         })
         .await;
-    assert_eq!((report.admission, report.sessions), (Admission::Open, 1));
+    assert_eq!((report.state, report.sessions), (GateState::Open, 1));
     probe.ask(next_id()).await.unwrap();
     assert!(
         connect_tls(gate.probes(), issuer.probe("PROXY_P")).await.is_err(),
@@ -544,10 +544,10 @@ async fn tls_that_passes_through_ends_at_the_objectserver_and_is_drained_at_a_qu
         |arrived| *arrived,
     )
     .await;
-    let ordered = Instant::now();
+    let commanded = Instant::now();
     operator.send(&drain(60 * SECOND)).await;
     operator
-        .report("drains", |report| report.admission == Admission::Draining)
+        .report("drains", |report| report.state == GateState::Draining)
         .await;
     // Longer than a quiet moment: the request is known to be unanswered all the same.
     tokio::time::sleep(2 * SECOND).await;
@@ -565,8 +565,8 @@ async fn tls_that_passes_through_ends_at_the_objectserver_and_is_drained_at_a_qu
         answered.elapsed()
     );
     println!(
-        "drained {:?} after the order, {:?} after the answer",
-        ordered.elapsed(),
+        "drained {:?} after the command, {:?} after the answer",
+        commanded.elapsed(),
         answered.elapsed()
     );
     until(

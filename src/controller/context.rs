@@ -1,19 +1,12 @@
-//! What reconciler and stewards share: client, caches and settings.
+//! What reconciliations share: access to the cluster, caches of the children, and settings.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use futures::{Stream, future::BoxFuture};
-use k8s_openapi::{
-    NamespaceResourceScope,
-    api::{
-        apps::v1::Deployment,
-        core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount},
-        discovery::v1::EndpointSlice,
-        policy::v1::PodDisruptionBudget,
-    },
+use futures::{FutureExt, Stream, future::BoxFuture};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Secret, Service, ServiceAccount},
+    policy::v1::PodDisruptionBudget,
 };
 use kube::{
     Api, Client, Resource,
@@ -25,23 +18,20 @@ use kube::{
 };
 use tokio::sync::{mpsc, watch};
 
-use super::{
-    apply::ApplyError,
-    references::{self, References},
-    watches::{self, Changes, GuardedPair},
-};
+use super::references::{self, References};
 use crate::{
-    domain::children::GateImage,
-    leader::{Claim, Standing},
+    cluster::{self, Changes, Cluster, GuardedPair, Requeue},
+    domain::children::{Child, GateImage},
+    leader::Standing,
     metrics::Metrics,
 };
 
 /// How the operator runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Name of this process, for the gates and for events.
+    /// Name of this process, for the gates and for Events.
     pub identity: String,
-    /// The one namespace to look after; all of them without it.
+    /// The one namespace in scope; all of them without it.
     pub namespace: Option<String>,
     /// What the proxy pods run.
     pub image: GateImage,
@@ -49,67 +39,16 @@ pub struct Settings {
     pub certificate_lifetime: Duration,
 }
 
-/// What reconciler and stewards share.
+/// What reconciliations share.
 pub struct Context {
-    /// Talks to the API server.
-    pub client: Client,
+    /// What they share with the workers.
+    pub cluster: Arc<Cluster>,
     /// How the operator runs.
     pub settings: Settings,
-    /// What is counted.
-    pub metrics: Metrics,
-    /// Writes Kubernetes Events.
-    pub recorder: Recorder,
-    /// Proxy pods.
-    pub pods: Store<Pod>,
-    /// EndpointSlices of the Services that the operator made.
-    pub slices: Store<EndpointSlice>,
-    /// The children, without their content.
+    /// The children, without their content: enough to notice that one was changed or deleted.
     pub children: Children,
     /// Secrets and ConfigMaps of users.
     pub references: Arc<References>,
-    /// Something has changed in `slices` or `pods`.
-    pub changes: Changes,
-    standing: watch::Receiver<Standing>,
-}
-
-/// What is cached of the children: enough to see that one was changed or deleted.
-pub struct Children {
-    pub deployments: Store<PartialObjectMeta<Deployment>>,
-    pub services: Store<PartialObjectMeta<Service>>,
-    pub secrets: Store<PartialObjectMeta<Secret>>,
-    pub accounts: Store<PartialObjectMeta<ServiceAccount>>,
-    pub budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
-    pub config_maps: Store<PartialObjectMeta<ConfigMap>>,
-}
-
-impl Children {
-    /// The cached `metadata.resourceVersion` of a child.
-    pub fn version(&self, kind: &str, namespace: &str, name: &str) -> Option<String> {
-        fn of<K>(store: &Store<PartialObjectMeta<K>>, kind: &str, namespace: &str, name: &str) -> Option<String>
-        where
-            K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + 'static,
-        {
-            if K::kind(&()) != kind {
-                return None;
-            }
-            let key = ObjectRef::new(name).within(namespace);
-            store.get(&key)?.metadata.resource_version.clone()
-        }
-        let Self {
-            deployments,
-            services,
-            secrets,
-            accounts,
-            budgets,
-            config_maps,
-        } = self;
-        of(deployments, kind, namespace, name)
-            .or_else(|| of(services, kind, namespace, name))
-            .or_else(|| of(secrets, kind, namespace, name))
-            .or_else(|| of(accounts, kind, namespace, name))
-            .or_else(|| of(budgets, kind, namespace, name))
-            .or_else(|| of(config_maps, kind, namespace, name))
-    }
 }
 
 impl Context {
@@ -124,95 +63,119 @@ impl Context {
         impl Stream<Item = ObjectRef<GuardedPair>> + Send + 'static,
         BoxFuture<'static, ()>,
     ) {
-        let (nudge, mut nudged) = mpsc::unbounded_channel();
+        let (requeue, mut requeued) = mpsc::unbounded_channel();
         let changes = Changes::default();
         let namespace = settings.namespace.as_deref();
-        let (pods, pods_task) = watches::pods(&client, namespace, &nudge, &changes);
-        let (slices, slices_task) = watches::slices(&client, namespace, &changes);
-        let (deployments, deployments_task) = watches::children(&client, namespace, &nudge);
-        let (services, services_task) = watches::children(&client, namespace, &nudge);
-        let (secrets, secrets_task) = watches::children(&client, namespace, &nudge);
-        let (accounts, accounts_task) = watches::children(&client, namespace, &nudge);
-        let (budgets, budgets_task) = watches::children(&client, namespace, &nudge);
-        let (config_maps, config_maps_task) = watches::children(&client, namespace, &nudge);
+        let (pods, pods_task) = cluster::pods(&client, namespace, &requeue, &changes);
+        let (slices, slices_task) = cluster::slices(&client, namespace, &changes);
+        let (children, children_tasks) = Children::watch(&client, namespace, &requeue);
         let references = Arc::new(References::default());
-        let references_task = references::watch(&client, namespace, &references, &nudge);
-        let tasks: [BoxFuture<'static, ()>; 9] = [
-            pods_task,
-            slices_task,
-            deployments_task,
-            services_task,
-            secrets_task,
-            accounts_task,
-            budgets_task,
-            config_maps_task,
-            references_task,
-        ];
+        let references_task = references::watch(&client, namespace, &references, &requeue);
         let reporter = Reporter {
             controller: "proxypair.dev/operator".to_owned(),
             instance: Some(settings.identity.clone()),
         };
-        let context = Self {
+        let cluster = Cluster {
             recorder: Recorder::new(client.clone(), reporter),
             client,
-            settings,
+            identity: settings.identity.clone(),
             metrics,
             pods,
             slices,
-            children: Children {
-                deployments,
-                services,
-                secrets,
-                accounts,
-                budgets,
-                config_maps,
-            },
-            references,
             changes,
+            requeue,
             standing,
         };
-        let nudges = futures::stream::poll_fn(move |context| nudged.poll_recv(context));
-        let tasks: BoxFuture<'static, ()> = Box::pin(async move {
-            futures::future::join_all(tasks).await;
-        });
-        (Arc::new(context), nudges, tasks)
+        let context = Self {
+            cluster: Arc::new(cluster),
+            settings,
+            children,
+            references,
+        };
+        let requeued = futures::stream::poll_fn(move |context| requeued.poll_recv(context));
+        let tasks = children_tasks
+            .into_iter()
+            .chain([pods_task, slices_task, references_task]);
+        let tasks = futures::future::join_all(tasks).map(drop).boxed();
+        (Arc::new(context), requeued, tasks)
     }
 
-    /// An API over everything this operator looks after.
+    /// An API over everything in this operator's scope.
     pub fn api<K>(&self) -> Api<K>
     where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
     {
-        watches::api(&self.client, self.settings.namespace.as_deref())
+        cluster::api(&self.cluster.client, self.settings.namespace.as_deref())
     }
 
-    /// Waits until what stands in the caches is what stands in the API server: decisions on less would be decisions on nothing.
+    /// Waits until the caches hold what the API server holds: on less, a reconciliation would take existing pods for missing ones.
     pub async fn caches_are_ready(&self) {
-        let Children {
-            deployments,
-            services,
-            secrets,
-            accounts,
-            budgets,
-            config_maps,
-        } = &self.children;
+        let Cluster { pods, slices, .. } = &*self.cluster;
+        // An error means that the task which fills a cache has ended, with the process.
         let _ = futures::join!(
-            self.pods.wait_until_ready(),
-            self.slices.wait_until_ready(),
-            deployments.wait_until_ready(),
-            services.wait_until_ready(),
-            secrets.wait_until_ready(),
-            accounts.wait_until_ready(),
-            budgets.wait_until_ready(),
-            config_maps.wait_until_ready(),
+            pods.wait_until_ready(),
+            slices.wait_until_ready(),
+            self.children.are_ready()
         );
     }
+}
 
-    /// The right to write, checked before each write.
-    pub fn claim(&self) -> Result<Claim, ApplyError> {
-        self.standing
-            .borrow()
-            .claim(Instant::now())
-            .ok_or(ApplyError::NotLeading)
+/// One cache for each kind of child.
+pub struct Children(Vec<Box<dyn ChildCache>>);
+
+impl Children {
+    /// Starts to cache the metadata of every kind of child. This is the list of the kinds.
+    fn watch(client: &Client, namespace: Option<&str>, requeue: &Requeue) -> (Self, Vec<BoxFuture<'static, ()>>) {
+        fn kind<K: Child>(
+            client: &Client,
+            namespace: Option<&str>,
+            requeue: &Requeue,
+        ) -> (Box<dyn ChildCache>, BoxFuture<'static, ()>) {
+            let (store, task) = cluster::children::<K>(client, namespace, requeue);
+            (Box::new(store), task)
+        }
+        let (caches, tasks) = [
+            kind::<Deployment>(client, namespace, requeue),
+            kind::<Service>(client, namespace, requeue),
+            kind::<Secret>(client, namespace, requeue),
+            kind::<ServiceAccount>(client, namespace, requeue),
+            kind::<PodDisruptionBudget>(client, namespace, requeue),
+            kind::<ConfigMap>(client, namespace, requeue),
+        ]
+        .into_iter()
+        .unzip();
+        (Self(caches), tasks)
+    }
+
+    /// The cached `metadata.resourceVersion` of a child.
+    pub fn version(&self, kind: &str, namespace: &str, name: &str) -> Option<String> {
+        let cache = self.0.iter().find(|cache| cache.kind() == kind)?;
+        cache.version(namespace, name)
+    }
+
+    async fn are_ready(&self) {
+        futures::future::join_all(self.0.iter().map(|cache| cache.is_ready())).await;
+    }
+}
+
+/// The cache of one kind of child.
+trait ChildCache: Send + Sync {
+    fn kind(&self) -> String;
+    fn version(&self, namespace: &str, name: &str) -> Option<String>;
+    fn is_ready(&self) -> BoxFuture<'_, ()>;
+}
+
+impl<K: Child> ChildCache for Store<PartialObjectMeta<K>> {
+    fn kind(&self) -> String {
+        K::kind(&()).into_owned()
+    }
+
+    fn version(&self, namespace: &str, name: &str) -> Option<String> {
+        let key = ObjectRef::new(name).within(namespace);
+        self.get(&key)?.metadata.resource_version.clone()
+    }
+
+    fn is_ready(&self) -> BoxFuture<'_, ()> {
+        self.wait_until_ready().map(drop).boxed()
     }
 }

@@ -1,42 +1,41 @@
-//! Makes the children as the ProxyPair declares them: dereference, validate, build, apply, hand over to the steward.
+//! One pass over one ProxyPair, in phases: validate → dereference → hand over → desired → apply.
+//!
+//! The worker is handed over first and always: the pair is watched, and can switch, as soon as it is valid and its keys can be read. What
+//! fails after that is a problem in status, and is tried again.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{
-    NamespaceResourceScope,
-    api::{
-        apps::v1::Deployment,
-        core::v1::{Secret, Service},
-    },
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Secret, Service},
 };
 use kube::{
-    Resource,
+    ResourceExt,
     runtime::{controller::Action, reflector::ObjectRef},
 };
-use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    apply::{ApplyError, apply, find},
+    apply::{Applier, find, patch},
     context::Context,
     keys::{self, CA_CRT, KeySet, KeysError, SecretData, TLS_CRT, TLS_KEY},
     references,
-    registry::{Applied, Registry},
-    steward::{Declared, Steward, refuse},
-    watches::GuardedPair,
+    registry::{Applied, Registry, key},
 };
 use crate::{
-    api::{Health, ProxyPair, Side},
+    api::{ProxyPair, Side, Sides},
     check::{self, Credentials},
+    cluster::{ApplyError, GuardedPair},
     domain::{
-        children,
+        children::{self, Nodes},
         pair::{InvalidPair, Pair},
-        references::{Contents, authorities, lacking, login, named_in, needs},
+        references::{Contents, Need, authorities, lacking, login, named_in, needs},
+        rollout::{self, Step, Template},
         status::Problem,
     },
-    health::index,
     metrics::ReasonLabels,
     tls::ObjectServerTls,
+    worker::{Handover, Keys, Worker, refuse},
 };
 
 /// Why a reconciliation failed.
@@ -68,12 +67,17 @@ impl ReconcileError {
             Self::Keys(_) | Self::Tls(_) => "KeysFailed",
         }
     }
+
+    fn problem(&self) -> Problem {
+        Problem {
+            reason: self.reason(),
+            message: self.to_string(),
+        }
+    }
 }
 
-/// How often a serving side that waits for its new pod is looked at.
-const ROLLING_LOOK: Duration = Duration::from_secs(1);
-/// How often it is looked whether a name that somebody else has taken is free. Nothing tells of objects that are not this operator's.
-const NAME_LOOK: Duration = Duration::from_secs(10);
+/// How often to retry when a child's name belongs to a foreign object. Objects that the operator does not own are not watched.
+const NAME_RETRY: Duration = Duration::from_secs(10);
 /// Longest time until the keys are looked at again.
 const KEYS_LOOK: Duration = Duration::from_secs(24 * 3600);
 
@@ -83,116 +87,149 @@ pub async fn reconcile(object: Arc<GuardedPair>, registry: Arc<Registry>) -> Res
         Ok(object) => Arc::new(object.clone()),
         Err(error) => return Err(ReconcileError::Malformed(error.error.clone())),
     };
-    match declare(&object, &registry).await {
-        Ok(action) => Ok(action),
-        Err(error) => {
-            let problem = Problem {
-                reason: error.reason(),
-                message: error.to_string(),
-            };
-            report(&object, &registry, problem).await;
-            Err(error)
-        }
+    let outcome = reconcile_pair(&object, &registry).await;
+    if let Err(error) = &outcome {
+        report(&object, &registry, error.problem()).await;
     }
+    outcome
 }
 
-/// A bad declaration waits until it is changed; the API server is asked again.
+/// A bad spec waits until it is changed; the API server is asked again.
 pub fn on_error(object: Arc<GuardedPair>, error: &ReconcileError, registry: Arc<Registry>) -> Action {
     let reason = error.reason();
     tracing::warn!(pair = %ObjectRef::from_obj(&*object), reason, %error, "failed to reconcile");
     registry
         .context
+        .cluster
         .metrics
         .reconcile_errors
         .get_or_create(&ReasonLabels { reason })
         .inc();
     match error {
         ReconcileError::Malformed(_) | ReconcileError::Invalid(_) => Action::await_change(),
-        ReconcileError::Apply(ApplyError::NotOurs { .. }) => Action::requeue(NAME_LOOK),
+        ReconcileError::Apply(ApplyError::NotOurs { .. }) => Action::requeue(NAME_RETRY),
         ReconcileError::Apply(error) if error.is_conflict() => Action::requeue(Duration::from_millis(50)),
         _ => Action::requeue(Duration::from_secs(2)),
     }
 }
 
-async fn declare(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action, ReconcileError> {
-    let context = &registry.context;
+async fn reconcile_pair(object: &Arc<ProxyPair>, registry: &Registry) -> Result<Action, ReconcileError> {
+    let context = &*registry.context;
+    // Validate. What is made of a Pair cannot fail for what the user wrote.
     let pair = Arc::new(Pair::validate(object)?);
-    context.claim()?;
-    let key = ObjectRef::new(&pair.name).within(&pair.namespace);
+    context.cluster.claim()?;
+
+    // Hand over what is declared; nothing more, if nothing else has changed.
+    let is_watched = registry.hand_over(declared(&pair, object));
     let nodes = registry.nodes(&pair);
-    if let Some(applied) = registry.still_applied(&key, &pair.uid, pair.generation, &nodes) {
+    if is_watched && let Some(applied) = registry.still_applied(&pair, &nodes, Timestamp::now()) {
         return Ok(look_again(applied.renew_at));
     }
-    registry.remember(key.clone(), None);
-    let needs = needs(&pair);
-    let contents = context
-        .references
-        .read(&context.client, &key, &named_in(&needs))
-        .await?;
-    let authorities = Side::BOTH.map(|side| authorities(&pair, side, &contents));
-    let problem = needs.iter().find_map(|need| lacking(need, &contents)).or_else(|| {
-        Side::BOTH
-            .into_iter()
-            .find_map(|side| unusable(&pair, side, authorities[index(side)].as_deref()?))
-    });
-    let held_back = |side: Side| {
-        let of_side = needs.iter().filter(|need| need.side == Some(side));
-        of_side.into_iter().any(|need| lacking(need, &contents).is_some())
-    };
-    let mut versions = Versions::new();
-    let keys = declare_keys(&pair, context, &mut versions).await?;
-    declare_child(context, &pair, &children::service_account(&pair), &mut versions).await?;
-    declare_child(context, &pair, &children::disruption_budget(&pair), &mut versions).await?;
-    let [primary, backup] = Side::BOTH.map(|side| children::side_service(&pair, side));
-    let primary = declare_child(context, &pair, &primary, &mut versions).await?;
-    let backup = declare_child(context, &pair, &backup, &mut versions).await?;
-    let service: Option<Service> = find(&context.client, &pair, &pair.service_name()).await?;
-    let complete = declare_deployments(object, &pair, registry, &contents, held_back, &mut versions).await?;
+    registry.remember(&pair, None);
 
-    let config = check::client_config(&keys.operator[CA_CRT], &keys.operator[TLS_CRT], &keys.operator[TLS_KEY])?;
-    let declared = Declared {
-        pair: Arc::clone(&pair),
-        object: Arc::clone(object),
-        service: service.clone(),
-        login: login(&pair, &contents).map(|(user, password)| Credentials { user, password }),
-        authorities: Side::BOTH.map(|side| {
-            let bundle = authorities[index(side)].clone()?;
-            unusable(&pair, side, &bundle).is_none().then(|| Arc::new(bundle))
-        }),
-        problem,
-        keys: config,
-        key_text: keys.operator[TLS_CRT].clone(),
-    };
-    let handed_over = registry.with_stewards(|stewards| {
-        let steward = stewards
-            .entry(key.clone())
-            .or_insert_with(|| Steward::start(context, &declared));
-        if !steward.looks_after(&pair.uid) {
-            *steward = Steward::start(context, &declared);
-        }
-        steward.declare(declared.clone())
+    // Dereference: keys, Secrets and ConfigMaps of the user.
+    let mut applier = Applier::new(&context.cluster, &pair);
+    let keys = dereference_keys(&pair, context, &mut applier).await?;
+    let references = Dereferenced::read(&pair, context).await;
+
+    // Hand over. From here on the pair is watched.
+    registry.hand_over(Handover {
+        keys: Some(keys.for_worker()?),
+        ..references
+            .as_ref()
+            .map_or_else(|_| declared(&pair, object), |read| read.handover(&pair, object))
     });
-    let declared = handed_over.await?;
-    if let Some(service) = &declared {
-        note(service, &mut versions);
+    let references = references?;
+
+    // Apply what is desired. The first error ends the pass when everything has been tried.
+    let complete = apply_children(object, &pair, registry, &references, &nodes, &mut applier).await;
+    let versions = applier.finish()?;
+    registry.with_worker(&key(&pair), &pair.uid, |worker| {
+        worker.report(references.problem.clone());
+    });
+    if complete {
+        registry.remember(
+            &pair,
+            Some(Applied {
+                uid: pair.uid.clone(),
+                generation: pair.generation,
+                renew_at: keys.renew_at(),
+                versions,
+                references: references::versions(&references.contents),
+                nodes,
+            }),
+        );
     }
-    if let Some(service) = declared.or(service) {
-        let reach = children::reach(&pair, &service, [&primary, &backup], &nodes);
-        declare_child(context, &pair, &children::probes(&pair, &reach), &mut versions).await?;
+    // A rollout that waits for the other side goes on when the worker asks for the next pass.
+    Ok(look_again(keys.renew_at()))
+}
+
+/// What is handed over when nothing was read: everything that was handed over before stays in force.
+fn declared(pair: &Arc<Pair>, object: &Arc<ProxyPair>) -> Handover {
+    Handover {
+        pair: Arc::clone(pair),
+        object: Arc::clone(object),
+        login: None,
+        authorities: Sides::default(),
+        keys: None,
     }
-    if !complete {
-        return Ok(Action::requeue(ROLLING_LOOK));
+}
+
+fn look_again(renew_at: Timestamp) -> Action {
+    let renewal = renew_at
+        .duration_since(Timestamp::now())
+        .max(SignedDuration::from_secs(1));
+    Action::requeue(renewal.unsigned_abs().min(KEYS_LOOK))
+}
+
+/// What stands in the Secrets and ConfigMaps that a pair refers to.
+struct Dereferenced {
+    needs: Vec<Need>,
+    contents: Contents,
+    authorities: Sides<Option<Vec<u8>>>,
+    /// What is missing or unusable.
+    problem: Option<Problem>,
+}
+
+impl Dereferenced {
+    async fn read(pair: &Pair, context: &Context) -> Result<Self, ApplyError> {
+        let needs = needs(pair);
+        let contents = context
+            .references
+            .read(&context.cluster.client, &key(pair), &named_in(&needs))
+            .await?;
+        let authorities = Sides::from_fn(|side| authorities(pair, side, &contents));
+        let problem = needs.iter().find_map(|need| lacking(need, &contents)).or_else(|| {
+            Side::BOTH
+                .into_iter()
+                .find_map(|side| unusable(pair, side, authorities[side].as_deref()?))
+        });
+        Ok(Self {
+            needs,
+            contents,
+            authorities,
+            problem,
+        })
     }
-    let applied = Applied {
-        uid: pair.uid.clone(),
-        generation: pair.generation,
-        renew_at: keys.renew_at,
-        versions,
-        references: references::versions(&contents),
-        nodes,
-    };
-    registry.remember(key, Some(applied));
-    Ok(look_again(keys.renew_at))
+
+    fn handover(&self, pair: &Arc<Pair>, object: &Arc<ProxyPair>) -> Handover {
+        Handover {
+            login: login(pair, &self.contents).map(|(user, password)| Credentials { user, password }),
+            authorities: Sides::from_fn(|side| {
+                let bundle = self.authorities[side].clone()?;
+                unusable(pair, side, &bundle).is_none().then(|| Arc::new(bundle))
+            }),
+            ..declared(pair, object)
+        }
+    }
+
+    /// Whether the pod of that side could not start.
+    fn hold_back(&self, side: Side) -> bool {
+        self.needs
+            .iter()
+            .filter(|need| need.side == Some(side))
+            .any(|need| lacking(need, &self.contents).is_some())
+    }
 }
 
 /// What is wrong with a CA bundle, if anything.
@@ -204,66 +241,59 @@ fn unusable(pair: &Pair, side: Side, bundle: &[u8]) -> Option<Problem> {
     })
 }
 
-fn look_again(renew_at: Timestamp) -> Action {
-    let renewal = renew_at
-        .duration_since(Timestamp::now())
-        .max(SignedDuration::from_secs(1));
-    Action::requeue(renewal.unsigned_abs().min(KEYS_LOOK))
+/// The keys of gates and operator.
+struct PairKeys(KeySet);
+
+impl PairKeys {
+    const fn renew_at(&self) -> Timestamp {
+        self.0.renew_at
+    }
+
+    fn for_worker(&self) -> Result<Keys, ReconcileError> {
+        let text = |key| self.0.operator.get(key).map(String::as_str).unwrap_or_default();
+        let config = check::client_config(text(CA_CRT), text(TLS_CRT), text(TLS_KEY))?;
+        Ok(Keys {
+            config,
+            certificate: text(TLS_CRT).to_owned(),
+        })
+    }
 }
 
-/// `metadata.resourceVersion` of each child, by kind and name.
-type Versions = BTreeMap<(String, String), String>;
-
-fn note<K: Resource<DynamicType = ()>>(child: &K, versions: &mut Versions) {
-    let name = child.meta().name.clone().unwrap_or_default();
-    let version = child.meta().resource_version.clone().unwrap_or_default();
-    versions.insert((K::kind(&()).into_owned(), name), version);
-}
-
-/// Applies a child, after having made sure that nobody else's object is in its place.
-async fn declare_child<K>(context: &Context, pair: &Pair, child: &K, versions: &mut Versions) -> Result<K, ApplyError>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
-{
-    let name = child.meta().name.clone().unwrap_or_default();
-    let _: Option<K> = find(&context.client, pair, &name).await?;
-    context.claim()?;
-    let applied = apply(&context.client, pair, child).await?;
-    note(&applied, versions);
-    Ok(applied)
-}
-
-async fn declare_keys(pair: &Pair, context: &Context, versions: &mut Versions) -> Result<KeySet, ReconcileError> {
-    let client = &context.client;
-    let found: [Option<Secret>; 2] = [
-        find(client, pair, &pair.gate_tls_name()).await?,
-        find(client, pair, &pair.operator_tls_name()).await?,
-    ];
-    let [gate, operator] = found.each_ref().map(|secret| secret.as_ref().map(content));
-    let current = operator.map(|operator| (gate.unwrap_or_default(), operator));
+/// Reads the keys, and makes or renews them where that is due.
+async fn dereference_keys(
+    pair: &Pair,
+    context: &Context,
+    applier: &mut Applier<'_>,
+) -> Result<PairKeys, ReconcileError> {
+    let cluster = &context.cluster;
+    let gate = find::<Secret>(cluster, pair, &pair.gate_tls_name()).await?;
+    let operator = find::<Secret>(cluster, pair, &pair.operator_tls_name()).await?;
+    let current = operator
+        .as_ref()
+        .map(|operator| (gate.as_ref().map(content).unwrap_or_default(), content(operator)));
     let lifetime = context.settings.certificate_lifetime;
     let keys = keys::renewed(current.clone(), &pair.gate_name.to_str(), lifetime, Timestamp::now())?;
     if current.as_ref() == Some(&(keys.gate.clone(), keys.operator.clone())) {
-        for secret in found.iter().flatten() {
-            note(secret, versions);
+        for secret in [&gate, &operator].into_iter().flatten() {
+            applier.note(secret);
         }
-        return Ok(keys);
+        return Ok(PairKeys(keys));
     }
-    context.claim()?;
     // The operator's first: it holds the authority, from which the gates' can be made again.
     for (name, data) in [
         (pair.operator_tls_name(), &keys.operator),
         (pair.gate_tls_name(), &keys.gate),
     ] {
+        cluster.claim()?;
         let secret = children::tls_secret(pair, name, data.clone());
-        note(&apply(client, pair, &secret).await?, versions);
+        applier.note(&patch(cluster, pair, &secret).await?);
     }
     tracing::info!(
         pair = pair.name,
         namespace = pair.namespace,
         "made new keys for the gates"
     );
-    Ok(keys)
+    Ok(PairKeys(keys))
 }
 
 fn content(secret: &Secret) -> SecretData {
@@ -276,67 +306,112 @@ fn content(secret: &Secret) -> SecretData {
         .collect()
 }
 
-/// A changed pod template goes to the idle side first, and to the serving side only when the idle one is up with it. Returns whether both
-/// sides have theirs. A side that is held back keeps the pod that it has: a new one could not start.
-async fn declare_deployments(
+/// Applies all children but the keys. Whether both sides have the pod template that is declared, or keep theirs for want of something.
+async fn apply_children(
     object: &ProxyPair,
     pair: &Pair,
     registry: &Registry,
-    contents: &Contents,
-    held_back: impl Fn(Side) -> bool,
-    versions: &mut Versions,
-) -> Result<bool, ReconcileError> {
-    let context = &registry.context;
-    let key = ObjectRef::new(&pair.name).within(&pair.namespace);
-    let known = registry.with_stewards(|stewards| stewards.get(&key).and_then(Steward::known));
-    let in_status = object.status.as_ref().and_then(|status| status.serving);
-    let serving = known
-        .as_ref()
-        .map(|known| known.serving)
-        .or(in_status)
-        .unwrap_or(Side::Primary);
-    let idle = serving.other();
-    let image = &context.settings.image;
-
-    let wanted = children::deployment(pair, idle, image, contents);
-    if !held_back(idle) {
-        declare_child(context, pair, &wanted, versions).await?;
+    references: &Dereferenced,
+    nodes: &Nodes,
+    applier: &mut Applier<'_>,
+) -> bool {
+    // First what a switch needs.
+    let service = apply_virtual_service(object, pair, registry, applier).await;
+    applier.apply(&children::service_account(pair)).await;
+    applier.apply(&children::disruption_budget(pair)).await;
+    let primary = applier.apply(&children::side_service(pair, Side::Primary)).await;
+    let backup = applier.apply(&children::side_service(pair, Side::Backup)).await;
+    if let (Some(service), Some(primary), Some(backup)) = (service, primary, backup) {
+        let reach = children::reach(pair, &service, [&primary, &backup], nodes);
+        let probes: ConfigMap = children::probes(pair, &reach);
+        applier.apply(&probes).await;
     }
-    let runs_it = |uid: Option<&str>| {
-        let pods = context.pods.state();
-        let pod = uid.and_then(|uid| pods.iter().find(|pod| pod.metadata.uid.as_deref() == Some(uid)));
-        pod.is_some_and(|pod| children::template_of(&pod.metadata) == children::template_of(&wanted.metadata))
-    };
-    let idle_can_serve = known.is_some_and(|known| {
-        known.settled && known.serving == serving && known.health(idle) == Health::Up && runs_it(known.pod(idle))
-    });
-
-    if held_back(serving) {
-        return Ok(true);
-    }
-    let wanted = children::deployment(pair, serving, image, contents);
-    let found: Option<Deployment> = find(&context.client, pair, &pair.side_name(serving)).await?;
-    let changes =
-        found.is_some_and(|found| children::template_of(&found.metadata) != children::template_of(&wanted.metadata));
-    if changes && !idle_can_serve {
-        tracing::debug!(
-            pair = pair.name,
-            side = serving.label(),
-            "a changed pod waits until the other side is up"
-        );
-        return Ok(false);
-    }
-    declare_child(context, pair, &wanted, versions).await?;
-    Ok(true)
+    apply_deployments(object, pair, registry, references, applier).await
 }
 
-async fn report(object: &Arc<ProxyPair>, registry: &Registry, problem: Problem) {
-    let key = ObjectRef::<GuardedPair>::new(object.metadata.name.as_deref().unwrap_or_default())
-        .within(object.metadata.namespace.as_deref().unwrap_or_default());
-    let told = registry.with_stewards(|stewards| stewards.get(&key).map(|steward| steward.tell(problem.clone())));
-    if told.is_none()
-        && let Err(error) = refuse(&registry.context, object, &problem).await
+/// Applies everything in the virtual Service but its selector, which stays as it is found: the worker alone patches that. Carries the
+/// resourceVersion of what was found, so that a selector which was patched in between is not turned back.
+async fn apply_virtual_service(
+    object: &ProxyPair,
+    pair: &Pair,
+    registry: &Registry,
+    applier: &mut Applier<'_>,
+) -> Option<Service> {
+    let found = applier.find::<Service>(&pair.service_name()).await?;
+    hand_over_service(pair, registry, found.clone());
+    let selected = registry.snapshot(pair).selected;
+    let in_status = object.status.as_ref().and_then(|status| status.serving);
+    let mut wanted = children::virtual_service(pair, selected.or(in_status).unwrap_or(Side::Primary));
+    if let Some(found) = &found {
+        wanted.metadata.resource_version = found.resource_version();
+        let selector = found.spec.as_ref().and_then(|spec| spec.selector.clone());
+        if let (Some(spec), Some(selector)) = (&mut wanted.spec, selector) {
+            spec.selector = Some(selector);
+        }
+    }
+    let applied = applier.apply_found(&wanted).await;
+    if applied.is_some() {
+        hand_over_service(pair, registry, applied.clone());
+    }
+    applied.or(found)
+}
+
+fn hand_over_service(pair: &Pair, registry: &Registry, service: Option<Service>) {
+    registry.with_worker(&key(pair), &pair.uid, |worker| worker.hand_over_service(service));
+}
+
+/// Applies the Deployments whose turn it is: see [`rollout`].
+async fn apply_deployments(
+    object: &ProxyPair,
+    pair: &Pair,
+    registry: &Registry,
+    references: &Dereferenced,
+    applier: &mut Applier<'_>,
+) -> bool {
+    let image = &registry.context.settings.image;
+    let wanted = Sides::from_fn(|side| children::deployment(pair, side, image, &references.contents));
+    let mut templates = Sides::from_fn(|side| Template {
+        wanted: template_of(&wanted[side]),
+        found: None,
+        held_back: references.hold_back(side),
+    });
+    for side in Side::BOTH {
+        let Some(found) = applier.find::<Deployment>(&pair.side_name(side)).await else {
+            return false;
+        };
+        templates[side].found = found.as_ref().and_then(template_of);
+    }
+    let in_status = object.status.as_ref().and_then(|status| status.serving);
+    let steps = rollout::next(&templates, &registry.snapshot(pair), in_status.unwrap_or(Side::Primary));
+    for (side, step) in steps.iter() {
+        match step {
+            Step::Apply => drop(applier.apply_found(&wanted[side]).await),
+            Step::HoldBack => {}
+            Step::Wait => {
+                let (name, side) = (&pair.name, side.label());
+                tracing::debug!(
+                    pair = name,
+                    side,
+                    "a changed pod template waits until the other side is up with it"
+                );
+            }
+        }
+    }
+    steps.iter().all(|(_, step)| *step != Step::Wait)
+}
+
+fn template_of(deployment: &Deployment) -> Option<String> {
+    children::template_of(&deployment.metadata).map(str::to_owned)
+}
+
+async fn report(object: &ProxyPair, registry: &Registry, problem: Problem) {
+    let pair = ObjectRef::<GuardedPair>::new(&object.name_any()).within(&object.namespace().unwrap_or_default());
+    let uid = object.uid().unwrap_or_default();
+    let reported = registry.with_worker(&pair, &uid, |worker: &Worker| worker.report(Some(problem.clone())));
+    let cluster = &registry.context.cluster;
+    if reported.is_none()
+        && let Err(error) = refuse(cluster, object, &problem, Timestamp::now()).await
     {
-        tracing::warn!(pair = %key, %error, "failed to say in status what is wrong");
+        tracing::warn!(%pair, %error, "failed to write into status what is wrong");
     }
 }

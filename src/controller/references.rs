@@ -1,8 +1,8 @@
-//! Secrets and ConfigMaps that belong to users and that ProxyPairs refer to: read when somebody needs them, never kept.
+//! Secrets and ConfigMaps that belong to users and that ProxyPairs refer to: read when a reconciliation needs them, never kept.
 //!
-//! One watch for each kind, over the metadata alone, hears of every such object that the operator may see. What nobody refers to is
-//! forgotten at once; of the rest the index keeps who refers to it and the version last heard of. A change nudges all who refer to it, and
-//! their reconciliation reads the content again.
+//! One metadata-only watch per kind covers every such object in scope. An object that no pair refers to is dropped at once; of the others
+//! the index keeps which pairs refer to them and the newest version. A change requeues those pairs, and their reconciliation reads the
+//! content again.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -27,16 +27,15 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{
-    apply::{ApplyError, within_deadline},
-    watches::{self, GuardedPair, Nudge},
+use crate::{
+    cluster::{self, ApplyError, GuardedPair, Requeue, within_deadline},
+    domain::references::{Content, Contents, Reference, ReferenceKind},
 };
-use crate::domain::references::{Content, Contents, Reference, ReferenceKind};
 
 /// `metadata.resourceVersion` of each object that was read; `None` for one that did not exist.
 pub type ReferenceVersions = BTreeMap<Reference, Option<String>>;
 
-/// Who refers to what.
+/// Which pairs refer to which objects.
 #[derive(Default)]
 pub struct References {
     entries: Mutex<HashMap<(String, Reference), Entry>>,
@@ -45,15 +44,15 @@ pub struct References {
 #[derive(Default)]
 struct Entry {
     pairs: HashSet<ObjectRef<GuardedPair>>,
-    /// What was last heard or read of it; nothing when that may be out of date.
-    seen: Option<Option<String>>,
-    /// Grows with each thing heard, so that an answer which was overtaken is known as such.
-    heard: u64,
+    /// Its newest known version, `None` inside if it does not exist; `None` when that may be out of date.
+    known: Option<Option<String>>,
+    /// Number of watch events about it, so that a read that such an event overtook is not believed.
+    events: u64,
 }
 
 impl References {
-    /// Reads all of `wanted`, and from now on nudges `pair` when one of them changes, comes or goes. What `pair` referred to before and is
-    /// not in `wanted` is forgotten.
+    /// Reads all of `wanted`, and from now on requeues `pair` when one of them is changed, created or deleted. What `pair` referred to
+    /// before and is not in `wanted` is forgotten.
     ///
     /// # Errors
     ///
@@ -65,12 +64,12 @@ impl References {
         wanted: &BTreeSet<Reference>,
     ) -> Result<Contents, ApplyError> {
         let namespace = pair.namespace.as_deref().unwrap_or_default();
-        // Before reading, so that no change goes unheard.
-        let heard = self.refer(pair, wanted);
+        // Before reading, so that no change is missed.
+        let events = self.refer(pair, wanted);
         let mut contents = Contents::new();
-        for (reference, heard) in wanted.iter().zip(heard) {
+        for (reference, events) in wanted.iter().zip(events) {
             let content = fetch(client, namespace, reference).await?;
-            self.note(namespace, reference, heard, content.as_ref());
+            self.note(namespace, reference, events, content.as_ref());
             contents.insert(reference.clone(), content);
         }
         Ok(contents)
@@ -81,7 +80,7 @@ impl References {
         let entries = self.entries();
         versions.iter().all(|(reference, version)| {
             let entry = entries.get(&(namespace.to_owned(), reference.clone()));
-            entry.is_some_and(|entry| entry.seen.as_ref() == Some(version))
+            entry.is_some_and(|entry| entry.known.as_ref() == Some(version))
         })
     }
 
@@ -102,41 +101,46 @@ impl References {
         let refer = |reference: &Reference| {
             let entry = entries.entry((namespace.to_owned(), reference.clone())).or_default();
             entry.pairs.insert(pair.clone());
-            entry.heard
+            entry.events
         };
         wanted.iter().map(refer).collect()
     }
 
-    fn note(&self, namespace: &str, reference: &Reference, heard: u64, content: Option<&Content>) {
+    fn note(&self, namespace: &str, reference: &Reference, events: u64, content: Option<&Content>) {
         let mut entries = self.entries();
         if let Some(entry) = entries.get_mut(&(namespace.to_owned(), reference.clone()))
-            && entry.heard == heard
+            && entry.events == events
         {
-            entry.seen = Some(content.map(|content| content.version.clone()));
+            entry.known = Some(content.map(|content| content.version.clone()));
         }
     }
 
-    /// Takes in what the watch says of an object; `None` when it is gone. Returns who refers to it.
-    fn hear(&self, namespace: &str, reference: &Reference, version: Option<String>) -> Vec<ObjectRef<GuardedPair>> {
+    /// Takes in the version of an object that the watch reports; `None` when it is gone. Returns the pairs that refer to it.
+    fn take_event(
+        &self,
+        namespace: &str,
+        reference: &Reference,
+        version: Option<String>,
+    ) -> Vec<ObjectRef<GuardedPair>> {
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(&(namespace.to_owned(), reference.clone())) else {
             return Vec::new();
         };
-        entry.heard += 1;
-        if entry.seen.as_ref() == Some(&version) {
+        entry.events += 1;
+        if entry.known.as_ref() == Some(&version) {
             return Vec::new();
         }
-        entry.seen = Some(version);
+        entry.known = Some(version);
         entry.pairs.iter().cloned().collect()
     }
 
-    /// After a list of everything: what is referred to and was not in it may be gone. Returns who refers to such.
+    /// After a list of everything: objects that are referred to and were not in it may be gone. Returns the pairs that refer to those.
     fn listed(&self, kind: ReferenceKind, found: &HashSet<(String, Reference)>) -> Vec<ObjectRef<GuardedPair>> {
         let mut pairs = Vec::new();
         for (key, entry) in self.entries().iter_mut() {
-            if key.1.kind == kind && !found.contains(key) && entry.seen != Some(None) {
-                entry.heard += 1;
-                entry.seen = None;
+            if key.1.kind == kind && !found.contains(key) && entry.known != Some(None) {
+                entry.events += 1;
+                entry.known = None;
                 pairs.extend(entry.pairs.iter().cloned());
             }
         }
@@ -161,26 +165,26 @@ pub fn versions(contents: &Contents) -> ReferenceVersions {
         .collect()
 }
 
-/// Listens for changes of Secrets and ConfigMaps, for ever.
+/// Watches Secrets and ConfigMaps; never ends.
 pub fn watch(
     client: &Client,
     namespace: Option<&str>,
     references: &Arc<References>,
-    nudge: &Nudge,
+    requeue: &Requeue,
 ) -> BoxFuture<'static, ()> {
-    let secrets = listen::<Secret>(client, namespace, ReferenceKind::Secret, references, nudge);
-    let config_maps = listen::<ConfigMap>(client, namespace, ReferenceKind::ConfigMap, references, nudge);
+    let secrets = watch_kind::<Secret>(client, namespace, ReferenceKind::Secret, references, requeue);
+    let config_maps = watch_kind::<ConfigMap>(client, namespace, ReferenceKind::ConfigMap, references, requeue);
     Box::pin(async move {
         futures::join!(secrets, config_maps);
     })
 }
 
-fn listen<K>(
+fn watch_kind<K>(
     client: &Client,
     namespace: Option<&str>,
     kind: ReferenceKind,
     references: &Arc<References>,
-    nudge: &Nudge,
+    requeue: &Requeue,
 ) -> impl Future<Output = ()> + Send + use<K>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
@@ -191,46 +195,46 @@ where
         + Sync
         + 'static,
 {
-    let api = watches::api::<PartialObjectMeta<K>>(client, namespace);
+    let api = cluster::api::<PartialObjectMeta<K>>(client, namespace);
     let stream = watcher(api, watcher::Config::default()).default_backoff();
-    let mut ear = Ear {
+    let mut state = WatchState {
         kind,
         references: Arc::clone(references),
         found: HashSet::new(),
     };
-    let nudge = nudge.clone();
+    let requeue = requeue.clone();
     stream.for_each(move |event| {
-        // What failed is begun anew by the watch itself.
-        for pair in event.map(|event| ear.take_in(event)).unwrap_or_default() {
-            let _ = nudge.send(pair);
+        // The watcher itself restarts after an error.
+        for pair in event.map(|event| state.take_in(event)).unwrap_or_default() {
+            let _ = requeue.send(pair);
         }
         futures::future::ready(())
     })
 }
 
-/// What one watch has heard since its newest list began.
-struct Ear {
+/// What one watch has received since its newest list began.
+struct WatchState {
     kind: ReferenceKind,
     references: Arc<References>,
     found: HashSet<(String, Reference)>,
 }
 
-impl Ear {
-    /// Returns whom to nudge.
+impl WatchState {
+    /// Returns the pairs to requeue.
     fn take_in<K: Resource>(&mut self, event: Event<PartialObjectMeta<K>>) -> Vec<ObjectRef<GuardedPair>> {
-        let hear = |object: &PartialObjectMeta<K>, version| {
+        let take = |object: &PartialObjectMeta<K>, version| {
             let (namespace, reference) = key(self.kind, object);
-            self.references.hear(&namespace, &reference, version)
+            self.references.take_event(&namespace, &reference, version)
         };
         match event {
-            Event::Apply(object) => hear(&object, object.metadata.resource_version.clone()),
-            Event::Delete(object) => hear(&object, None),
+            Event::Apply(object) => take(&object, object.metadata.resource_version.clone()),
+            Event::Delete(object) => take(&object, None),
             Event::Init => {
                 self.found.clear();
                 Vec::new()
             }
             Event::InitApply(object) => {
-                let pairs = hear(&object, object.metadata.resource_version.clone());
+                let pairs = take(&object, object.metadata.resource_version.clone());
                 let key = key(self.kind, &object);
                 if self.references.knows(&key) {
                     self.found.insert(key);

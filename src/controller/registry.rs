@@ -1,34 +1,39 @@
-//! Who looks after which pair, and what the last reconciliation of each left behind.
+//! The worker of each pair, and what its last reconciliation left behind.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 
-use super::{
-    context::Context,
-    references::ReferenceVersions,
-    steward::{Steward, node_of},
-    watches::GuardedPair,
-};
+use super::{apply::Versions, context::Context, references::ReferenceVersions};
 use crate::{
     api::{ServiceType, Side},
-    domain::{children::Nodes, pair::Pair},
+    cluster::GuardedPair,
+    domain::{children::Nodes, pair::Pair, rollout::Snapshot},
+    worker::{Handover, Worker, node_of},
 };
 
 /// What reconciliations share among each other.
 pub struct Registry {
-    /// What they share with the stewards.
+    /// What they share with the workers.
     pub context: Arc<Context>,
-    stewards: Mutex<HashMap<ObjectRef<GuardedPair>, Steward>>,
-    applied: Mutex<HashMap<ObjectRef<GuardedPair>, Applied>>,
-    nodes: Mutex<HashMap<ObjectRef<GuardedPair>, Nodes>>,
+    pairs: Mutex<HashMap<ObjectRef<GuardedPair>, PairEntry>>,
 }
 
-/// What the last reconciliation of a pair left behind. While nothing differs from it there is nothing to apply.
+/// One pair.
+#[derive(Default)]
+struct PairEntry {
+    worker: Option<Worker>,
+    /// What the last reconciliation left behind; `None` when the next one has to look for itself.
+    applied: Option<Applied>,
+    /// The nodes of the pair's pods, if probes connect to nodes.
+    nodes: Nodes,
+}
+
+/// What a reconciliation left behind. While nothing differs from it there is nothing to apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
     /// `metadata.uid` of the ProxyPair.
@@ -37,8 +42,8 @@ pub struct Applied {
     pub generation: i64,
     /// When the keys are to be renewed.
     pub renew_at: Timestamp,
-    /// `metadata.resourceVersion` of each child, by kind and name.
-    pub versions: BTreeMap<(String, String), String>,
+    /// The children.
+    pub versions: Versions,
     /// The Secrets and ConfigMaps that the user refers to.
     pub references: ReferenceVersions,
     /// The nodes whose addresses were given to probes.
@@ -46,40 +51,34 @@ pub struct Applied {
 }
 
 impl Registry {
-    /// Nobody looks after anything yet.
+    /// No pair is known yet.
     pub fn new(context: Arc<Context>) -> Self {
         Self {
             context,
-            stewards: Mutex::default(),
-            applied: Mutex::default(),
-            nodes: Mutex::default(),
+            pairs: Mutex::default(),
         }
     }
 
-    /// Runs `act` on the stewards of all pairs.
-    pub fn with_stewards<T>(&self, act: impl FnOnce(&mut HashMap<ObjectRef<GuardedPair>, Steward>) -> T) -> T {
-        act(&mut self.stewards.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     /// What the last reconciliation left behind, if everything still is as it left it.
-    pub fn still_applied(
-        &self,
-        key: &ObjectRef<GuardedPair>,
-        uid: &str,
-        generation: i64,
-        nodes: &Nodes,
-    ) -> Option<Applied> {
-        let applied = self.applied().get(key).cloned()?;
-        let namespace = key.namespace.as_deref().unwrap_or_default();
-        let same = applied.uid == uid
-            && applied.generation == generation
+    pub fn still_applied(&self, pair: &Pair, nodes: &Nodes, now: Timestamp) -> Option<Applied> {
+        let applied = self.pairs().get(&key(pair))?.applied.clone()?;
+        let Context {
+            references, children, ..
+        } = &*self.context;
+        let same = applied.uid == pair.uid
+            && applied.generation == pair.generation
             && applied.nodes == *nodes
-            && applied.renew_at > Timestamp::now()
-            && self.context.references.unchanged(namespace, &applied.references)
+            && applied.renew_at > now
+            && references.unchanged(&pair.namespace, &applied.references)
             && applied.versions.iter().all(|((kind, name), version)| {
-                self.context.children.version(kind, namespace, name).as_deref() == Some(version)
+                children.version(kind, &pair.namespace, name).as_deref() == Some(version)
             });
         same.then_some(applied)
+    }
+
+    /// Remembers what a reconciliation left behind.
+    pub fn remember(&self, pair: &Pair, applied: Option<Applied>) {
+        self.pairs().entry(key(pair)).or_default().applied = applied;
     }
 
     /// The nodes of a pair's pods, if probes connect to nodes. A side that has no pod at the moment keeps the node it had: probes reach
@@ -88,10 +87,9 @@ impl Registry {
         if pair.spec.service.type_ != ServiceType::NodePort {
             return Nodes::default();
         }
-        let now = Side::BOTH.map(|side| node_of(&self.context.pods, pair, side));
-        let key = ObjectRef::new(&pair.name).within(&pair.namespace);
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = nodes.entry(key).or_default();
+        let now = Side::BOTH.map(|side| node_of(&self.context.cluster.pods, pair, side));
+        let mut pairs = self.pairs();
+        let known = &mut pairs.entry(key(pair)).or_default().nodes;
         for (known, now) in known.iter_mut().zip(now) {
             if now.is_some() {
                 *known = now;
@@ -100,28 +98,59 @@ impl Registry {
         known.clone()
     }
 
-    /// Remembers what a reconciliation left behind; `None` when the next one has to look for itself.
-    pub fn remember(&self, key: ObjectRef<GuardedPair>, applied: Option<Applied>) {
-        match applied {
-            Some(applied) => self.applied().insert(key, applied),
-            None => self.applied().remove(&key),
-        };
+    /// Hands over to the running worker of this object; starts one if there is none and the handover has keys. Whether there is one now.
+    pub fn hand_over(&self, handover: Handover) -> bool {
+        let mut pairs = self.pairs();
+        let entry = pairs.entry(key(&handover.pair)).or_default();
+        match &entry.worker {
+            Some(worker) if worker.works_for(&handover.pair.uid) => worker.hand_over(handover),
+            // The worker of a pair that was deleted ends here, before it can take the new one for its own.
+            _ => {
+                entry.worker = None;
+                entry.worker = handover
+                    .keys
+                    .is_some()
+                    .then(|| Worker::start(&self.context.cluster, handover));
+            }
+        }
+        entry.worker.is_some()
     }
 
-    fn applied(&self) -> MutexGuard<'_, HashMap<ObjectRef<GuardedPair>, Applied>> {
-        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Calls `with` on the running worker of that object, if there is one.
+    pub fn with_worker<T>(
+        &self,
+        pair: &ObjectRef<GuardedPair>,
+        uid: &str,
+        with: impl FnOnce(&Worker) -> T,
+    ) -> Option<T> {
+        let pairs = self.pairs();
+        let worker = pairs.get(pair)?.worker.as_ref()?;
+        worker.works_for(uid).then(|| with(worker))
+    }
+
+    /// What the worker of a pair knows; nothing, when there is none.
+    pub fn snapshot(&self, pair: &Pair) -> Snapshot {
+        self.with_worker(&key(pair), &pair.uid, Worker::snapshot)
+            .unwrap_or_default()
     }
 
     /// Ends what was done for a pair that is gone.
     pub fn forget(&self, pair: &ObjectRef<GuardedPair>) {
-        self.remember(pair.clone(), None);
+        let known = self.pairs().remove(pair);
         self.context.references.forget(pair);
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).remove(pair);
-        if self.with_stewards(|stewards| stewards.remove(pair)).is_some() {
+        if known.is_some_and(|entry| entry.worker.is_some()) {
             tracing::info!(%pair, "the ProxyPair is gone");
         }
-        self.context
-            .metrics
-            .forget(pair.namespace.as_deref().unwrap_or_default(), &pair.name);
+        let namespace = pair.namespace.as_deref().unwrap_or_default();
+        self.context.cluster.metrics.forget(namespace, &pair.name);
     }
+
+    fn pairs(&self) -> MutexGuard<'_, HashMap<ObjectRef<GuardedPair>, PairEntry>> {
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The key of a pair.
+pub fn key(pair: &Pair) -> ObjectRef<GuardedPair> {
+    ObjectRef::new(&pair.name).within(&pair.namespace)
 }

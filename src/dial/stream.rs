@@ -1,26 +1,30 @@
-//! A connection that was dialled: TCP, with or without TLS on it.
+//! A connection to a server: TCP, with or without TLS.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use jiff::Timestamp;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 use tokio_rustls::client::TlsStream;
 
 use crate::tls::peer_expires;
 
-/// A connection to a server. The choice costs the plain way one comparison for each read and write.
+/// A connection to a server, with or without TLS.
 #[derive(Debug)]
-pub enum Stream {
-    /// TCP alone.
+pub enum DialedStream {
+    /// Plain TCP.
     Plain(TcpStream),
-    /// TLS on it.
+    /// TLS over TCP.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Stream {
+impl DialedStream {
     /// The socket underneath.
     #[must_use]
     pub fn socket(&self) -> &TcpStream {
@@ -30,7 +34,7 @@ impl Stream {
         }
     }
 
-    /// When the certificate that the server has shown ends to be valid; `None` without TLS.
+    /// When the server's certificate expires; `None` without TLS.
     #[must_use]
     pub fn peer_expires(&self) -> Option<Timestamp> {
         match self {
@@ -40,19 +44,19 @@ impl Stream {
     }
 }
 
-impl From<TcpStream> for Stream {
+impl From<TcpStream> for DialedStream {
     fn from(stream: TcpStream) -> Self {
         Self::Plain(stream)
     }
 }
 
-impl From<TlsStream<TcpStream>> for Stream {
+impl From<TlsStream<TcpStream>> for DialedStream {
     fn from(stream: TlsStream<TcpStream>) -> Self {
         Self::Tls(Box::new(stream))
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for DialedStream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
@@ -61,7 +65,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for DialedStream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),

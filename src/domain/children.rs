@@ -3,6 +3,7 @@
 
 mod budget;
 mod deployment;
+mod kinds;
 mod probes;
 mod services;
 
@@ -15,6 +16,7 @@ use k8s_openapi::{
 
 pub use budget::disruption_budget;
 pub use deployment::{CHECK_PORT, CONTROL_PORT, GateImage, deployment, template_of};
+pub use kinds::{Child, is_owned};
 pub use probes::{Nodes, OMNI_DAT, PROBE_PROPS, Reach, probes, reach};
 pub use services::{side_service, virtual_selector, virtual_service};
 

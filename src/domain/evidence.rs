@@ -1,13 +1,19 @@
-//! What was seen of one side, and what it means: [`classify`] turns evidence into a [`Reading`].
+//! What was observed of a gate and its ObjectServer, and what it means: [`classify`] turns evidence into a [`Reading`].
 //!
-//! *Refused* and *closed* are proofs: the other machine's kernel said so. *Silence* is not, and needs its own, longer deadline.
+//! *Refused* and *closed* are proofs: the other machine's kernel said so. *Silence* is not, and has its own, longer deadline.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
-use super::resync::Word;
-use crate::api::{Cause, HealthCheckSpec};
+use super::resync::ServerState;
+use crate::{
+    api::{Cause, HealthCheckSpec},
+    protocol::{Report, UnreachableCause, Upstream},
+};
 
-/// One persistent connection, as seen from the operator.
+/// The state of one persistent connection of the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
     /// No attempt has had time to succeed or fail.
@@ -21,11 +27,11 @@ pub enum Link {
     },
     /// It was refused or closed, and an immediate second attempt failed as well.
     Failed {
-        /// When it was first seen.
+        /// When it was first noticed.
         since: Instant,
         /// What kind of failure it is.
         fault: Fault,
-        /// In words, for status and logs.
+        /// For status and logs.
         message: String,
     },
 }
@@ -52,119 +58,114 @@ impl Link {
     }
 }
 
-/// The proxy pod of a side, from the API server's word.
+/// The state of a proxy pod, as the API server has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pod {
-    /// Not read yet.
-    Unknown,
-    /// There is none.
-    Missing {
-        /// Since when.
-        since: Instant,
-    },
+pub enum PodState {
     /// It has no address yet.
     Starting {
-        /// Since when.
+        /// Since when the side has no pod with an address.
         since: Instant,
     },
     /// It has an address.
     Running,
     /// It is being deleted.
-    Leaving,
+    Terminating,
 }
 
-/// What the gate last said of itself.
+/// A report of a gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GateReport {
     /// When it arrived.
     pub at: Instant,
-    /// Whether the gate reaches its ObjectServer.
-    pub upstream: Upstream,
-    /// The gate has been told to end.
-    pub leaving: bool,
-    /// Probe sessions.
-    pub sessions: u32,
+    /// Since when every report has said that the gate cannot serve probes, for whatever proved reason.
+    pub failing_since: Option<Instant>,
+    /// The report.
+    pub report: Report,
 }
 
-/// Whether a gate reaches its ObjectServer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Upstream {
-    /// It does.
-    Reachable,
-    /// Its certificate was refused.
-    Rejected {
-        /// Since when the gate has said so.
-        since: Instant,
-        /// The gate's words.
-        message: String,
-    },
-    /// The proxy server behind the gate was refused or closed.
-    ProxyUnreachable {
-        /// Since when the gate has said so.
-        since: Instant,
-        /// The gate's words.
-        message: String,
-    },
-    /// It was refused, closed, or the name has no address.
-    Unreachable {
-        /// Since when the gate has said so.
-        since: Instant,
-        /// The gate's words.
-        message: String,
-    },
-    /// It is silent for longer than `unresponsiveAfter`.
-    Unresponsive {
-        /// The gate's words.
-        message: String,
-    },
-}
-
-impl Upstream {
-    /// Since when it has been refused or closed, for whatever reason.
-    pub fn bad_since(&self) -> Option<Instant> {
-        match self {
-            Self::Rejected { since, .. } | Self::ProxyUnreachable { since, .. } | Self::Unreachable { since, .. } => {
-                Some(*since)
-            }
-            Self::Reachable | Self::Unresponsive { .. } => None,
+impl GateReport {
+    /// `report`, which arrived `at`, after `earlier`.
+    #[must_use]
+    pub fn after(earlier: Option<&Self>, at: Instant, report: Report) -> Self {
+        let is_failing = report.listen_error.is_some()
+            || matches!(&report.upstream, Upstream::Unreachable { cause, .. } if *cause != UnreachableCause::TimedOut);
+        let earlier = earlier.filter(|earlier| earlier.report.instance == report.instance);
+        let failing_since = is_failing.then(|| earlier.and_then(|earlier| earlier.failing_since).unwrap_or(at));
+        Self {
+            at,
+            failing_since,
+            report,
         }
     }
 }
 
-/// Everything that was seen of one side.
+/// Everything that was observed of one gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Evidence {
-    /// The API server's word.
-    pub pod: Pod,
-    /// What keeps the pod from running, in words, from there too.
-    pub trouble: Option<String>,
-    /// The session with the gate.
+pub struct GateEvidence {
+    /// Its pod.
+    pub pod: PodState,
+    /// Why the pod does not run, in the cluster's words.
+    pub pod_failure: Option<String>,
+    /// The connection to its control port.
     pub control: Link,
-    /// What the gate last said on it.
+    /// The newest report on that connection.
     pub report: Option<GateReport>,
+    /// Since when it accepts no probes, by its reports, although it is commanded to admit them.
+    pub refusing_since: Option<Instant>,
     /// The check session through the gate to the ObjectServer.
     pub path: Link,
-    /// The connection straight to the ObjectServer.
-    pub direct: Link,
-    /// Since when that has been answering, while it is.
-    pub direct_since: Option<Instant>,
-    /// What the ObjectServer last said of itself on that connection, if the operator logs in there.
-    pub word: Option<Word>,
 }
 
-impl Evidence {
-    /// Nothing was seen yet.
-    pub fn none() -> Self {
+impl GateEvidence {
+    /// Nothing was observed of the gate in a pod in this state.
+    #[must_use]
+    pub const fn none(pod: PodState, pod_failure: Option<String>) -> Self {
         Self {
-            pod: Pod::Unknown,
-            trouble: None,
+            pod,
+            pod_failure,
             control: Link::Untried,
             report: None,
+            refusing_since: None,
             path: Link::Untried,
-            direct: Link::Untried,
-            direct_since: None,
-            word: None,
         }
+    }
+}
+
+/// Everything that was observed of the ObjectServer of one side, on the direct connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerEvidence {
+    /// The connection.
+    pub direct: Link,
+    /// Since when it has been answering, while it is.
+    pub answering_since: Option<Instant>,
+    /// What the ObjectServer last said about itself, if the operator logs in there.
+    pub state: Option<ServerState>,
+}
+
+impl ServerEvidence {
+    /// Nothing was observed.
+    pub const NONE: Self = Self {
+        direct: Link::Untried,
+        answering_since: None,
+        state: None,
+    };
+
+    /// Takes in a change of the connection, at `now`.
+    pub fn take_link(&mut self, link: Link, now: Instant) {
+        if matches!(link, Link::Failed { .. }) {
+            self.state = None;
+        }
+        self.answering_since = match link {
+            Link::Answering => self.answering_since.or(Some(now)),
+            _ => None,
+        };
+        self.direct = link;
+    }
+
+    /// Whether the ObjectServer has come back so recently, after a failure at `since`, that the gate need not have noticed yet.
+    fn has_just_returned(&self, since: Instant, now: Instant) -> bool {
+        self.answering_since
+            .is_some_and(|returned| returned > since && now < returned + GATE_DIALS_AGAIN)
     }
 }
 
@@ -187,8 +188,8 @@ impl Timing {
         (self.interval * 2).min(self.unresponsive_after)
     }
 
-    /// How old an ObjectServer's word of itself may be: two rounds of questions, and not less than a few seconds.
-    pub fn word_lasts(&self) -> Duration {
+    /// How old an ObjectServer's answer about itself may be: two rounds of questions, and not less than 3 s.
+    pub fn answer_lasts(&self) -> Duration {
         (self.interval * 2).max(Duration::from_secs(3))
     }
 }
@@ -207,210 +208,291 @@ impl From<&HealthCheckSpec> for Timing {
 /// What the evidence says at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// Too little was seen.
+    /// Too little was observed.
     Unknown,
     /// An event sent to this side would arrive.
     Good,
     /// Something is late or contradictory, and too young to be called a failure.
     Doubtful {
-        /// When to look again at the latest, if nothing new is seen before.
+        /// When to decide again, if nothing new is observed before.
         until: Option<Instant>,
     },
     /// An event sent to this side would not arrive.
     Bad {
         /// Why.
         cause: Cause,
-        /// In words.
+        /// For status and logs.
         message: String,
         /// From when on it counts as down.
         down_at: Instant,
     },
 }
 
-/// How much later than the first who notices the others may see the same ObjectServer die.
-const OTHER_EYE: Duration = Duration::from_millis(50);
-/// How much later than the operator the gate may see the same ObjectServer return: it dials again every 250 ms.
+/// How much later than the first check the others may notice that the same ObjectServer died.
+const CONFIRMED_AFTER: Duration = Duration::from_millis(50);
+/// How much later than the operator the gate may notice that the same ObjectServer is back: it dials again every 250 ms.
 const GATE_DIALS_AGAIN: Duration = Duration::from_secs(1);
 
-/// Says what the evidence of one side means, looking from the outside in: pod, gate, path, ObjectServer.
+/// How long a gate may take to open its port for probes once it is commanded to.
+pub const ADMITS_WITHIN: Duration = Duration::from_secs(1);
+
+/// The evidence about one gate, seen as one question at one moment.
+#[derive(Clone, Copy)]
+struct Case<'a> {
+    gate: &'a GateEvidence,
+    server: &'a ServerEvidence,
+    timing: &'a Timing,
+    now: Instant,
+}
+
+/// What one layer of the evidence says: the reading, or that the next layer decides.
+type Layer<T = ()> = ControlFlow<Reading, T>;
+
+/// Says what the evidence about one gate and its ObjectServer means, from the outside in: pod, control connection, report, upstream,
+/// ObjectServer, path.
 ///
 /// The direct connection never brings a side down by its silence or failure: while the path through the gate is proved, events arrive. It
-/// tells *the ObjectServer is dead* from *the way to it is broken*. Only its word that another server answers is believed alone, because
-/// through a proxy that name may be hidden.
-pub fn classify(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
-    match (read(evidence, timing, now), &evidence.trouble) {
-        (
-            Reading::Bad {
-                cause: cause @ (Cause::ProxyMissing | Cause::ProxyUnreachable),
-                message,
+/// tells *the ObjectServer is dead* from *the way to it is broken*. Only its answer that another server is there is believed alone, because
+/// a proxy server may hide that name on the path.
+#[must_use]
+pub fn classify(gate: &GateEvidence, server: &ServerEvidence, timing: &Timing, now: Instant) -> Reading {
+    let case = Case {
+        gate,
+        server,
+        timing,
+        now,
+    };
+    match case.read() {
+        ControlFlow::Break(reading) => case.explained(reading),
+        ControlFlow::Continue(()) => Reading::Good,
+    }
+}
+
+/// The reading of a side that has had no pod since `since`.
+#[must_use]
+pub fn without_pod(since: Instant, timing: &Timing) -> Reading {
+    Reading::Bad {
+        cause: Cause::ProxyMissing,
+        message: "there is no proxy pod".to_owned(),
+        down_at: since + timing.unreachable_after,
+    }
+}
+
+impl<'a> Case<'a> {
+    fn read(self) -> Layer {
+        self.pod()?;
+        self.control()?;
+        let gate = self.report()?;
+        self.upstream(gate)?;
+        self.admission(gate)?;
+        self.direct()?;
+        self.path(gate)
+    }
+
+    /// Adds to the message why the pod does not run, where that is the explanation.
+    fn explained(self, reading: Reading) -> Reading {
+        match (reading, &self.gate.pod_failure) {
+            (
+                Reading::Bad {
+                    cause,
+                    message,
+                    down_at,
+                },
+                Some(failure),
+            ) if cause.is_explained_by_pod() => Reading::Bad {
+                cause,
+                message: format!("{message}: {failure}"),
                 down_at,
             },
-            Some(trouble),
-        ) => Reading::Bad {
-            cause,
-            message: format!("{message}: {trouble}"),
-            down_at,
-        },
-        (reading, _) => reading,
-    }
-}
-
-fn read(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
-    let proved = |cause, since: Instant, message: String| Reading::Bad {
-        cause,
-        message,
-        down_at: since + timing.unreachable_after,
-    };
-    let silent = |cause, since: Instant, what: &str| {
-        let silence = now.saturating_duration_since(since);
-        if silence < timing.doubtful_after() {
-            return Reading::Doubtful {
-                until: Some(since + timing.doubtful_after()),
-            };
+            (reading, _) => reading,
         }
-        Reading::Bad {
-            cause,
-            message: format!("no answer from {what}"),
-            down_at: since + timing.unresponsive_after,
-        }
-    };
-
-    match evidence.pod {
-        Pod::Unknown => return Reading::Unknown,
-        Pod::Missing { since } => return proved(Cause::ProxyMissing, since, "there is no proxy pod".to_owned()),
-        Pod::Starting { since } => {
-            return proved(Cause::ProxyMissing, since, "the proxy pod has not started".to_owned());
-        }
-        Pod::Leaving => {
-            return Reading::Bad {
-                cause: Cause::ProxyTerminating,
-                message: "the proxy pod is being deleted".to_owned(),
-                down_at: now,
-            };
-        }
-        Pod::Running => {}
     }
 
-    match &evidence.control {
-        Link::Failed {
-            since,
-            fault: Fault::Tls,
-            message,
-        } => return proved(Cause::TlsRejected, *since, message.clone()),
-        Link::Failed { since, message, .. } => return proved(Cause::ProxyUnreachable, *since, message.clone()),
-        Link::Silent { since } => match silent(Cause::ProxyUnresponsive, *since, "the gate") {
-            Reading::Doubtful { .. } if evidence.report.is_some() => {}
-            reading => return reading,
-        },
-        Link::Untried => return Reading::Unknown,
-        Link::Answering => {}
+    fn pod(self) -> Layer {
+        match self.gate.pod {
+            PodState::Starting { since } => {
+                self.proved(Cause::ProxyMissing, since, "the proxy pod has not started".to_owned())
+            }
+            PodState::Terminating => self.at_once(Cause::ProxyTerminating, "the proxy pod is being deleted".to_owned()),
+            PodState::Running => Layer::Continue(()),
+        }
     }
-    let Some(report) = &evidence.report else {
-        return Reading::Unknown;
-    };
-    if report.leaving {
-        return Reading::Bad {
-            cause: Cause::ProxyTerminating,
-            message: "the gate has been told to end".to_owned(),
-            down_at: now,
+
+    fn control(self) -> Layer {
+        match &self.gate.control {
+            Link::Failed { since, fault, message } => {
+                let cause = match fault {
+                    Fault::Tls => Cause::TlsRejected,
+                    Fault::Connection | Fault::Login | Fault::WrongServer => Cause::ProxyUnreachable,
+                };
+                self.proved(cause, *since, message.clone())
+            }
+            Link::Silent { since } => match self.silent(Cause::ProxyUnresponsive, *since, "the gate") {
+                // The newest report counts until its successor is overdue.
+                Layer::Break(Reading::Doubtful { .. }) if self.gate.report.is_some() => Layer::Continue(()),
+                layer => layer,
+            },
+            Link::Untried => Layer::Break(Reading::Unknown),
+            Link::Answering => Layer::Continue(()),
+        }
+    }
+
+    fn report(self) -> Layer<&'a GateReport> {
+        let Some(gate) = &self.gate.report else {
+            return Layer::Break(Reading::Unknown);
         };
+        if gate.report.terminating {
+            self.at_once::<()>(Cause::ProxyTerminating, "the gate received SIGTERM".to_owned())?;
+        }
+        Layer::Continue(gate)
     }
-    match &report.upstream {
-        Upstream::Reachable => {}
-        Upstream::Rejected { since, message } => return proved(Cause::TlsRejected, *since, message.clone()),
-        Upstream::ProxyUnreachable { since, message } => {
+
+    fn upstream(self, gate: &GateReport) -> Layer {
+        let since = gate.failing_since.unwrap_or(gate.at);
+        let Upstream::Unreachable { cause, message } = &gate.report.upstream else {
+            return match &gate.report.listen_error {
+                Some(error) => self.proved(Cause::ProxyUnreachable, since, error.clone()),
+                None => Layer::Continue(()),
+            };
+        };
+        let confirmed_at = since + CONFIRMED_AFTER;
+        let unconfirmed = Layer::Break(Reading::Doubtful {
+            until: Some(confirmed_at),
+        });
+        match cause {
+            UnreachableCause::TimedOut => {
+                let cause = match self.server.direct {
+                    Link::Answering => Cause::PathBroken,
+                    _ => Cause::ObjectServerUnresponsive,
+                };
+                self.at_once(cause, message.clone())
+            }
+            UnreachableCause::TlsRejected => self.proved(Cause::TlsRejected, since, message.clone()),
             // A proxy server may exit because its ObjectServer dies, and be the first that the gate misses.
-            let confirmed_at = *since + OTHER_EYE;
-            if now < confirmed_at {
-                return Reading::Doubtful {
-                    until: Some(confirmed_at),
-                };
+            UnreachableCause::ProxyUnreachable if self.now < confirmed_at => unconfirmed,
+            UnreachableCause::ProxyUnreachable => self.proved(Cause::ProxyUnreachable, since, message.clone()),
+            UnreachableCause::Untried
+            | UnreachableCause::Refused
+            | UnreachableCause::Closed
+            | UnreachableCause::Unresolved
+            | UnreachableCause::Unroutable
+            | UnreachableCause::Other => {
+                if self.server.direct != Link::Answering || self.server.has_just_returned(since, self.now) {
+                    self.proved(Cause::ObjectServerUnreachable, since, message.clone())
+                } else if self.now < confirmed_at {
+                    // A dying ObjectServer closes one connection after the other: the direct one may be the last.
+                    unconfirmed
+                } else {
+                    self.proved(Cause::PathBroken, since, message.clone())
+                }
             }
-            return proved(Cause::ProxyUnreachable, *since, message.clone());
-        }
-        Upstream::Unreachable { since, message } => {
-            if evidence.direct != Link::Answering || evidence.has_just_returned(*since, now) {
-                return proved(Cause::ObjectServerUnreachable, *since, message.clone());
-            }
-            // A dying ObjectServer closes one connection after the other: the direct one may be the last.
-            let confirmed_at = *since + OTHER_EYE;
-            if now < confirmed_at {
-                return Reading::Doubtful {
-                    until: Some(confirmed_at),
-                };
-            }
-            return proved(Cause::PathBroken, *since, message.clone());
-        }
-        Upstream::Unresponsive { message } => {
-            let cause = if evidence.direct == Link::Answering {
-                Cause::PathBroken
-            } else {
-                Cause::ObjectServerUnresponsive
-            };
-            return Reading::Bad {
-                cause,
-                message: message.clone(),
-                down_at: now,
-            };
         }
     }
 
-    if let Link::Failed {
-        since,
-        fault: Fault::WrongServer,
-        message,
-    } = &evidence.direct
-    {
-        return proved(Cause::WrongObjectServer, *since, message.clone());
+    fn admission(self, gate: &GateReport) -> Layer {
+        let Some(since) = self.gate.refusing_since.map(|since| since + ADMITS_WITHIN) else {
+            return Layer::Continue(());
+        };
+        if self.now < since {
+            return Layer::Continue(());
+        }
+        let why = match &gate.report.rejected_command {
+            Some(why) => format!(": {why}"),
+            None => String::new(),
+        };
+        let message = format!("the gate is commanded to admit probes and accepts none{why}");
+        self.proved(Cause::ProxyUnreachable, since, message)
     }
-    let is_direct_silent = evidence.direct.silent_since().is_some();
-    match &evidence.path {
-        Link::Untried => Reading::Unknown,
-        Link::Answering => Reading::Good,
-        Link::Silent { since } if is_direct_silent => {
-            silent(Cause::ObjectServerUnresponsive, *since, "the ObjectServer")
+
+    fn direct(self) -> Layer {
+        match &self.server.direct {
+            Link::Failed {
+                since,
+                fault: Fault::WrongServer,
+                message,
+            } => self.proved(Cause::WrongObjectServer, *since, message.clone()),
+            _ => Layer::Continue(()),
         }
-        Link::Silent { since } => silent(Cause::PathBroken, *since, "the ObjectServer through the gate"),
-        Link::Failed {
-            since,
-            fault: Fault::Connection,
-            ..
-        } if report.at <= *since || now < *since + OTHER_EYE => Reading::Doubtful {
-            until: Some(*since + OTHER_EYE).filter(|until| *until > now),
-        },
-        Link::Failed { since, fault, message } => {
-            let cause = match fault {
-                Fault::Tls => Cause::TlsRejected,
-                Fault::Login => Cause::LoginRefused,
-                Fault::WrongServer => Cause::WrongObjectServer,
-                Fault::Connection => match &evidence.direct {
-                    Link::Failed {
-                        fault: Fault::Connection,
-                        ..
-                    } => Cause::ObjectServerUnreachable,
-                    _ if evidence.has_just_returned(*since, now) => Cause::ObjectServerUnreachable,
-                    _ => Cause::PathBroken,
-                },
-            };
-            proved(cause, *since, message.clone())
+    }
+
+    fn path(self, gate: &GateReport) -> Layer {
+        match &self.gate.path {
+            Link::Untried => Layer::Break(Reading::Unknown),
+            Link::Answering => Layer::Continue(()),
+            Link::Silent { since } if self.server.direct.silent_since().is_some() => {
+                self.silent(Cause::ObjectServerUnresponsive, *since, "the ObjectServer")
+            }
+            Link::Silent { since } => self.silent(Cause::PathBroken, *since, "the ObjectServer through the gate"),
+            Link::Failed {
+                since,
+                fault: Fault::Connection,
+                ..
+            } if gate.at <= *since || self.now < *since + CONFIRMED_AFTER => Layer::Break(Reading::Doubtful {
+                until: Some(*since + CONFIRMED_AFTER).filter(|until| *until > self.now),
+            }),
+            Link::Failed { since, fault, message } => {
+                let cause = match fault {
+                    Fault::Tls => Cause::TlsRejected,
+                    Fault::Login => Cause::LoginRefused,
+                    Fault::WrongServer => Cause::WrongObjectServer,
+                    Fault::Connection if self.is_server_gone(*since) => Cause::ObjectServerUnreachable,
+                    Fault::Connection => Cause::PathBroken,
+                };
+                self.proved(cause, *since, message.clone())
+            }
         }
+    }
+
+    /// Whether a path that failed at `since` failed because of the ObjectServer.
+    fn is_server_gone(self, since: Instant) -> bool {
+        let is_refused = matches!(
+            self.server.direct,
+            Link::Failed {
+                fault: Fault::Connection,
+                ..
+            }
+        );
+        is_refused || self.server.has_just_returned(since, self.now)
+    }
+
+    /// A kernel or a certificate proves it; it counts when it has lasted for `unreachableAfter`.
+    fn proved<T>(self, cause: Cause, since: Instant, message: String) -> Layer<T> {
+        Layer::Break(Reading::Bad {
+            cause,
+            message,
+            down_at: since + self.timing.unreachable_after,
+        })
+    }
+
+    /// It counts at once.
+    fn at_once<T>(self, cause: Cause, message: String) -> Layer<T> {
+        Layer::Break(Reading::Bad {
+            cause,
+            message,
+            down_at: self.now,
+        })
+    }
+
+    /// Nothing has come back since `since`; it counts when that has lasted for `unresponsiveAfter`.
+    fn silent(self, cause: Cause, since: Instant, what: &str) -> Layer {
+        let doubtful_until = since + self.timing.doubtful_after();
+        Layer::Break(if self.now < doubtful_until {
+            Reading::Doubtful {
+                until: Some(doubtful_until),
+            }
+        } else {
+            Reading::Bad {
+                cause,
+                message: format!("no answer from {what}"),
+                down_at: since + self.timing.unresponsive_after,
+            }
+        })
     }
 }
 
-impl Evidence {
-    /// Whether the ObjectServer has come back so lately, after a failure at `since`, that the gate need not have seen it yet.
-    fn has_just_returned(&self, since: Instant, now: Instant) -> bool {
-        self.direct_since
-            .is_some_and(|returned| returned > since && now < returned + GATE_DIALS_AGAIN)
-    }
-
-    /// The oldest silence on any connection of this side, for the next look.
-    pub fn oldest_silence(&self) -> Option<Instant> {
-        [&self.control, &self.path, &self.direct]
-            .into_iter()
-            .filter_map(Link::silent_since)
-            .min()
-    }
+/// The oldest silence on any of these connections.
+pub fn oldest_silence<'a>(links: impl IntoIterator<Item = &'a Link>) -> Option<Instant> {
+    links.into_iter().filter_map(Link::silent_since).min()
 }
 
 #[cfg(test)]

@@ -46,36 +46,33 @@ impl Expiry {
     }
 }
 
-/// How far it is with a certificate.
+/// How near the expiry of a certificate is, once that is to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Nothing to tell before that moment.
-    Valid {
-        /// When there will be.
-        until: Timestamp,
-    },
-    /// It ends soon, in so many whole days.
+    /// It expires after this many whole days, at most 30.
     Ending {
         /// Days.
         days: i64,
     },
-    /// It has ended.
+    /// It has expired.
     Ended,
 }
 
-/// How far it is at `now` with a certificate that ends at `expires`.
-pub fn stage(expires: Timestamp, now: Timestamp) -> Stage {
+/// The stage at `now` of a certificate that expires at `expires`.
+///
+/// # Errors
+///
+/// Until 30 days before, the moment from which on it is to be told.
+pub fn stage(expires: Timestamp, now: Timestamp) -> Result<Stage, Timestamp> {
     let left = expires.duration_since(now);
     if left <= SignedDuration::ZERO {
-        Stage::Ended
+        Ok(Stage::Ended)
     } else if left <= WARNED_BEFORE {
-        Stage::Ending {
+        Ok(Stage::Ending {
             days: left.as_hours() / 24,
-        }
+        })
     } else {
-        Stage::Valid {
-            until: expires - WARNED_BEFORE,
-        }
+        Err(expires - WARNED_BEFORE)
     }
 }
 
@@ -87,14 +84,9 @@ mod tests {
     fn is_told_from_thirty_days_before_the_end_on() {
         let end: Timestamp = "2026-12-31T00:00:00Z".parse().unwrap();
         let at = |text: &str| stage(end, text.parse().unwrap());
-        assert_eq!(
-            at("2026-11-30T00:00:00Z"),
-            Stage::Valid {
-                until: "2026-12-01T00:00:00Z".parse().unwrap()
-            }
-        );
-        assert_eq!(at("2026-12-01T00:00:00Z"), Stage::Ending { days: 30 });
-        assert_eq!(at("2026-12-30T12:00:00Z"), Stage::Ending { days: 0 });
-        assert_eq!(at("2026-12-31T00:00:00Z"), Stage::Ended);
+        assert_eq!(at("2026-11-30T00:00:00Z"), Err("2026-12-01T00:00:00Z".parse().unwrap()));
+        assert_eq!(at("2026-12-01T00:00:00Z"), Ok(Stage::Ending { days: 30 }));
+        assert_eq!(at("2026-12-30T12:00:00Z"), Ok(Stage::Ending { days: 0 }));
+        assert_eq!(at("2026-12-31T00:00:00Z"), Ok(Stage::Ended));
     }
 }

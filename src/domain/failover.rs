@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{health::SideHealth, resync::Missing};
-use crate::api::{Cause, FailbackMode, FailbackSpec, Health, Side, SwitchKind};
+use crate::api::{Cause, FailbackMode, FailbackSpec, Health, Side, Sides, SwitchKind};
 
 /// Where the virtual Service points, and where it is to point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub enum Waiting {
     MinimumOnBackup,
     /// `failback.mode` is Never.
     ModeNever,
-    /// The ObjectServers are not in step.
+    /// The ObjectServers are not resynchronised.
     Resync(Missing),
 }
 
@@ -90,67 +90,96 @@ pub enum Decision {
     Withdraw,
 }
 
+impl Decision {
+    /// Nothing, until something new is observed.
+    pub const STAY: Self = Self::Stay {
+        waiting: Vec::new(),
+        look_again: None,
+    };
+}
+
 /// Decides where the traffic goes.
 ///
-/// 1. A switch that is under way is finished if its target can serve, withdrawn if only the side it leaves can.
-/// 2. A serving side that is down is left as soon as the other one can serve; with both down nothing moves. A refused login alone is no
-///    reason to leave: it is the operator's own, and the probes' events arrive.
-/// 3. The primary is restored when it has been up for `stable_for`, the backup has served for `minimum_on_backup`, and nothing is `missing`
-///    until the ObjectServers are in step.
+/// 1. [`under_way`]: a switch is finished if its target can serve, withdrawn if only the side it leaves can.
+/// 2. [`leave`]: a serving side that is down is left as soon as the other one can serve; with both down nothing moves.
+/// 3. [`restore`]: the primary is restored when it has been up for `stable_for`, the backup has served for `minimum_on_backup`, and nothing
+///    is `missing` until the ObjectServers are resynchronised.
 ///
 /// Only a side that [`SideHealth::may_serve`] ever receives the traffic.
+#[must_use]
 pub fn decide(
     routing: &Routing,
-    primary: &SideHealth,
-    backup: &SideHealth,
+    sides: Sides<&SideHealth>,
     missing: &[Missing],
     policy: &Policy,
     now: Instant,
 ) -> Decision {
-    let of = |side| if side == Side::Primary { primary } else { backup };
-    let stay = |look_again| Decision::Stay {
-        waiting: Vec::new(),
-        look_again,
-    };
+    under_way(routing, sides)
+        .or_else(|| leave(routing, sides, policy, now))
+        .or_else(|| restore(routing, sides.primary, missing, policy, now))
+        .unwrap_or(Decision::STAY)
+}
 
-    if routing.target != routing.serving {
-        return match (of(routing.target).may_serve(), of(routing.serving).may_serve()) {
+/// Rule 1. `None` when no switch is under way.
+fn under_way(routing: &Routing, sides: Sides<&SideHealth>) -> Option<Decision> {
+    if routing.target == routing.serving {
+        return None;
+    }
+    Some(
+        match (sides[routing.target].may_serve(), sides[routing.serving].may_serve()) {
             (true, _) => Decision::Finish,
             (false, true) => Decision::Withdraw,
-            (false, false) => stay(None),
-        };
-    }
+            (false, false) => Decision::STAY,
+        },
+    )
+}
 
-    let (serving, idle) = (of(routing.serving), of(routing.serving.other()));
-    if serving.health == Health::Down && serving.cause != Some(Cause::LoginRefused) {
-        let leave_at = if routing.since.is_none() {
-            serving.since + policy.first_start
-        } else {
-            serving.since
-        };
-        if !idle.may_serve() || now < leave_at {
-            return stay((now < leave_at).then_some(leave_at));
-        }
-        let kind = if serving.cause == Some(Cause::ProxyTerminating) {
-            SwitchKind::Switchover
-        } else {
-            SwitchKind::Failover
-        };
-        return Decision::Begin {
-            to: routing.serving.other(),
-            kind,
-            cause: serving.cause,
-        };
+/// Rule 2. `None` when there is no reason to leave the serving side.
+fn leave(routing: &Routing, sides: Sides<&SideHealth>, policy: &Policy, now: Instant) -> Option<Decision> {
+    let (serving, idle) = (sides[routing.serving], sides[routing.serving.other()]);
+    let cause = serving.cause.filter(|cause| cause.leaves_side());
+    if serving.health != Health::Down || (cause.is_none() && serving.cause.is_some()) {
+        return None;
     }
+    let leave_at = match routing.since {
+        Some(_) => serving.since,
+        None => serving.since + policy.first_start,
+    };
+    if now < leave_at {
+        return Some(Decision::Stay {
+            waiting: Vec::new(),
+            look_again: Some(leave_at),
+        });
+    }
+    if !idle.may_serve() {
+        return Some(Decision::STAY);
+    }
+    Some(Decision::Begin {
+        to: routing.serving.other(),
+        kind: cause.map_or(SwitchKind::Failover, Cause::switch_kind),
+        cause,
+    })
+}
 
+/// Rule 3. `None` when the primary serves.
+fn restore(
+    routing: &Routing,
+    primary: &SideHealth,
+    missing: &[Missing],
+    policy: &Policy,
+    now: Instant,
+) -> Option<Decision> {
     if routing.serving == Side::Primary {
-        return stay(None);
+        return None;
     }
-    if policy.failback == FailbackMode::Never {
-        return Decision::Stay {
-            waiting: vec![Waiting::ModeNever],
-            look_again: None,
-        };
+    match policy.failback {
+        FailbackMode::Never => {
+            return Some(Decision::Stay {
+                waiting: vec![Waiting::ModeNever],
+                look_again: None,
+            });
+        }
+        FailbackMode::Automatic => {}
     }
     let mut waiting = Vec::new();
     let mut look_again = None;
@@ -173,7 +202,7 @@ pub fn decide(
         waiting.extend(missing.iter().cloned().map(Waiting::Resync));
         look_again = None;
     }
-    if waiting.is_empty() {
+    Some(if waiting.is_empty() {
         Decision::Begin {
             to: Side::Primary,
             kind: SwitchKind::Failback,
@@ -181,7 +210,7 @@ pub fn decide(
         }
     } else {
         Decision::Stay { waiting, look_again }
-    }
+    })
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! Whether the gateway has brought both ObjectServers back in step, from what they say of themselves.
+//! Whether the gateway has brought both ObjectServers back in sync, from what they say of themselves.
 //!
 //! What OMNIbus's automation does, in this order: the gateway loses the primary; on the backup `ActingPrimary` becomes TRUE; the primary
 //! returns, the gateway attaches to it again and copies to it what it missed; on the backup `ActingPrimary` becomes FALSE.
 //!
-//! So *in step* needs all of these, and each is believed only from answers that are fresh:
+//! So *in sync* needs all of these, and each is believed only from answers that are fresh:
 //!
 //! 1. a gateway with the declared description is attached to the primary,
 //! 2. one is attached to the backup,
@@ -27,40 +27,43 @@ pub struct GatewaySession {
 
 /// What an ObjectServer last said of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Word {
+pub struct ServerState {
     /// When it was asked.
     pub asked: Instant,
     /// When the answer had come.
-    pub heard: Instant,
+    pub answered: Instant,
     /// The property `ActingPrimary`; `None` when it was not told.
     pub acting_primary: Option<bool>,
-    /// Its gateway sessions; `None` when it was not asked for them; in words why it does not tell.
+    /// Its gateway sessions; `None` when it was not asked for them; why it does not tell, in its words.
     pub gateways: Option<Result<Vec<GatewaySession>, String>>,
     /// Since when every answer showed the same gateway sessions, at least one of them with the declared description.
     pub attached_since: Option<Instant>,
 }
 
-impl Word {
-    /// This word after `earlier`, with what runs on from there.
+impl ServerState {
+    /// This state after `earlier`, with what runs on from there.
     #[must_use]
-    pub fn after(self, earlier: Option<&Self>, description: &str, patience: Duration) -> Self {
+    pub fn after(self, earlier: Option<&Self>, description: &str, lasts: Duration) -> Self {
         let is_attached = attached(&self, description).is_some_and(|sessions| !sessions.is_empty());
         let runs_on = earlier.filter(|earlier| {
             attached(earlier, description) == attached(&self, description)
-                && self.heard.saturating_duration_since(earlier.heard) <= patience
+                && self.answered.saturating_duration_since(earlier.answered) <= lasts
         });
-        let attached_since =
-            is_attached.then(|| runs_on.and_then(|earlier| earlier.attached_since).unwrap_or(self.heard));
+        let attached_since = is_attached.then(|| {
+            runs_on
+                .and_then(|earlier| earlier.attached_since)
+                .unwrap_or(self.answered)
+        });
         Self { attached_since, ..self }
     }
 
-    fn is_fresh(&self, patience: Duration, now: Instant) -> bool {
-        now.saturating_duration_since(self.asked) <= patience
+    fn is_fresh(&self, lasts: Duration, now: Instant) -> bool {
+        now.saturating_duration_since(self.asked) <= lasts
     }
 }
 
-fn attached<'a>(word: &'a Word, description: &str) -> Option<Vec<&'a GatewaySession>> {
-    let sessions = word.gateways.as_ref()?.as_ref().ok()?;
+fn attached<'a>(state: &'a ServerState, description: &str) -> Option<Vec<&'a GatewaySession>> {
+    let sessions = state.gateways.as_ref()?.as_ref().ok()?;
     let mut ours: Vec<_> = sessions
         .iter()
         .filter(|session| session.description == description)
@@ -69,7 +72,7 @@ fn attached<'a>(word: &'a Word, description: &str) -> Option<Vec<&'a GatewaySess
     Some(ours)
 }
 
-/// What is missing until both ObjectServers are in step.
+/// What is missing until both ObjectServers are resynchronised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// A fresh answer of that ObjectServer.
@@ -88,24 +91,24 @@ pub enum Missing {
     Confirmation,
 }
 
-/// Says what is missing; nothing, when both ObjectServers are in step.
+/// Says what is missing; nothing, when both ObjectServers are resynchronised.
 ///
-/// `patience` is how old an answer may be.
+/// `lasts` is how old an answer may be.
 pub fn missing(
-    primary: Option<&Word>,
-    backup: Option<&Word>,
+    primary: Option<&ServerState>,
+    backup: Option<&ServerState>,
     description: &str,
-    patience: Duration,
+    lasts: Duration,
     now: Instant,
 ) -> Vec<Missing> {
     let mut missing = Vec::new();
-    let mut seen = |side, word: Option<&Word>| -> Option<Instant> {
-        let word = word.filter(|word| word.is_fresh(patience, now) && word.gateways.is_some());
-        let what = match word.and_then(|word| word.gateways.as_ref()) {
+    let mut seen = |side, state: Option<&ServerState>| -> Option<Instant> {
+        let state = state.filter(|state| state.is_fresh(lasts, now) && state.gateways.is_some());
+        let what = match state.and_then(|state| state.gateways.as_ref()) {
             None => Missing::Answer(side),
             Some(Err(why)) => Missing::Sight(side, why.clone()),
             Some(Ok(sessions)) if sessions.iter().any(|session| session.description == description) => {
-                return word.and_then(|word| word.attached_since);
+                return state.and_then(|state| state.attached_since);
             }
             Some(Ok(sessions)) if sessions.is_empty() => Missing::Gateway(side),
             Some(Ok(sessions)) => {

@@ -9,12 +9,13 @@ use super::{
     expiry::Expiry,
     failover::{Decision, Routing, Waiting},
     health::SideHealth,
+    now::Now,
     pair::Pair,
     resync::Missing,
 };
 use crate::api::{
     CONDITION_BACKUP_HEALTHY, CONDITION_PRIMARY_HEALTHY, CONDITION_PRIMARY_SERVING, CONDITION_PROTECTED,
-    CONDITION_READY, FailbackStatus, Health, ProxyPairStatus, Side, SideStatus, Switch, Switching,
+    CONDITION_READY, FailbackStatus, Health, ProxyPairStatus, Side, SideStatus, Sides, Switch, Switching,
 };
 
 /// How many switches `status.history` keeps.
@@ -22,42 +23,12 @@ const HISTORY: usize = 10;
 /// A moment that is computed anew differs by less than this from what it was: it is the same moment.
 const SAME_MOMENT: SignedDuration = SignedDuration::from_secs(2);
 
-/// One moment on both clocks, so that one can be turned into the other.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// For durations.
-    pub monotonic: Instant,
-    /// For status.
-    pub wall: Timestamp,
-}
-
-impl Now {
-    /// The wall clock's reading of `moment`, past or future.
-    pub fn wall_of(&self, moment: Instant) -> Timestamp {
-        let span = |duration| SignedDuration::try_from(duration).unwrap_or_default();
-        match moment.checked_duration_since(self.monotonic) {
-            Some(ahead) => self.wall + span(ahead),
-            None => self.wall - span(self.monotonic.saturating_duration_since(moment)),
-        }
-    }
-
-    /// The monotonic clock's reading of a moment in the past; now for one in the future.
-    pub fn instant_of(&self, moment: Timestamp) -> Instant {
-        let age = self
-            .wall
-            .duration_since(moment)
-            .max(SignedDuration::ZERO)
-            .unsigned_abs();
-        self.monotonic.checked_sub(age).unwrap_or(self.monotonic)
-    }
-}
-
 /// Why the pair is not as declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// One word, as a condition reason.
+    /// The condition's reason.
     pub reason: &'static str,
-    /// In words, with what to do.
+    /// What is wrong, and what to do about it.
     pub message: String,
 }
 
@@ -66,141 +37,150 @@ pub struct Problem {
 pub struct SideKnown<'a> {
     /// Up, down or unknown.
     pub health: &'a SideHealth,
-    /// Probe sessions.
+    /// Probe sessions on all its gates.
     pub sessions: u32,
-    /// What the ObjectServer says of its `ActingPrimary`.
+    /// The ObjectServer's property `ActingPrimary`.
     pub acting_primary: Option<bool>,
-    /// When certificates end to be valid.
+    /// Certificate expiry times.
     pub expiry: Expiry,
 }
 
-/// Everything that status says.
+/// Everything that status is made of.
 #[derive(Clone, Debug)]
 pub struct Known<'a> {
     /// What the user declares.
     pub pair: &'a Pair,
     /// Where the traffic goes.
-    pub routing: &'a Routing,
+    pub routing: Routing,
     /// The switch under way.
-    pub switching: Option<&'a Switching>,
-    /// Primary and backup.
-    pub sides: [SideKnown<'a>; 2],
-    /// What was decided last.
+    pub switching: Option<Switching>,
+    /// Both sides.
+    pub sides: Sides<SideKnown<'a>>,
+    /// The newest decision.
     pub decision: &'a Decision,
     /// Why the pair is not as declared.
     pub problem: Option<&'a Problem>,
     /// A switch that has just been finished.
-    pub finished: Option<Switch>,
+    pub finished: Option<&'a Switch>,
 }
 
-/// The status that says what is known, as little changed from `before` as is true.
+/// The status that says what is known, with as little changed from `before` as is true.
+#[must_use]
 pub fn render(known: &Known<'_>, before: &ProxyPairStatus, now: Now) -> ProxyPairStatus {
     let Known {
         pair,
         routing,
         switching,
         sides,
-        decision,
-        problem,
+        decision: _,
+        problem: _,
         finished,
     } = known;
-    let wall = |moment: Instant| Time(whole_seconds(now.wall_of(moment)));
-    let same_moment = |old: Option<&Time>, new: Time| match old {
-        Some(old) if old.0.duration_since(new.0).abs() < SAME_MOMENT => old.clone(),
-        _ => new,
-    };
-    let side_status = |side: Side, known: &SideKnown<'_>| {
-        let old = before.side(side);
-        let unchanged = old.filter(|old| old.health == known.health.health);
-        SideStatus {
-            health: known.health.health,
-            cause: known.health.cause,
-            message: known
-                .health
-                .message
-                .clone()
-                .filter(|_| known.health.health != Health::Up),
-            since: unchanged
-                .and_then(|old| old.since.clone())
-                .or_else(|| Some(wall(known.health.since))),
-            connections: count(known.sessions),
-            object_server: pair.spec.side(side).object_server.name.clone(),
-            acting_primary: known.acting_primary,
-            listener_certificate_expires: known.expiry.listener.map(Time),
-            object_server_certificate_expires: known.expiry.object_server.map(Time),
-        }
-    };
-    let [primary, backup] = sides;
-    let serving = if routing.serving == Side::Primary {
-        primary
-    } else {
-        backup
-    };
-    let idle = if routing.serving == Side::Primary {
-        backup
-    } else {
-        primary
-    };
-    let failback =
-        (routing.serving == Side::Backup || (routing.target == routing.serving && idle.sessions > 0)).then(|| {
-            let (waiting, look_again) = match decision {
-                Decision::Stay { waiting, look_again } if routing.serving == Side::Backup => {
-                    (waiting.as_slice(), *look_again)
-                }
-                _ => (&[][..], None),
-            };
-            let old = before.failback.as_ref().and_then(|old| old.not_before.as_ref());
-            FailbackStatus {
-                waiting_for: waiting.iter().map(|what| in_words(what, pair)).collect(),
-                not_before: look_again.map(|moment| same_moment(old, wall(moment))),
-                connections_remaining: count(idle.sessions),
-            }
-        });
+    let moments = Moments { now };
+    let serving = &sides[routing.serving];
     let mut history = before.history.clone();
-    if let Some(finished) = finished {
+    if let Some(finished) = *finished {
         history.insert(0, finished.clone());
         history.truncate(HISTORY);
     }
     ProxyPairStatus {
         serving: Some(routing.serving),
         target: Some(routing.target),
-        switching: switching.cloned(),
+        switching: switching.clone(),
         object_server: Some(pair.spec.side(routing.serving).object_server.name.clone()),
-        since: routing
-            .since
-            .map(|since| same_moment(before.since.as_ref(), wall(since))),
+        since: routing.since.map(|since| moments.kept(before.since.as_ref(), since)),
         failing_since: (serving.health.health == Health::Down).then(|| {
-            before
-                .failing_since
-                .clone()
-                .unwrap_or_else(|| wall(serving.health.since))
+            let known = before.failing_since.clone();
+            known.unwrap_or_else(|| moments.wall(serving.health.since))
         }),
         observed_generation: Some(pair.generation),
-        connections: count(primary.sessions.saturating_add(backup.sessions)),
-        primary: Some(side_status(Side::Primary, primary)),
-        backup: Some(side_status(Side::Backup, backup)),
-        failback,
+        connections: count(sides.primary.sessions.saturating_add(sides.backup.sessions)),
+        primary: Some(side_status(known, Side::Primary, before, moments)),
+        backup: Some(side_status(known, Side::Backup, before, moments)),
+        failback: failback_status(known, before, moments),
         history,
-        conditions: conditions(pair, routing, [primary, backup], *problem, &before.conditions, now.wall),
+        conditions: conditions(known, &before.conditions, now.wall),
     }
 }
 
+/// Turns moments into times of status.
+#[derive(Clone, Copy)]
+struct Moments {
+    now: Now,
+}
+
+impl Moments {
+    fn wall(self, moment: Instant) -> Time {
+        Time(whole_seconds(self.now.wall_of(moment)))
+    }
+
+    /// `old`, if `moment` is the same one.
+    fn kept(self, old: Option<&Time>, moment: Instant) -> Time {
+        let new = self.wall(moment);
+        match old {
+            Some(old) if old.0.duration_since(new.0).abs() < SAME_MOMENT => old.clone(),
+            _ => new,
+        }
+    }
+}
+
+fn side_status(known: &Known<'_>, side: Side, before: &ProxyPairStatus, moments: Moments) -> SideStatus {
+    let SideKnown {
+        health,
+        sessions,
+        acting_primary,
+        expiry,
+    } = &known.sides[side];
+    let unchanged = before.side(side).filter(|old| old.health == health.health);
+    SideStatus {
+        health: health.health,
+        cause: health.cause,
+        message: health.message.clone().filter(|_| health.health != Health::Up),
+        since: unchanged
+            .and_then(|old| old.since.clone())
+            .or_else(|| Some(moments.wall(health.since))),
+        connections: count(*sessions),
+        object_server: known.pair.spec.side(side).object_server.name.clone(),
+        acting_primary: *acting_primary,
+        listener_certificate_expires: expiry.listener.map(Time),
+        object_server_certificate_expires: expiry.object_server.map(Time),
+    }
+}
+
+/// `None` while the primary serves and no session is left on the idle side.
+fn failback_status(known: &Known<'_>, before: &ProxyPairStatus, moments: Moments) -> Option<FailbackStatus> {
+    let routing = &known.routing;
+    let remaining = known.sides[routing.serving.other()].sessions;
+    let is_settled = routing.target == routing.serving;
+    if routing.serving == Side::Primary && !(is_settled && remaining > 0) {
+        return None;
+    }
+    let (waiting, look_again) = match known.decision {
+        Decision::Stay { waiting, look_again } if routing.serving == Side::Backup => (waiting.as_slice(), *look_again),
+        _ => (&[][..], None),
+    };
+    let old = before.failback.as_ref().and_then(|old| old.not_before.as_ref());
+    Some(FailbackStatus {
+        waiting_for: waiting.iter().map(|what| waiting_for(what, known.pair)).collect(),
+        not_before: look_again.map(|moment| moments.kept(old, moment)),
+        connections_remaining: count(remaining),
+    })
+}
+
 /// The status of a ProxyPair that cannot be acted on: what was known stays, Ready says what is wrong.
+#[must_use]
 pub fn refused(
     problem: &Problem,
     generation: Option<i64>,
     before: &ProxyPairStatus,
     now: Timestamp,
 ) -> ProxyPairStatus {
-    let ready = condition(
-        CONDITION_READY,
-        Truth::False,
-        problem.reason,
-        &problem.message,
+    let writer = ConditionWriter {
+        before: &before.conditions,
         generation,
-        &before.conditions,
         now,
-    );
+    };
+    let ready = writer.write(CONDITION_READY, Truth::False, problem.reason, &problem.message);
     let others = before
         .conditions
         .iter()
@@ -213,97 +193,78 @@ pub fn refused(
     }
 }
 
-fn conditions(
-    pair: &Pair,
-    routing: &Routing,
-    [primary, backup]: [&SideKnown<'_>; 2],
-    problem: Option<&Problem>,
-    before: &[Condition],
-    now: Timestamp,
-) -> Vec<Condition> {
-    let make = |type_, truth, reason: &str, message: &str| {
-        condition(type_, truth, reason, message, Some(pair.generation), before, now)
-    };
-    let healthy = |type_, known: &SideKnown<'_>| {
-        let health = known.health;
-        let reason = health
-            .cause
-            .map_or(if health.health == Health::Up { "Up" } else { "NotSeen" }, |cause| {
-                cause.as_str()
-            });
-        let message = health.message.as_deref().unwrap_or_default();
-        make(
-            type_,
-            Truth::of(health.health),
-            reason,
-            if health.health == Health::Up { "" } else { message },
-        )
-    };
-    let serving = if routing.serving == Side::Primary {
-        primary
-    } else {
-        backup
-    };
-    let ready = match problem {
-        Some(problem) => make(CONDITION_READY, Truth::False, problem.reason, &problem.message),
-        None if routing.target != routing.serving => make(
-            CONDITION_READY,
-            Truth::False,
-            "Switching",
-            &format!("the Service is being moved to the {} side", routing.target.label()),
-        ),
-        None => match serving.health.health {
-            Health::Up => make(
-                CONDITION_READY,
-                Truth::True,
-                "Serving",
-                &format!("the {} side serves", routing.serving.label()),
-            ),
-            Health::Down => {
-                let cause = serving.health.cause.map_or("Down", |cause| cause.as_str());
-                make(
-                    CONDITION_READY,
-                    Truth::False,
-                    cause,
-                    serving.health.message.as_deref().unwrap_or_default(),
-                )
-            }
-            Health::Unknown => make(
-                CONDITION_READY,
-                Truth::Unknown,
-                "NotSeen",
-                "the serving side has not been seen yet",
-            ),
-        },
-    };
-    let both_up = primary.health.health == Health::Up && backup.health.health == Health::Up;
-    let protected = if both_up {
-        (Truth::True, "BothUp")
-    } else {
-        (Truth::False, "OneSideOnly")
-    };
-    let home = if routing.serving == Side::Primary {
-        (Truth::True, "Primary")
-    } else {
-        (Truth::False, "Backup")
+fn conditions(known: &Known<'_>, before: &[Condition], now: Timestamp) -> Vec<Condition> {
+    let writer = ConditionWriter {
+        before,
+        generation: Some(known.pair.generation),
+        now,
     };
     vec![
-        ready,
-        make(
-            CONDITION_PROTECTED,
-            protected.0,
-            protected.1,
-            if both_up {
-                ""
-            } else {
-                "one more failure would stop the traffic"
-            },
-        ),
-        make(CONDITION_PRIMARY_SERVING, home.0, home.1, ""),
-        healthy(CONDITION_PRIMARY_HEALTHY, primary),
-        healthy(CONDITION_BACKUP_HEALTHY, backup),
+        ready(known, writer),
+        protected(known, writer),
+        primary_serving(known, writer),
+        healthy(CONDITION_PRIMARY_HEALTHY, known.sides.primary.health, writer),
+        healthy(CONDITION_BACKUP_HEALTHY, known.sides.backup.health, writer),
     ]
 }
+
+fn ready(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
+    let write = |truth, reason, message: &str| writer.write(CONDITION_READY, truth, reason, message);
+    let Routing { serving, target, .. } = known.routing;
+    if let Some(problem) = known.problem {
+        return write(Truth::False, problem.reason, &problem.message);
+    }
+    if target != serving {
+        let message = format!("a switch to the {} side is under way", target.label());
+        return write(Truth::False, "Switching", &message);
+    }
+    let health = known.sides[serving].health;
+    match health.health {
+        Health::Up => write(Truth::True, "Serving", &format!("the {} side serves", serving.label())),
+        Health::Down => write(
+            Truth::False,
+            health.cause.map_or("Down", |cause| cause.as_str()),
+            health.message.as_deref().unwrap_or_default(),
+        ),
+        Health::Unknown => write(
+            Truth::Unknown,
+            NOT_OBSERVED,
+            "the serving side has not been checked yet",
+        ),
+    }
+}
+
+fn protected(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
+    let both_up = known.sides.iter().all(|(_, side)| side.health.health == Health::Up);
+    if both_up {
+        writer.write(CONDITION_PROTECTED, Truth::True, "BothUp", "")
+    } else {
+        let message = "only one side is up: its failure would stop the traffic";
+        writer.write(CONDITION_PROTECTED, Truth::False, "OneSideOnly", message)
+    }
+}
+
+fn primary_serving(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
+    let serving = known.routing.serving;
+    let truth = match serving {
+        Side::Primary => Truth::True,
+        Side::Backup => Truth::False,
+    };
+    writer.write(CONDITION_PRIMARY_SERVING, truth, serving.as_str(), "")
+}
+
+fn healthy(type_: &str, health: &SideHealth, writer: ConditionWriter<'_>) -> Condition {
+    let (truth, otherwise) = match health.health {
+        Health::Up => return writer.write(type_, Truth::True, "Up", ""),
+        Health::Down => (Truth::False, "Down"),
+        Health::Unknown => (Truth::Unknown, NOT_OBSERVED),
+    };
+    let reason = health.cause.map_or(otherwise, |cause| cause.as_str());
+    writer.write(type_, truth, reason, health.message.as_deref().unwrap_or_default())
+}
+
+/// Reason of a condition about which nothing was observed.
+const NOT_OBSERVED: &str = "NotObserved";
 
 #[derive(Clone, Copy)]
 enum Truth {
@@ -312,69 +273,66 @@ enum Truth {
     Unknown,
 }
 
-impl Truth {
-    fn of(health: Health) -> Self {
-        match health {
-            Health::Up => Self::True,
-            Health::Down => Self::False,
-            Health::Unknown => Self::Unknown,
+/// Writes conditions whose transition time stays while their status does.
+#[derive(Clone, Copy)]
+struct ConditionWriter<'a> {
+    before: &'a [Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+}
+
+impl ConditionWriter<'_> {
+    fn write(self, type_: &str, truth: Truth, reason: &str, message: &str) -> Condition {
+        let status = match truth {
+            Truth::True => "True",
+            Truth::False => "False",
+            Truth::Unknown => "Unknown",
+        };
+        let unchanged = self
+            .before
+            .iter()
+            .find(|old| old.type_ == type_ && old.status == status);
+        Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            observed_generation: self.generation,
+            last_transition_time: unchanged
+                .map_or_else(|| Time(whole_seconds(self.now)), |old| old.last_transition_time.clone()),
         }
     }
 }
 
-fn condition(
-    type_: &str,
-    truth: Truth,
-    reason: &str,
-    message: &str,
-    generation: Option<i64>,
-    before: &[Condition],
-    now: Timestamp,
-) -> Condition {
-    let status = match truth {
-        Truth::True => "True",
-        Truth::False => "False",
-        Truth::Unknown => "Unknown",
-    };
-    let unchanged = before.iter().find(|old| old.type_ == type_ && old.status == status);
-    Condition {
-        type_: type_.to_owned(),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message: message.to_owned(),
-        observed_generation: generation,
-        last_transition_time: unchanged
-            .map_or_else(|| Time(whole_seconds(now)), |old| old.last_transition_time.clone()),
-    }
-}
-
-fn in_words(waiting: &Waiting, pair: &Pair) -> String {
+/// One line of `status.failback.waitingFor`.
+#[must_use]
+pub fn waiting_for(waiting: &Waiting, pair: &Pair) -> String {
     let failback = &pair.spec.failback;
     match waiting {
-        Waiting::PrimaryUp => "the primary to be up".to_owned(),
-        Waiting::PrimaryStable => format!("the primary to be up for {} without a break", failback.stable_for),
-        Waiting::MinimumOnBackup => format!("the backup to have served for {}", failback.minimum_on_backup),
-        Waiting::ModeNever => "nobody: failback.mode is Never".to_owned(),
-        Waiting::Resync(missing) => resync_in_words(missing, pair),
+        Waiting::PrimaryUp => "the primary side to be up".to_owned(),
+        Waiting::PrimaryStable => format!("the primary side to stay up for {}", failback.stable_for),
+        Waiting::MinimumOnBackup => format!("the backup side to have served for {}", failback.minimum_on_backup),
+        Waiting::ModeNever => "nothing: failback is disabled (failback.mode: Never)".to_owned(),
+        Waiting::Resync(missing) => waiting_for_resync(missing, pair),
     }
 }
 
-fn resync_in_words(missing: &Missing, pair: &Pair) -> String {
+fn waiting_for_resync(missing: &Missing, pair: &Pair) -> String {
     let name = |side| &pair.spec.side(side).object_server.name;
     let wanted = pair.spec.resync().unwrap_or_default().gateway_description;
     match missing {
-        Missing::Answer(side) => format!("an answer of {} about its gateway", name(*side)),
+        Missing::Answer(side) => format!("an answer from {} about its gateways", name(*side)),
         Missing::Sight(side, why) => {
             let name = name(*side);
-            format!("leave to read catalog.connections on {name}, which says: {why}")
+            format!("permission to read catalog.connections on {name} ({name} answers: {why})")
         }
-        Missing::Gateway(side) => format!("the gateway {wanted} to be attached to {}", name(*side)),
+        Missing::Gateway(side) => format!("the gateway {wanted} to attach to {}", name(*side)),
         Missing::Description(side, others) => format!(
-            "the gateway {wanted} to be attached to {}: those that are call themselves {}",
+            "the gateway {wanted} to attach to {}; the descriptions of the attached gateways are: {}",
             name(*side),
             others.join(", ")
         ),
-        Missing::Property => format!("{} to tell its property ActingPrimary", name(Side::Backup)),
+        Missing::Property => format!("{} to report its property ActingPrimary", name(Side::Backup)),
         Missing::ActingPrimary => {
             let name = name(Side::Backup);
             format!("the resync to finish: ActingPrimary is TRUE on {name}")
@@ -389,6 +347,20 @@ fn count(sessions: u32) -> i32 {
 
 fn whole_seconds(moment: Timestamp) -> Timestamp {
     Timestamp::from_second(moment.as_second()).unwrap_or(moment)
+}
+
+/// A status whose numbers of sessions are taken out, to tell whether it differs from another in more than those.
+#[must_use]
+pub fn without_counts(status: &ProxyPairStatus) -> ProxyPairStatus {
+    let mut status = status.clone();
+    status.connections = 0;
+    for side in [&mut status.primary, &mut status.backup].into_iter().flatten() {
+        side.connections = 0;
+    }
+    if let Some(failback) = &mut status.failback {
+        failback.connections_remaining = failback.connections_remaining.min(1);
+    }
+    status
 }
 
 #[cfg(test)]

@@ -1,29 +1,30 @@
-//! The port for the operator's own check sessions: mutual TLS, and behind it the way to the ObjectServer that probes take. Where their TLS
-//! passes through, that is the gate's own.
+//! The port for the operator's own check sessions: mutual TLS, then the same route to the ObjectServer as probes. Where probes' TLS passes
+//! through, the gate speaks TLS to the ObjectServer itself.
 //!
-//! Never counted, never drained, and open whatever has been ordered: how else could a closed gate be proved fit to be opened again.
+//! Check sessions are not counted, not drained, and served whatever command is in force: the operator must be able to check a closed gate
+//! before it opens it again.
 
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split};
 use tracing::debug;
 
-use super::Gate;
+use super::shared::GateProcess;
 use crate::dial::prepare;
 
-/// Relays one check until either end closes, then closes the other at once.
-pub async fn relay<S: AsyncRead + AsyncWrite + Send>(gate: Arc<Gate>, stream: S) {
+/// Relays one check session until either end closes, then closes the other at once.
+pub async fn relay<S: AsyncRead + AsyncWrite + Send>(gate: Arc<GateProcess>, stream: S) {
     let dialled = async { gate.route.for_check()?.dial().await };
     let upstream = match dialled.await {
         Ok(upstream) => upstream,
         Err(error) => {
-            debug!(%error, "a check finds no ObjectServer");
-            gate.doubt_if_rejected(&error);
+            debug!(%error, "failed to connect a check session to the ObjectServer");
+            gate.recheck_if_tls_rejected(&error);
             return;
         }
     };
     if let Err(error) = prepare(upstream.socket(), gate.route.unresponsive_after()) {
-        debug!(%error, "a check's connection to the ObjectServer is gone");
+        debug!(%error, "failed to prepare a check's connection to the ObjectServer");
         return;
     }
     gate.metrics.checks.inc();
@@ -34,9 +35,9 @@ pub async fn relay<S: AsyncRead + AsyncWrite + Send>(gate: Arc<Gate>, stream: S)
         ended = copy(&mut read, &mut requests) => ended,
     };
     gate.metrics.checks.dec();
-    debug!(?ended, "check over");
-    // The close alert tells the operator that it was not cut off by somebody on the way.
+    debug!(?ended, "check session ended");
+    // The close alert shows the operator that the gate closed the session, not something on the network.
     if let Err(error) = write.shutdown().await {
-        debug!(%error, "a check was gone before it was closed");
+        debug!(%error, "failed to close a check session");
     }
 }

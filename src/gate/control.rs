@@ -1,36 +1,39 @@
-//! The control port: takes the operator's requests and reports. The protocol is described in [`wire`](crate::protocol).
+//! The control port: receives the operator's requests and sends reports, as described in [`protocol`](crate::protocol).
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::{SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::{
+    codec::{Framed, LinesCodec, LinesCodecError},
+    sync::CancellationToken,
+};
 use tracing::{debug, info, warn};
 
-use super::Gate;
-use super::steering::Refused;
+use super::{commands::CommandError, shared::GateProcess};
 use crate::protocol::{MAX_LINE, Report, Request};
 
 /// Time from the end of the handshake to the first line.
-const HELLO: Duration = Duration::from_secs(5);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time that a reader has to take a report.
-const SLOWEST_READER: Duration = Duration::from_secs(5);
+/// Time limit for sending a report to an operator that does not read.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Shortest time between two reports of nothing but counters.
+/// Minimum time between two reports that differ only in the session count.
 const COUNTERS_EVERY: Duration = Duration::from_millis(100);
 
 /// Why a control connection was closed.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error("no hello came")]
+enum ControlError {
+    #[error("no Hello was received")]
     NoHello,
-    #[error("the first line is no hello: {0}")]
+    #[error("the first line is not a Hello: {0}")]
     NotHello(String),
-    #[error("a report was not taken in time")]
-    SlowReader,
+    #[error("the operator does not read its reports")]
+    SendTimeout,
     #[error("the connection failed: {0}")]
     Line(#[from] LinesCodecError),
     #[error("the connection failed: {0}")]
@@ -39,43 +42,35 @@ enum Broken {
     Report(#[from] serde_json::Error),
 }
 
-/// Serves one operator until it closes, breaks the protocol, or the gate exits.
-pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(gate: Arc<Gate>, stream: S) {
-    match converse(&gate, stream).await {
-        Ok(()) => debug!("control connection over"),
+/// Serves one operator until it closes the connection or breaks the protocol, or until `shutdown`, when it sends a last report.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(gate: Arc<GateProcess>, shutdown: CancellationToken, stream: S) {
+    match converse(&gate, shutdown, stream).await {
+        Ok(()) => debug!("control connection ended"),
         Err(error) => warn!(%error, "control connection closed"),
     }
 }
 
-async fn converse<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, stream: S) -> Result<(), Broken> {
+async fn converse<S>(gate: &GateProcess, shutdown: CancellationToken, stream: S) -> Result<(), ControlError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE));
-    let first = timeout(HELLO, lines.next())
-        .await
-        .ok()
-        .flatten()
-        .ok_or(Broken::NoHello)??;
-    let (holder, term) = match serde_json::from_str(&first) {
-        Ok(Request::Hello { holder, term }) => (holder, term),
-        Ok(other) => return Err(Broken::NotHello(format!("{other:?}"))),
-        Err(error) => return Err(Broken::NotHello(error.to_string())),
-    };
-    gate.hear(&holder, term);
-    info!(holder, term, "an operator is listening");
+    let (holder, term) = receive_hello(&mut lines).await?;
+    gate.note_term(&holder, term);
+    info!(holder, term, "operator connected");
 
-    let mut decisions = gate.decisions();
-    let mut listening = gate.listening();
-    let mut upstream = gate.upstream();
-    let mut orders = gate.orders();
-    let mut sessions = gate.sessions();
-    let mut certificate = gate.certificate.subscribe();
+    let mut status = gate.state.status();
+    let mut mode = gate.state.mode();
+    let mut sessions = gate.state.sessions();
+    let mut certificate = gate.probe_port.certificate.subscribe();
     let mut last = gate.report();
-    send(gate, &mut lines, &last).await?;
+    send(&mut lines, &last).await?;
     let mut counters_due = Instant::now() + COUNTERS_EVERY;
     loop {
         let report = gate.report();
         let (is_other, is_other_count) = compare(&last, &report);
         if is_other || is_other_count && Instant::now() >= counters_due {
-            send(gate, &mut lines, &report).await?;
+            send(&mut lines, &report).await?;
             last = report;
             counters_due = Instant::now() + COUNTERS_EVERY;
             continue;
@@ -84,18 +79,16 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, stream: S) -> 
             line = lines.next() => {
                 let Some(line) = line else { return Ok(()) };
                 if let Some(answer) = answer(gate, &holder, term, &line?) {
-                    send(gate, &mut lines, &answer).await?;
+                    send(&mut lines, &answer).await?;
                 }
             }
-            Ok(()) = decisions.changed() => {}
-            Ok(()) = listening.changed() => {}
-            Ok(()) = upstream.changed() => {}
-            Ok(()) = orders.changed() => {}
+            Ok(()) = status.changed() => {}
+            Ok(()) = mode.changed() => {}
             Ok(()) = certificate.changed() => {}
             Ok(()) = sessions.changed(), if !is_other_count => {}
             () = sleep_until(counters_due), if is_other_count => {}
-            () = gate.shutdown.cancelled() => {
-                send(gate, &mut lines, &gate.report()).await?;
+            () = shutdown.cancelled() => {
+                send(&mut lines, &gate.report()).await?;
                 lines.get_mut().shutdown().await?;
                 return Ok(());
             }
@@ -103,68 +96,79 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, stream: S) -> 
     }
 }
 
-/// Whether two reports differ in anything but the counters, and whether they differ in the counters.
-fn compare(before: &Report, now: &Report) -> (bool, bool) {
-    let Report { sessions, draining, .. } = *before;
-    let same_counters = Report {
-        sessions,
-        draining,
-        ..now.clone()
-    };
-    (
-        same_counters != *before,
-        (now.sessions, now.draining) != (sessions, draining),
-    )
+async fn receive_hello<S>(lines: &mut Framed<S, LinesCodec>) -> Result<(String, u64), ControlError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let first = timeout(HELLO_TIMEOUT, lines.next())
+        .await
+        .ok()
+        .flatten()
+        .ok_or(ControlError::NoHello)??;
+    match serde_json::from_str(&first) {
+        Ok(Request::Hello { holder, term }) => Ok((holder, term)),
+        Ok(other) => Err(ControlError::NotHello(format!("{other:?}"))),
+        Err(error) => Err(ControlError::NotHello(error.to_string())),
+    }
 }
 
-/// What a line is answered with, besides the changes that it makes.
-fn answer(gate: &Gate, holder: &str, term: u64, line: &str) -> Option<Report> {
-    let refused = match serde_json::from_str(line) {
+/// Whether two reports differ in anything but the session count, and whether they differ in that.
+fn compare(before: &Report, now: &Report) -> (bool, bool) {
+    let same_count = Report {
+        sessions: before.sessions,
+        ..now.clone()
+    };
+    (same_count != *before, now.sessions != before.sessions)
+}
+
+/// Carries out a request. Returns the answer, if the request has one besides the change that it makes.
+fn answer(gate: &GateProcess, holder: &str, term: u64, line: &str) -> Option<Report> {
+    let error = match serde_json::from_str(line) {
         Ok(Request::Ping { nonce }) => {
             return Some(Report {
                 answers: Some(nonce),
                 ..gate.report()
             });
         }
-        Ok(request) => gate.follow(holder, term, &request).err()?,
-        Err(error) => Refused::Unreadable(error.to_string()),
+        Ok(request) => gate.accept(holder, term, &request).err()?,
+        Err(error) => CommandError::Unreadable(error.to_string()),
     };
-    warn!(holder, term, line, %refused, "an order is refused");
+    warn!(holder, term, line, %error, "command rejected");
     Some(Report {
-        refused_order: Some(refused.to_string()),
+        rejected_command: Some(error.to_string()),
         ..gate.report()
     })
 }
 
-async fn send<S>(gate: &Gate, lines: &mut Framed<S, LinesCodec>, report: &Report) -> Result<(), Broken>
+async fn send<S>(lines: &mut Framed<S, LinesCodec>, report: &Report) -> Result<(), ControlError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let line = serde_json::to_string(&Report {
-        sequence: gate.next_sequence(),
-        ..report.clone()
-    })?;
-    timeout(SLOWEST_READER, lines.send(line))
+    let line = serde_json::to_string(report)?;
+    timeout(SEND_TIMEOUT, lines.send(line))
         .await
-        .map_err(|_| Broken::SlowReader)??;
+        .map_err(|_| ControlError::SendTimeout)??;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::gate::args::GateArgs;
-    use crate::gate::metrics::Metrics;
     use clap::Parser;
     use tokio::io::duplex;
 
+    use super::*;
+    use crate::{
+        gate::{args::GateArgs, metrics::GateMetrics},
+        protocol::{GateState, Upstream},
+    };
+
     #[derive(Parser)]
-    struct Cli {
+    struct GateCli {
         #[command(flatten)]
         gate: GateArgs,
     }
 
-    fn gate() -> Gate {
+    fn gate() -> GateProcess {
         let required = [
             "gate",
             "--name",
@@ -176,38 +180,49 @@ mod tests {
             "--tls-dir",
             "/",
         ];
-        Gate::new(&Cli::parse_from(required).gate, Metrics::default())
+        GateProcess::new(&GateCli::parse_from(required).gate, GateMetrics::default())
     }
 
     const HELLO_LINE: &[u8] = b"{\"type\":\"Hello\",\"holder\":\"a\",\"term\":1}\n";
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_say_hello_is_dropped() {
+    async fn a_client_that_sends_no_hello_is_disconnected() {
         let (_client, stream) = duplex(1024);
         let start = Instant::now();
-        assert!(matches!(converse(&gate(), stream).await, Err(Broken::NoHello)));
-        assert_eq!(start.elapsed(), HELLO);
+        assert!(matches!(
+            converse(&gate(), CancellationToken::new(), stream).await,
+            Err(ControlError::NoHello)
+        ));
+        assert_eq!(start.elapsed(), HELLO_TIMEOUT);
         let (mut client, stream) = duplex(1024);
         client.write_all(b"{\"type\":\"Admit\"}\n").await.unwrap();
-        assert!(matches!(converse(&gate(), stream).await, Err(Broken::NotHello(_))));
+        assert!(matches!(
+            converse(&gate(), CancellationToken::new(), stream).await,
+            Err(ControlError::NotHello(_))
+        ));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_read_is_dropped() {
+    async fn a_client_that_does_not_read_is_disconnected() {
         let (mut client, stream) = duplex(128);
         client.write_all(HELLO_LINE).await.unwrap();
         let start = Instant::now();
-        assert!(matches!(converse(&gate(), stream).await, Err(Broken::SlowReader)));
-        assert_eq!(start.elapsed(), SLOWEST_READER);
+        assert!(matches!(
+            converse(&gate(), CancellationToken::new(), stream).await,
+            Err(ControlError::SendTimeout)
+        ));
+        assert_eq!(start.elapsed(), SEND_TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_ping_behind_an_order_is_answered_with_the_order_in_force() {
+    async fn the_answer_to_a_ping_after_a_command_shows_the_command_in_force() {
         let gate = gate();
         let (mut client, stream) = duplex(4096);
         client.write_all(HELLO_LINE).await.unwrap();
-        gate.found_object_server(crate::protocol::Upstream::Reachable);
-        gate.sessions.send_replace(3);
+        gate.state.set_object_server(Upstream::Reachable);
+        for _ in 0..3 {
+            assert!(gate.state.begin_session(3));
+        }
         client
             .write_all(b"{\"type\":\"Drain\",\"gracePeriodMs\":9000,\"connectionsPerSecond\":1}\n")
             .await
@@ -225,14 +240,14 @@ mod tests {
         };
         let report = tokio::select! {
             report = answer => report,
-            ended = converse(&gate, stream) => panic!("{ended:?}"),
+            ended = converse(&gate, CancellationToken::new(), stream) => panic!("{ended:?}"),
         };
-        assert_eq!((report.answers, report.draining), (Some(9), 3));
-        assert_eq!(report.admission, crate::protocol::Admission::Draining);
+        assert_eq!((report.answers, report.sessions), (Some(9), 3));
+        assert_eq!(report.state, GateState::Draining);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn counters_wait_and_everything_else_does_not() {
+    async fn a_new_session_count_waits_and_every_other_change_does_not() {
         let gate = gate();
         let (mut client, stream) = duplex(65536);
         client.write_all(HELLO_LINE).await.unwrap();
@@ -240,18 +255,18 @@ mod tests {
         let script = async {
             let mut lines = Framed::new(client, LinesCodec::new());
             lines.next().await.unwrap().unwrap();
-            gate.sessions.send_replace(1);
+            assert!(gate.state.begin_session(2));
             lines.next().await.unwrap().unwrap();
             assert_eq!(start.elapsed(), COUNTERS_EVERY);
-            gate.sessions.send_replace(2);
-            gate.found_object_server(crate::protocol::Upstream::Reachable);
+            assert!(gate.state.begin_session(2));
+            gate.state.set_object_server(Upstream::Reachable);
             let line = lines.next().await.unwrap().unwrap();
             assert!(line.contains("Reachable") && line.contains("\"sessions\":2"), "{line}");
             assert_eq!(start.elapsed(), COUNTERS_EVERY);
         };
         tokio::select! {
             () = script => {}
-            ended = converse(&gate, stream) => panic!("{ended:?}"),
+            ended = converse(&gate, CancellationToken::new(), stream) => panic!("{ended:?}"),
         }
     }
 }

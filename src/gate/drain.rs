@@ -1,22 +1,24 @@
-//! Paces the closing of sessions: a steady trickle of permits, never a burst.
+//! Paces the closing of sessions: permits at a steady rate, never a burst.
 //!
-//! A session that is being drained and has nothing outstanding waits here, in order of arrival, while it goes on forwarding; one that
-//! becomes busy leaves the queue and joins it again. A permit that nobody takes within a tick is lost, so that a lull is not followed by a burst.
+//! A session that is drained and has no unanswered request waits here, in order of arrival, while it goes on forwarding. When it becomes busy
+//! it leaves the queue and joins it again later. A permit that is not taken within a tick expires, so that a pause is not followed by a burst.
 
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, watch},
+    time::{Instant, MissedTickBehavior, interval},
+};
 
-use super::admission::{Decision, Pace};
+use super::mode::{Mode, Pace};
 
 /// Time between two issues of permits.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A drain that sets its own pace plans to be finished when this part of its time is over.
+/// A drain without a commanded pace is planned to finish within this fraction of its time.
 const PLANNED: f64 = 0.75;
 
-/// The queue in which sessions wait for their permit to close.
+/// The queue in which sessions wait for permission to close.
 #[derive(Debug)]
 pub struct Pacer {
     permits: Semaphore,
@@ -39,29 +41,29 @@ impl Pacer {
         }
     }
 
-    /// Issues permits during each drain, until the decisions end.
-    pub async fn run(&self, mut decisions: watch::Receiver<Decision>, sessions: watch::Receiver<u32>) {
+    /// Issues permits during each drain, until the sender of the mode is dropped.
+    pub async fn run(&self, mut mode: watch::Receiver<Mode>, sessions: watch::Receiver<u32>) {
         loop {
-            let decision = *decisions.borrow_and_update();
+            let current = *mode.borrow_and_update();
             self.permits.forget_permits(usize::MAX);
-            if let Decision::Draining { deadline, pace } = decision {
+            if let Mode::Draining { deadline, pace } = current {
                 let rate = rate(
                     pace,
                     *sessions.borrow(),
                     deadline.saturating_duration_since(Instant::now()),
                 );
                 tokio::select! {
-                    changed = decisions.changed() => if changed.is_err() { return },
+                    changed = mode.changed() => if changed.is_err() { return },
                     () = self.issue(rate) => {}
                 }
-            } else if decisions.changed().await.is_err() {
+            } else if mode.changed().await.is_err() {
                 return;
             }
         }
     }
 
     async fn issue(&self, per_second: f64) {
-        let mut ticks = tokio::time::interval(TICK);
+        let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut credit = Credit::new(per_second);
         let mut last = ticks.tick().await;
@@ -74,7 +76,7 @@ impl Pacer {
     }
 }
 
-/// Sessions to close in a second.
+/// Sessions to close per second.
 fn rate(pace: Pace, sessions: u32, left: Duration) -> f64 {
     match pace {
         Pace::AtMost(per_second) => f64::from(per_second),
@@ -100,7 +102,7 @@ impl Credit {
         }
     }
 
-    /// The permits to issue after this much time. A process that was stopped for long does not catch up.
+    /// The permits to issue after this much time. A process that was suspended does not catch up.
     fn earn(&mut self, elapsed: Duration) -> usize {
         self.earned += self.per_second * elapsed.min(10 * TICK).as_secs_f64();
         let whole = self.earned.floor();
@@ -111,37 +113,35 @@ impl Credit {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use proptest::prelude::*;
     use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn draining(pace: Pace) -> Decision {
-        Decision::Draining {
+    fn draining(pace: Pace) -> Mode {
+        Mode::Draining {
             deadline: Instant::now() + 60 * SECOND,
             pace,
         }
     }
 
     struct Queue {
-        decisions: watch::Sender<Decision>,
+        mode: watch::Sender<Mode>,
         sessions: watch::Sender<u32>,
         pacer: Arc<Pacer>,
     }
 
     impl Queue {
-        fn new(decision: Decision, sessions: u32) -> Self {
-            let (decisions, decided) = watch::channel(decision);
+        fn new(mode: Mode, sessions: u32) -> Self {
+            let (mode, followed) = watch::channel(mode);
             let (sessions, counted) = watch::channel(sessions);
             let pacer = Arc::new(Pacer::default());
             let running = Arc::clone(&pacer);
-            tokio::spawn(async move { running.run(decided, counted).await });
-            Self {
-                decisions,
-                sessions,
-                pacer,
-            }
+            tokio::spawn(async move { running.run(followed, counted).await });
+            Self { mode, sessions, pacer }
         }
 
         /// When each of `count` waiting sessions got its permit, counted from now.
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lull_is_not_followed_by_a_burst() {
+    async fn a_pause_is_not_followed_by_a_burst() {
         let queue = Queue::new(draining(Pace::AtMost(10)), 20);
         tokio::time::sleep(10 * SECOND).await;
         let served = queue.served(11).await;
@@ -180,15 +180,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_closed_unless_it_drains() {
-        let queue = Queue::new(Decision::Open, 1);
+    async fn nothing_is_closed_outside_a_drain() {
+        let queue = Queue::new(Mode::Open, 1);
         tokio::select! {
             () = queue.pacer.permit() => panic!("a permit while open"),
             () = tokio::time::sleep(60 * SECOND) => {}
         }
-        queue.decisions.send_replace(draining(Pace::AtMost(100)));
+        queue.mode.send_replace(draining(Pace::AtMost(100)));
         queue.pacer.permit().await;
-        queue.decisions.send_replace(Decision::Open);
+        queue.mode.send_replace(Mode::Open);
         tokio::time::sleep(TICK).await;
         tokio::select! {
             () = queue.pacer.permit() => panic!("a permit of a drain that was stopped"),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_an_order_it_is_fast_enough_for_its_deadline() {
+    async fn without_a_command_it_is_fast_enough_for_its_deadline() {
         let queue = Queue::new(draining(Pace::InTime(10)), 45_000);
         assert_eq!(*queue.sessions.borrow(), 45_000);
         let served = queue.served(45_000).await;

@@ -1,16 +1,16 @@
-//! What the gate counts. Names begin with `proxypair_gate_`.
+//! The gate's metrics. Names begin with `proxypair_gate_`.
 
 use std::sync::atomic::AtomicU64;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
 
-/// The gate's metrics. Clones share the same numbers; counting is one atomic addition.
+/// The metrics of one gate process. Clones share the same numbers; counting is one atomic addition.
 #[derive(Debug, Clone, Default)]
-pub struct Metrics {
+pub struct GateMetrics {
     /// Probe sessions now.
     pub sessions: Gauge,
     /// Probe connections accepted since the start, refused ones included.
@@ -23,32 +23,32 @@ pub struct Metrics {
     pub bytes_to_upstream: Counter<u64, AtomicU64>,
     /// Bytes forwarded from the ObjectServer to probes.
     pub bytes_to_client: Counter<u64, AtomicU64>,
-    /// 1 while the ObjectServer can be reached, and the proxy server if there is one, else 0.
+    /// 1 while the ObjectServer is reachable, and the proxy server if there is one, else 0.
     pub upstream_reachable: Gauge,
     /// Connections of the operator's checks now.
     pub checks: Gauge,
 }
 
-/// Label of [`Metrics::refused`].
+/// Label of [`GateMetrics::refused`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusedLabels {
-    /// Why.
-    pub reason: Refusal,
+    /// Why the connection was refused.
+    pub reason: RefusalReason,
 }
 
-/// Label of [`Metrics::ended`].
+/// Label of [`GateMetrics::ended`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct EndedLabels {
-    /// How.
+    /// How the session ended.
     pub how: Ending,
 }
 
 /// Why a connection was closed before it reached the ObjectServer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Refusal {
-    /// There were as many sessions as are allowed.
+pub enum RefusalReason {
+    /// The session limit was reached.
     Full,
-    /// Its first bytes were no login header.
+    /// Its first bytes were not a TDS login header.
     NotLogin,
     /// Its first bytes began a TLS handshake, on a port that speaks plain TDS.
     Tls,
@@ -58,11 +58,11 @@ pub enum Refusal {
     Handshake,
     /// No complete login header came within the login timeout.
     LoginTimeout,
-    /// The client closed before it had sent a login header.
+    /// The client closed the connection before it sent a login header.
     Gone,
-    /// The ObjectServer did not take the connection.
+    /// The connection to the ObjectServer failed.
     Upstream,
-    /// The gate stopped admitting sessions while this one was being set up.
+    /// The gate stopped accepting sessions while this one was being set up.
     NotAdmitting,
 }
 
@@ -73,27 +73,27 @@ pub enum Ending {
     Client,
     /// The ObjectServer closed it.
     Upstream,
-    /// The client sent something that is not TDS, or not the TLS that it began with.
+    /// The client sent bytes that are not TDS, or not the TLS that it began with.
     Malformed,
     /// The server behind the gate answered plain TDS with TLS.
     UpstreamTls,
     /// The client did not complete its login in time.
     LoginTimeout,
-    /// A message, or the rest of a session that one end has closed, took too long.
+    /// A message took too long, or the rest of a session after one end had closed its direction.
     MessageTimeout,
-    /// Drained when nothing was outstanding.
+    /// Drained between requests.
     DrainedIdle,
-    /// Drained at the deadline.
+    /// Drained at the deadline, perhaps in the middle of a request.
     DrainedDeadline,
-    /// The operator ordered all sessions to be dropped.
+    /// Closed by the command `Drop`.
     Dropped,
-    /// The ObjectServer cannot be reached any more.
+    /// The ObjectServer became unreachable.
     UpstreamLost,
     /// The process stopped.
     Stopped,
 }
 
-impl Metrics {
+impl GateMetrics {
     /// The metrics, each registered with its help text.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
@@ -138,7 +138,7 @@ impl Metrics {
         );
         registry.register(
             "upstream_reachable",
-            "Whether the ObjectServer can be reached (1) or not (0)",
+            "Whether the ObjectServer is reachable (1) or not (0)",
             upstream_reachable,
         );
         registry.register("checks", "Connections of the operator's checks now", checks);
@@ -146,7 +146,7 @@ impl Metrics {
     }
 
     /// Counts a connection that did not become a session.
-    pub fn refuse(&self, reason: Refusal) {
+    pub fn refuse(&self, reason: RefusalReason) {
         self.refused.get_or_create(&RefusedLabels { reason }).inc();
     }
 

@@ -1,278 +1,250 @@
-//! The gate's process: starts the parts, and leaves when it is told to.
+//! Start and shutdown of the gate's process.
 
-use std::io;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::task::TaskTracker;
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
-use super::Gate;
-use super::admission::{self, Leaving};
-use super::args::GateArgs;
-use super::certificate::ListenerTls;
-use super::files::{self, keep_current};
-use super::metrics::Metrics;
-use super::tls::TlsError;
-use super::upstream::Watched;
-use super::{check, control, listener, tls, upstream};
-use crate::admin;
-use crate::tls::ObjectServerTls;
+use super::{
+    args::GateArgs,
+    certificate::ListenerTls,
+    check, control,
+    files::{self, Current, keep_current},
+    listener,
+    metrics::GateMetrics,
+    mode::{self, Termination},
+    shared::GateProcess,
+    tls::{self, CertificateFilesError, KeyPairFiles, MutualTlsFiles},
+    upstream::{WatchTarget, watch_over},
+};
+use crate::{
+    admin,
+    dial::Dialer,
+    process::{Parts, ProcessError, listen, stop_signal},
+    tls::ObjectServerTls,
+};
 
-/// How long the exit waits for sessions and for control connections to take their leave, each.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// How long the exit waits for sessions to close, and then for control connections to send their last report.
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
-/// Why the gate stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum GateError {
-    /// A port could not be opened at start.
-    #[error("failed to listen on {address} for {purpose}: {source}")]
-    Listen {
-        /// What the port is for.
-        purpose: &'static str,
-        /// Where.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// Signals could not be taken.
-    #[error("failed to take signals: {0}")]
-    Signals(#[source] io::Error),
-    /// A part that runs for ever did not.
-    #[error("{0} has ended unexpectedly")]
-    Ended(&'static str),
-    /// A part panicked.
-    #[error("a part of the gate failed: {0}")]
-    Failed(#[from] tokio::task::JoinError),
-}
-
-/// Runs a gate until it has been told to stop (SIGTERM or SIGINT) and has drained.
+/// Runs a gate until it has received SIGTERM or SIGINT and is drained.
 ///
-/// On the signal it reports that it is leaving and goes on serving. It drains when the operator orders it, or by itself when half of the
-/// grace period is over, and returns when the last session has gone, a second before the grace period ends at the latest.
+/// On the signal it reports that it is terminating and goes on serving. It drains when the operator commands it, or without a command when
+/// half of the grace period is over. It returns when the last session is closed, at the latest a second before the grace period ends.
 ///
 /// # Errors
 ///
-/// [`GateError`]: a port cannot be opened at start, or a part of the gate ended that must not.
-pub async fn run(args: GateArgs) -> Result<(), GateError> {
-    let signals = Signals::take().map_err(GateError::Signals)?;
+/// [`ProcessError`]: a port could not be opened at start, or a part of the gate failed.
+pub async fn run(args: GateArgs) -> Result<(), ProcessError> {
+    let stop = stop_signal()?;
     let mut registry = Registry::default();
-    let gate = Arc::new(Gate::new(&args, Metrics::register(&mut registry)));
-    let control = open("control", args.control_listen)?;
-    let check = open("checks", args.check_listen)?;
-    let admin = open("administration", args.admin_listen)?;
-    info!(gate = gate.name, object_server = gate.object_server, address = %args.object_server, instance = gate.instance, "started");
-
-    let mut parts = JoinSet::new();
-    let configuration = watch::Sender::new(files::unread());
-    let (for_control, for_checks) = (configuration.subscribe(), configuration.subscribe());
-    let directory = args.tls_dir.clone();
-    parts.spawn(async move {
-        keep_current(
-            "the control and the check port",
-            || tls::Files::read(&directory),
-            tls::Files::configuration,
-            &configuration,
-        )
-        .await;
-        "the reader of certificates"
-    });
-    if let Some(directory) = args.listener_tls_dir.clone() {
-        let this = Arc::clone(&gate);
-        parts.spawn(async move {
-            keep_current(
-                "the port for probes",
-                || ListenerTls::read(&directory),
-                ListenerTls::load,
-                &this.certificate,
-            )
-            .await;
-            "the reader of the proxy's certificate"
-        });
-    }
-    let authorities = gate.route.authorities().map(watch::Sender::subscribe);
-    if let Some(file) = args.object_server_ca.clone() {
-        let this = Arc::clone(&gate);
-        parts.spawn(async move {
-            keep_authorities(&this, &file).await;
-            "the reader of the CA bundle"
-        });
-    }
-
-    let conversations = TaskTracker::new();
-    let (this, tracker) = (Arc::clone(&gate), conversations.clone());
-    parts.spawn(async move {
-        tls::accept("control", control, for_control, tracker, move |stream| {
-            control::serve(Arc::clone(&this), stream)
-        })
-        .await;
-        "the control port"
-    });
-    let this = Arc::clone(&gate);
-    parts.spawn(async move {
-        tls::accept("check", check, for_checks, TaskTracker::new(), move |stream| {
-            check::relay(Arc::clone(&this), stream)
-        })
-        .await;
-        "the check port"
-    });
-
-    let this = Arc::clone(&gate);
-    parts.spawn(async move {
-        if let Some(mut authorities) = authorities {
-            // Before the first look at the file there is nothing to say.
-            let _looked = authorities.changed().await;
-        }
-        let dialer = || this.route.object_server();
-        upstream::watch_over(watched(&this, "ObjectServer", &this.doubts), dialer, |found| {
-            this.found_object_server(found);
-        })
-        .await;
-        "the watch over the ObjectServer"
-    });
-    if let Some(proxy) = gate.route.proxy().cloned() {
-        let this = Arc::clone(&gate);
-        parts.spawn(async move {
-            let (dialer, no_doubts) = (|| Ok(proxy.clone()), Notify::new());
-            upstream::watch_over(watched(&this, "proxy server", &no_doubts), dialer, |found| {
-                this.found_proxy(found);
-            })
-            .await;
-            "the watch over the proxy server"
-        });
-    }
-    let this = Arc::clone(&gate);
-    parts.spawn(async move {
-        listener::run(this).await;
-        "the socket for probes"
-    });
-    let this = Arc::clone(&gate);
-    parts.spawn(async move {
-        this.pacer.run(this.decisions(), this.sessions()).await;
-        "the pacer"
-    });
-
-    let this = Arc::clone(&gate);
-    let stop = gate.shutdown.clone();
-    parts.spawn(async move {
-        // An error would have come from the socket, and ends the process like any other end.
-        let _failed = admin::serve(
-            admin,
-            Arc::new(registry),
-            move || this.readiness(),
-            stop.cancelled_owned(),
-        )
-        .await;
-        "the administration port"
-    });
-
+    let gate = Arc::new(GateProcess::new(&args, GateMetrics::register(&mut registry)));
+    let ports = Ports::open(&args)?;
+    let identity = &gate.identity;
+    info!(
+        gate = identity.name,
+        object_server = identity.object_server,
+        address = %args.object_server,
+        instance = identity.instance,
+        "started"
+    );
+    let connections = OpenConnections::default();
+    let mut parts = start(&gate, &args, ports, registry, &connections);
     tokio::select! {
-        () = leave(&gate, signals, &args) => {}
-        ended = parts.join_next() => return Err(match ended {
-            Some(Err(failed)) => GateError::Failed(failed),
-            Some(Ok(part)) => GateError::Ended(part),
-            None => GateError::Ended("everything"),
-        }),
+        () = terminate(&gate, stop, &args) => {}
+        error = parts.failed() => return Err(error),
     }
-    listener::wait_for_sessions(&gate, FAREWELL).await;
-    gate.shutdown.cancel();
-    conversations.close();
-    // Those that do not listen to the last report are cut off.
-    let _late = timeout(FAREWELL, conversations.wait()).await;
-    info!(sessions = *gate.sessions.borrow(), "stopped");
+    connections.close().await;
+    info!(sessions = gate.state.session_count(), "stopped");
     Ok(())
 }
 
-fn watched<'a>(gate: &Gate, server: &'static str, doubts: &'a Notify) -> Watched<'a> {
-    Watched {
-        server,
-        unresponsive_after: gate.route.unresponsive_after(),
-        doubts,
+/// The ports that are open as long as the process. That for probes is opened and closed by the listener.
+struct Ports {
+    control: TcpListener,
+    check: TcpListener,
+    admin: TcpListener,
+}
+
+impl Ports {
+    fn open(args: &GateArgs) -> Result<Self, ProcessError> {
+        Ok(Self {
+            control: listen("the control port", args.control_listen)?,
+            check: listen("the check port", args.check_listen)?,
+            admin: listen("the administration port", args.admin_listen)?,
+        })
     }
 }
 
-/// Keeps the authorities for the ObjectServer as they are in a file, and has the watch look at the ObjectServer in their light.
-async fn keep_authorities(gate: &Gate, file: &Path) {
-    let Some(authorities) = gate.route.authorities() else {
+/// The connections that end before the process does.
+#[derive(Default)]
+struct OpenConnections {
+    sessions: TaskTracker,
+    operators: TaskTracker,
+    /// Tells control connections to send their last report.
+    shutdown: CancellationToken,
+}
+
+impl OpenConnections {
+    /// Waits until the sessions have ended, then until the operators have their last report.
+    async fn close(&self) {
+        end_of(&self.sessions).await;
+        self.shutdown.cancel();
+        end_of(&self.operators).await;
+    }
+}
+
+/// Waits until all tasks have ended, for at most [`SHUTDOWN_GRACE`]. The rest end with the process.
+async fn end_of(tasks: &TaskTracker) {
+    tasks.close();
+    let _timed_out = timeout(SHUTDOWN_GRACE, tasks.wait()).await;
+}
+
+/// Starts everything that runs as long as the process.
+fn start(
+    gate: &Arc<GateProcess>,
+    args: &GateArgs,
+    ports: Ports,
+    registry: Registry,
+    connections: &OpenConnections,
+) -> Parts {
+    let gate = || Arc::clone(gate);
+    let ports_tls = watch::Sender::new(files::unread());
+    let (control_tls, check_tls) = (ports_tls.subscribe(), ports_tls.subscribe());
+    // Subscribed to before the first look at the file, of which the watch waits for the result.
+    let ca_bundle = gate().route.ca_bundle().map(watch::Sender::subscribe);
+
+    let (sessions, operators) = (connections.sessions.clone(), connections.operators.clone());
+    let (this, shutdown) = (gate(), connections.shutdown.clone());
+    let serve_operator = move |stream| control::serve(Arc::clone(&this), shutdown.clone(), stream);
+    let this = gate();
+    let serve_check = move |stream| check::relay(Arc::clone(&this), stream);
+    let this = gate();
+    let readiness = move || this.state.snapshot().readiness();
+    let control = tls::accept("control", ports.control, control_tls, operators, serve_operator);
+    let check = tls::accept("check", ports.check, check_tls, TaskTracker::new(), serve_check);
+
+    let mut parts = Parts::default();
+    parts.spawn(
+        "the certificate reader",
+        keep_ports_tls(args.tls_dir.clone(), ports_tls),
+    );
+    if let Some(directory) = args.listener_tls_dir.clone() {
+        parts.spawn("the proxy certificate reader", keep_listener_tls(gate(), directory));
+    }
+    if let Some(file) = args.object_server_ca.clone() {
+        parts.spawn("the CA bundle reader", keep_ca_bundle(gate(), file));
+    }
+    parts.spawn("the control port", control);
+    parts.spawn("the check port", check);
+    parts.spawn("the ObjectServer watch", watch_object_server(gate(), ca_bundle));
+    if let Some(dialer) = gate().route.proxy().cloned() {
+        parts.spawn("the proxy server watch", watch_proxy(gate(), dialer));
+    }
+    parts.spawn("the port for probes", listener::run(gate(), sessions));
+    parts.spawn("the pacer", pace(gate()));
+    parts.spawn(
+        "the administration port",
+        admin::serve(ports.admin, registry, readiness),
+    );
+    parts
+}
+
+async fn keep_ports_tls(directory: PathBuf, current: watch::Sender<Current<Arc<rustls::ServerConfig>>>) {
+    let read = || MutualTlsFiles::read(&directory);
+    keep_current("control and check port", read, MutualTlsFiles::configuration, &current).await;
+}
+
+async fn keep_listener_tls(gate: Arc<GateProcess>, directory: PathBuf) {
+    let read = || KeyPairFiles::read(&directory);
+    keep_current("port for probes", read, ListenerTls::load, &gate.probe_port.certificate).await;
+}
+
+/// Keeps the CA bundle for the ObjectServer up to date with its file, and has the watch check the ObjectServer against each new one.
+async fn keep_ca_bundle(gate: Arc<GateProcess>, file: PathBuf) {
+    let Some(current) = gate.route.ca_bundle() else {
         return;
     };
-    let load = |pem: &Vec<u8>| {
-        ObjectServerTls::new(pem, &gate.object_server).map_err(|source| TlsError::Bundle {
-            path: file.to_owned(),
-            source,
-        })
+    let read = || files::read(&file);
+    let load = |pem: &Vec<u8>| load_ca_bundle(pem, &gate.identity.object_server, &file);
+    let mut changes = current.subscribe();
+    let recheck_after_each_change = async {
+        // The watch starts with the first bundle.
+        let _first = changes.changed().await;
+        while changes.changed().await.is_ok() {
+            gate.recheck.notify_one();
+        }
     };
-    let mut changes = authorities.subscribe();
     tokio::select! {
-        () = keep_current("the ObjectServer", || files::read(file), load, authorities) => {}
-        () = async {
-            // The watch begins with the first.
-            let _first = changes.changed().await;
-            while changes.changed().await.is_ok() {
-                gate.doubts.notify_one();
-            }
-        } => {}
+        () = keep_current("ObjectServer", read, load, current) => {}
+        () = recheck_after_each_change => {}
     }
 }
 
-fn open(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, GateError> {
-    listener::bind(address).map_err(|source| GateError::Listen {
-        purpose,
-        address,
+fn load_ca_bundle(pem: &[u8], object_server: &str, file: &Path) -> Result<ObjectServerTls, CertificateFilesError> {
+    ObjectServerTls::new(pem, object_server).map_err(|source| CertificateFilesError::Bundle {
+        path: file.to_owned(),
         source,
     })
 }
 
-/// The two signals that mean "stop".
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+async fn watch_object_server(gate: Arc<GateProcess>, ca_bundle: Option<watch::Receiver<Current<ObjectServerTls>>>) {
+    if let Some(mut ca_bundle) = ca_bundle {
+        // A dial before the first look at the file could only fail.
+        let _looked = ca_bundle.changed().await;
+    }
+    let target = WatchTarget {
+        server: "ObjectServer",
+        unresponsive_after: gate.route.unresponsive_after(),
+        recheck: &gate.recheck,
+    };
+    let publish = |found| gate.state.set_object_server(found);
+    watch_over(target, || gate.route.object_server(), publish).await;
 }
 
-impl Signals {
-    fn take() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn any(mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
+async fn watch_proxy(gate: Arc<GateProcess>, dialer: Dialer) {
+    let target = WatchTarget {
+        server: "proxy server",
+        unresponsive_after: gate.route.unresponsive_after(),
+        recheck: &Notify::new(),
+    };
+    let publish = |found| gate.state.set_proxy(found);
+    watch_over(target, || Ok(dialer.clone()), publish).await;
 }
 
-/// Waits for the signal to stop, and then until the gate may.
-async fn leave(gate: &Gate, signals: Signals, args: &GateArgs) {
-    signals.any().await;
-    let leaving = Leaving::begin(Instant::now(), args.grace_period, args.connections_per_second);
-    info!(grace_period = ?args.grace_period, sessions = *gate.sessions.borrow(), "told to stop: leaving");
-    gate.orders.send_modify(|orders| orders.leaving = Some(leaving));
-    let mut orders = gate.orders();
-    let mut sessions = gate.sessions();
+async fn pace(gate: Arc<GateProcess>) {
+    gate.pacer.run(gate.state.mode(), gate.state.sessions()).await;
+}
+
+/// Waits for the signal to stop, and then until the gate may exit.
+async fn terminate(gate: &GateProcess, stop: impl Future<Output = ()>, args: &GateArgs) {
+    stop.await;
+    let termination = Termination::begin(Instant::now(), args.grace_period, args.connections_per_second);
+    info!(grace_period = ?args.grace_period, sessions = gate.state.session_count(), "stop signal received, terminating");
+    let mut status = gate.state.status();
+    let mut sessions = gate.state.sessions();
+    gate.state.terminate(termination);
     loop {
-        gate.decide();
         let now = Instant::now();
-        let standing = *orders.borrow_and_update();
-        if admission::may_exit(&standing, *sessions.borrow_and_update(), now) {
+        let inputs = status.borrow_and_update().inputs.clone();
+        if mode::may_exit(&inputs, *sessions.borrow_and_update(), now) {
             return;
         }
         tokio::select! {
-            // The gate holds the senders: these channels stay open.
-            _ = orders.changed() => {}
+            // The gate holds the senders, so these channels stay open.
+            _ = status.changed() => {}
             _ = sessions.changed() => {}
-            () = sleep_until(standing.next_turn(now).unwrap_or(leaving.drained_by)) => {}
+            () = sleep_until(inputs.next_change(now).unwrap_or(termination.drained_by)) => gate.state.refresh(),
         }
     }
 }

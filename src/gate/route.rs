@@ -1,4 +1,4 @@
-//! The ways from the gate to its ObjectServer, for each kind of connection.
+//! How the gate connects to its ObjectServer, for each kind of connection.
 //!
 //! | connection | without a proxy server | with one |
 //! |---|---|---|
@@ -10,25 +10,29 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::args::GateArgs;
-use super::files::{self, Current};
-use super::passing::Accepts;
-use crate::dial::{Address, DialError, Dialer};
-use crate::tls::{HandshakeError, ObjectServerTls};
+use super::{
+    args::GateArgs,
+    files::{self, Current},
+    framing::Accepts,
+};
+use crate::{
+    dial::{Address, DialError, Dialer},
+    tls::{HandshakeError, ObjectServerTls},
+};
 
-/// Where connections go, and what they speak.
+/// Where connections go, and which protocol they use.
 #[derive(Debug)]
 pub struct Route {
     object_server: Address,
     unresponsive_after: Duration,
-    /// The authorities in force; none when the ObjectServer speaks plain TDS.
+    /// The CA bundle in use; none if the ObjectServer speaks plain TDS.
     tls: Option<watch::Sender<Current<ObjectServerTls>>>,
     proxy: Option<Dialer>,
     is_pass_through: bool,
 }
 
 impl Route {
-    /// The ways that the command line describes.
+    /// The route that the command line describes.
     #[must_use]
     pub fn new(args: &GateArgs) -> Self {
         Self {
@@ -46,19 +50,19 @@ impl Route {
         }
     }
 
-    /// Where the authorities in force are kept.
+    /// The channel with the CA bundle in use.
     #[must_use]
-    pub const fn authorities(&self) -> Option<&watch::Sender<Current<ObjectServerTls>>> {
+    pub const fn ca_bundle(&self) -> Option<&watch::Sender<Current<ObjectServerTls>>> {
         self.tls.as_ref()
     }
 
-    /// Silence after which a server is taken for absent.
+    /// Time without an answer after which a server counts as unreachable.
     #[must_use]
     pub const fn unresponsive_after(&self) -> Duration {
         self.unresponsive_after
     }
 
-    /// What probes may speak when the gate does not end their TLS, or inside that TLS when it does.
+    /// The protocols that probes may speak; if the gate ends their TLS, inside it.
     #[must_use]
     pub const fn accepts(&self) -> Accepts {
         match (self.is_pass_through, &self.tls, &self.proxy) {
@@ -68,11 +72,11 @@ impl Route {
         }
     }
 
-    /// Straight to the ObjectServer.
+    /// Directly to the ObjectServer.
     ///
     /// # Errors
     ///
-    /// [`HandshakeError::NoBundle`] as long as no authorities could be read.
+    /// [`HandshakeError::NoBundle`] until a CA bundle was read.
     pub fn object_server(&self) -> Result<Dialer, DialError> {
         let dialer = Dialer::new(self.object_server.clone(), self.unresponsive_after);
         let Some(tls) = &self.tls else {

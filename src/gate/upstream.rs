@@ -1,55 +1,61 @@
-//! The watch that knows at every instant whether a server can be reached: the gate's own ObjectServer, and the proxy server before it if
-//! there is one.
+//! The watch over a server: detects at once when it becomes unreachable. Used for the gate's ObjectServer, and for the proxy server in front
+//! of it if there is one.
 //!
-//! The watch holds one connection with a read pending. It never sends a byte, but for the TLS handshake where there is TLS, so it is no
-//! login and leaves no event behind. What each fault looks like on it (measured, kernel 6):
+//! The watch keeps one connection open with a read pending. It sends nothing but the TLS handshake where TLS is used, so it is no login and
+//! causes no event. How each fault is detected (measured, kernel 6):
 //!
-//! | fault | seen as | after |
+//! | fault | detected by | after |
 //! |---|---|---|
-//! | process gone | end of file or reset, then the new dial refused | milliseconds |
-//! | machine or network gone | keepalive unanswered, or a dial without answer | `unresponsive_after`, and up to two seconds more |
-//! | process hung | nothing: its kernel goes on answering | never; that takes a question in TDS, which is the operator's |
-//! | wrong certificate | the handshake refuses it | the next dial |
+//! | process gone | end of file or reset, then the new dial is refused | milliseconds |
+//! | machine or network gone | unanswered keepalive, or a dial without an answer | `unresponsive_after`, and up to two seconds more |
+//! | process hung | not at all: its kernel still answers | never; that takes a TDS request, which is the operator's check |
+//! | wrong certificate | the handshake fails | the next dial |
 //!
-//! A new handshake is made when there is reason to think that it would end otherwise: other authorities, a session whose handshake was
-//! refused, the end of the certificate's validity.
+//! The watch makes a new handshake when the result may have changed: the CA bundle has changed, the handshake of a session was rejected, or
+//! the certificate has expired.
 //!
 //! A server may close connections that do not log in. That is no fault: the watch dials again, at once as long as it happens rarely, and
-//! says that the server cannot be reached only when the new dial fails.
+//! reports the server as unreachable only if the new dial fails.
 
-use std::io::{self, ErrorKind};
-use std::time::Duration;
+use std::{
+    io::{self, ErrorKind},
+    time::Duration,
+};
 
 use jiff::Timestamp;
-use tokio::io::AsyncReadExt;
-use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    io::AsyncReadExt,
+    sync::Notify,
+    time::{Instant, sleep},
+};
 use tracing::{debug, info, warn};
 
-use crate::dial::{DialError, Dialer, Stream, prepare_to_watch};
-use crate::protocol::{UnreachableCause, Upstream};
+use crate::{
+    dial::{DialError, DialedStream, Dialer, prepare_to_watch},
+    protocol::{UnreachableCause, Upstream},
+};
 
 /// Time from a failed dial to the next.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Time from a handshake that was refused to the next, unless there is reason to try sooner: people mend certificates.
+/// Time from a rejected handshake to the next, unless a recheck is requested sooner: certificates are replaced by people.
 const RETRY_TLS: Duration = Duration::from_secs(1);
 
-/// How long a dial waits for its answer while the server is known to be away. Short, because after an outage of the network the kernel
-/// repeats an unanswered dial ever more rarely: a new one is answered sooner.
-const RETRY_PATIENCE: Duration = Duration::from_secs(1);
+/// Time limit of a dial while the server is known to be unreachable. Short, because after a network outage the kernel repeats an unanswered
+/// dial ever more rarely: a new dial is answered sooner.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Re-dials after a closed connection that need not wait, when none was needed for long. One would not be enough: a dying process may
+/// Re-dials after a closed connection that need not wait, if none was needed for a while. One would not be enough: a dying process may
 /// accept the first.
 const FREE_REDIALS: u32 = 4;
 
-/// Time in which one more re-dial becomes free.
+/// Time after which one more re-dial becomes free.
 const REDIAL_EVERY: Duration = Duration::from_secs(1);
 
 fn cause(error: &DialError) -> UnreachableCause {
     match error {
         DialError::Resolve { .. } => UnreachableCause::Unresolved,
-        DialError::Silence { .. } | DialError::SilentHandshake { .. } => UnreachableCause::TimedOut,
+        DialError::Timeout { .. } | DialError::HandshakeTimeout { .. } => UnreachableCause::TimedOut,
         DialError::Tls { .. } if error.is_closed_in_handshake() => UnreachableCause::Closed,
         DialError::Tls { .. } => UnreachableCause::TlsRejected,
         DialError::Connect { source, .. } => cause_of(source),
@@ -66,53 +72,53 @@ fn cause_of(error: &io::Error) -> UnreachableCause {
     }
 }
 
-/// What is watched.
+/// The server to watch.
 #[derive(Debug, Clone, Copy)]
-pub struct Watched<'a> {
-    /// What to call it in the log.
+pub struct WatchTarget<'a> {
+    /// Its name in log and messages, such as "ObjectServer".
     pub server: &'static str,
-    /// Silence after which it is taken for absent.
+    /// Time without an answer after which it counts as unreachable.
     pub unresponsive_after: Duration,
-    /// Told when a new handshake might end otherwise than the last.
-    pub doubts: &'a Notify,
+    /// Notified when the result of a new handshake may differ from that of the last.
+    pub recheck: &'a Notify,
 }
 
-/// Watches a server for ever and calls `publish` with each finding, repeated ones included.
+/// Watches a server for ever and calls `publish` with each result, repeated ones included.
 pub async fn watch_over(
-    watched: Watched<'_>,
+    target: WatchTarget<'_>,
     dialer: impl Fn() -> Result<Dialer, DialError>,
     publish: impl Fn(Upstream),
 ) {
-    let Watched {
+    let WatchTarget {
         server,
         unresponsive_after,
-        doubts,
-    } = watched;
+        recheck,
+    } = target;
     let mut redials = Redials::new(Instant::now());
-    let mut patience = unresponsive_after;
+    let mut limit = unresponsive_after;
     let mut is_second_try = false;
     loop {
-        let dial = async { dialer()?.dial_within(patience).await };
+        let dial = async { dialer()?.dial_within(limit).await };
         let wait = match dial.await {
             Ok(stream) => {
-                patience = unresponsive_after;
+                limit = unresponsive_after;
                 is_second_try = false;
                 publish(Upstream::Reachable);
-                match hold(stream, unresponsive_after, doubts).await {
-                    Lost::Again(why) => {
+                match hold(stream, unresponsive_after, recheck).await {
+                    Lost::Redial(why) => {
                         let wait = redials.take(Instant::now());
-                        debug!(server, why, ?wait, "the watch dials again");
+                        debug!(server, why, ?wait, "watch dials again");
                         sleep(wait).await;
                         continue;
                     }
-                    Lost::Silent(error) => publish(Upstream::Unreachable {
+                    Lost::Unresponsive(error) => publish(Upstream::Unreachable {
                         cause: UnreachableCause::TimedOut,
-                        message: format!("no sign of life from the {server}: {error}"),
+                        message: format!("the {server} does not respond: {error}"),
                     }),
                 }
                 RETRY
             }
-            // A process that dies may have accepted the connection: what that means, the next dial says.
+            // A dying process may have accepted the connection: the next dial shows what this means.
             Err(error) if error.is_closed_in_handshake() && !is_second_try => {
                 is_second_try = true;
                 continue;
@@ -125,25 +131,26 @@ pub async fn watch_over(
                 if error.is_tls_rejected() { RETRY_TLS } else { RETRY }
             }
         };
-        patience = unresponsive_after.min(RETRY_PATIENCE);
+        limit = unresponsive_after.min(RETRY_TIMEOUT);
         tokio::select! {
             () = sleep(wait) => {}
-            () = doubts.notified(), if wait > RETRY => {}
+            () = recheck.notified(), if wait > RETRY => {}
         }
     }
 }
 
 /// How the watch's connection ended.
 enum Lost {
-    /// The other kernel closed it, or a new handshake is wanted: what that means, the next dial says.
-    Again(String),
-    /// The other end has not answered for too long.
-    Silent(io::Error),
+    /// The other end closed it, or a new handshake is needed: the next dial shows what this means.
+    Redial(String),
+    /// The other end has not answered within the time limit.
+    Unresponsive(io::Error),
 }
 
-async fn hold(mut stream: Stream, silence: Duration, doubts: &Notify) -> Lost {
-    if let Err(error) = prepare_to_watch(stream.socket(), silence) {
-        return Lost::Again(error.to_string());
+/// Keeps the connection open until it is lost, or until a new one is needed.
+async fn hold(mut stream: DialedStream, unresponsive_after: Duration, recheck: &Notify) -> Lost {
+    if let Err(error) = prepare_to_watch(stream.socket(), unresponsive_after) {
+        return Lost::Redial(error.to_string());
     }
     let valid_for = stream.peer_expires().map(until);
     let expiry = sleep(valid_for.unwrap_or_default());
@@ -152,30 +159,30 @@ async fn hold(mut stream: Stream, silence: Duration, doubts: &Notify) -> Lost {
     loop {
         let read = tokio::select! {
             read = stream.read(&mut discarded) => read,
-            () = doubts.notified() => return Lost::Again("its certificate is in doubt".to_owned()),
-            () = &mut expiry, if valid_for.is_some() => return Lost::Again("its certificate has expired".to_owned()),
+            () = recheck.notified() => return Lost::Redial("certificate must be checked again".to_owned()),
+            () = &mut expiry, if valid_for.is_some() => return Lost::Redial("certificate has expired".to_owned()),
         };
         match read {
-            Ok(0) => return Lost::Again("it closed the connection".to_owned()),
+            Ok(0) => return Lost::Redial("the server closed the connection".to_owned()),
             Ok(_) => {}
             Err(error) => {
                 return match cause_of(&error) {
-                    UnreachableCause::TimedOut | UnreachableCause::Unroutable => Lost::Silent(error),
-                    _ => Lost::Again(error.to_string()),
+                    UnreachableCause::TimedOut | UnreachableCause::Unroutable => Lost::Unresponsive(error),
+                    _ => Lost::Redial(error.to_string()),
                 };
             }
         }
     }
 }
 
-/// Time until this instant is over, in seconds as certificates count them.
+/// Time until the second of this timestamp is over: certificates are valid to the end of theirs.
 fn until(end: Timestamp) -> Duration {
     let left = end.duration_since(Timestamp::now());
     Duration::try_from(left).unwrap_or_default() + Duration::from_secs(1)
 }
 
-/// What the gate finds on its way to the ObjectServer, over the proxy server if there is one. If both are away it is the ObjectServer that is
-/// spoken of.
+/// The result for the whole route to the ObjectServer, through the proxy server if there is one. If both are unreachable, that of the
+/// ObjectServer.
 #[must_use]
 pub fn combine(object_server: &Upstream, proxy: Option<&Upstream>) -> Upstream {
     match (object_server, proxy) {
@@ -190,26 +197,19 @@ pub fn combine(object_server: &Upstream, proxy: Option<&Upstream>) -> Upstream {
     }
 }
 
-/// Publishes a finding on a channel and tells the log, if it is news.
-pub fn publish(channel: &watch::Sender<Upstream>, found: Upstream) -> bool {
-    channel.send_if_modified(|known| {
-        if *known == found {
-            return false;
-        }
-        match &found {
-            Upstream::Reachable => info!("the ObjectServer can be reached"),
-            Upstream::Unreachable {
-                cause: cause @ UnreachableCause::ProxyUnreachable,
-                message,
-            } => warn!(?cause, message, "the proxy server cannot be reached"),
-            Upstream::Unreachable { cause, message } => warn!(?cause, message, "the ObjectServer cannot be reached"),
-        }
-        *known = found;
-        true
-    })
+/// Logs a change of the combined result.
+pub fn log_change(upstream: &Upstream) {
+    match upstream {
+        Upstream::Reachable => info!("ObjectServer reachable"),
+        Upstream::Unreachable {
+            cause: cause @ UnreachableCause::ProxyUnreachable,
+            message,
+        } => warn!(?cause, message, "proxy server unreachable"),
+        Upstream::Unreachable { cause, message } => warn!(?cause, message, "ObjectServer unreachable"),
+    }
 }
 
-/// Keeps the watch from hammering a server that closes connections as soon as they are made.
+/// Limits the rate of re-dials to a server that closes each connection at once.
 #[derive(Debug)]
 struct Redials {
     free: u32,
@@ -224,7 +224,7 @@ impl Redials {
         }
     }
 
-    /// How long the next re-dial has to wait.
+    /// How long to wait before the next re-dial.
     fn take(&mut self, now: Instant) -> Duration {
         let earned = now.saturating_duration_since(self.counted).as_millis() / REDIAL_EVERY.as_millis();
         if earned > 0 {
@@ -236,7 +236,7 @@ impl Redials {
             self.free = left;
             return Duration::ZERO;
         }
-        // The next one to be earned is spent already.
+        // The next free re-dial is used up already.
         self.counted = now + REDIAL_EVERY;
         REDIAL_EVERY
     }
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_lost_after_a_long_life_is_made_again_at_once() {
+    fn a_connection_lost_after_a_long_time_is_replaced_at_once() {
         let start = Instant::now();
         let mut redials = Redials::new(start);
         for minute in 1..10 {
@@ -269,23 +269,23 @@ mod tests {
     }
 
     #[test]
-    fn speaks_of_the_objectserver_first_and_of_the_proxy_server_when_that_alone_is_away() {
-        let away = |cause| Upstream::Unreachable {
+    fn reports_the_proxy_server_only_if_the_objectserver_is_reachable() {
+        let unreachable = |cause| Upstream::Unreachable {
             cause,
             message: "gone".to_owned(),
         };
-        let (refused, here) = (away(UnreachableCause::Refused), Upstream::Reachable);
+        let (refused, here) = (unreachable(UnreachableCause::Refused), Upstream::Reachable);
         for proxy in [None, Some(&here), Some(&refused)] {
             assert_eq!(combine(&refused, proxy), refused);
         }
         assert_eq!(combine(&here, None), here);
         assert_eq!(combine(&here, Some(&here)), here);
         let Upstream::Unreachable { cause, message } = combine(&here, Some(&refused)) else {
-            panic!("the proxy server is away");
+            panic!("the proxy server is unreachable");
         };
         assert_eq!(cause, UnreachableCause::ProxyUnreachable);
         assert_eq!(message, "the proxy server: gone");
-        let untried = combine(&here, Some(&away(UnreachableCause::Untried)));
+        let untried = combine(&here, Some(&unreachable(UnreachableCause::Untried)));
         assert!(matches!(
             untried,
             Upstream::Unreachable {

@@ -1,4 +1,4 @@
-//! Candidates against an API server that holds one Lease, checks resourceVersions, and fails when it is told to.
+//! Candidates against an API server with one Lease, which checks resourceVersions and fails on request.
 
 use std::{
     convert::Infallible,
@@ -121,7 +121,7 @@ struct Running {
 }
 
 fn run(server: &Server, identity: &str) -> Running {
-    let (standing_in, standing) = watch::channel(Standing::Unheard);
+    let (standing_in, standing) = watch::channel(Standing::Unknown);
     let (stop, mut stopped) = watch::channel(false);
     let stopping = async move {
         let _ = stopped.wait_for(|stop| *stop).await;

@@ -1,35 +1,37 @@
-//! What is read from a certificate: its Common Name, what to call it in a message, and how long it is valid.
+//! The fields of a certificate: its Common Name, its names for messages, and its validity.
 
 use std::fmt;
 
 use jiff::Timestamp;
-use x509_parser::asn1_rs::{Any, Class, Tag};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::error::X509Error;
-use x509_parser::prelude::FromDer;
-use x509_parser::x509::{AttributeTypeAndValue, X509Name};
+use x509_parser::{
+    asn1_rs::{Any, Class, Tag},
+    certificate::X509Certificate,
+    error::X509Error,
+    prelude::FromDer,
+    x509::{AttributeTypeAndValue, X509Name},
+};
 
-/// Names longer than this many characters are cut in messages.
+/// Longer names, in characters, are truncated in messages.
 const LONGEST_NAME: usize = 160;
 
-/// Why a certificate has no Common Name that could be compared.
+/// Why a certificate has no Common Name that can be compared.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommonNameError {
-    /// These bytes are no X.509 certificate.
-    #[error("it is no X.509 certificate: {0}")]
+    /// The bytes are not an X.509 certificate.
+    #[error("it is not an X.509 certificate: {0}")]
     Unreadable(String),
     /// The subject has none.
     #[error("its subject has no Common Name")]
     Missing,
-    /// The subject has several, and nothing says which of them counts.
+    /// The subject has several, and no standard says which of them counts.
     #[error("its subject has {0} Common Names where one is expected")]
     Several(usize),
-    /// It is written in a way that no text can be made of.
-    #[error("its Common Name is no text")]
+    /// It cannot be decoded as text.
+    #[error("its Common Name is not text")]
     NotText,
 }
 
-/// The Common Name of a certificate in DER. All string types of X.520 are read; T.61 only as far as it is ASCII.
+/// The Common Name of a certificate in DER. All string types of X.520 are read; T.61 only if it is ASCII.
 ///
 /// # Errors
 ///
@@ -41,7 +43,7 @@ pub fn common_name_of(der: &[u8]) -> Result<String, CommonNameError> {
 pub(super) fn read(der: &[u8]) -> Result<X509Certificate<'_>, CommonNameError> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
-        Ok((rest, _)) => Err(CommonNameError::Unreadable(format!("{} bytes behind it", rest.len()))),
+        Ok((rest, _)) => Err(CommonNameError::Unreadable(format!("{} bytes after it", rest.len()))),
         Err(error) => {
             let error: X509Error = error.into();
             Err(CommonNameError::Unreadable(error.to_string()))
@@ -61,8 +63,8 @@ pub(super) fn common_name(certificate: &X509Certificate<'_>) -> Result<String, C
     }
 }
 
-/// Whether this is a name in DER, down to the tag of each attribute's type and value. The parser does not look at those of the types, so it would
-/// take a field for a Common Name that is one for nobody else.
+/// Whether this is a name in DER, down to the tag of each attribute's type and value. The parser does not check the tags of the types, so it
+/// would accept as a Common Name what no other implementation does.
 fn is_name(der: &[u8]) -> bool {
     fn sets(der: &[u8]) -> Option<()> {
         let (mut sets, []) = element(Some(Tag::Sequence), der)? else {
@@ -83,7 +85,7 @@ fn is_name(der: &[u8]) -> bool {
     sets(der).is_some()
 }
 
-/// The content of the first value, which has this tag if one is wanted, and what is behind it.
+/// The content of the first value, which must have `tag` if given, and the bytes after it.
 fn element(tag: Option<Tag>, der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (rest, value) = Any::from_der(der).ok()?;
     let is_list = matches!(value.tag(), Tag::Sequence | Tag::Set);
@@ -96,7 +98,7 @@ fn element(tag: Option<Tag>, der: &[u8]) -> Option<(&[u8], &[u8])> {
 fn text(name: &AttributeTypeAndValue<'_>) -> Option<String> {
     let bytes = name.as_slice();
     match name.attr_value().tag() {
-        // "_" is not among the characters of PrintableString, and yet written into it.
+        // PrintableString does not allow "_", but real certificates contain it.
         Tag::Utf8String | Tag::PrintableString | Tag::NumericString | Tag::Ia5String => {
             String::from_utf8(bytes.to_vec()).ok()
         }
@@ -117,28 +119,28 @@ fn text(name: &AttributeTypeAndValue<'_>) -> Option<String> {
     }
 }
 
-/// When a certificate in DER ends to be valid.
+/// When a certificate in DER expires.
 #[must_use]
 pub fn expires(der: &[u8]) -> Option<Timestamp> {
     Some(moment(read(der).ok()?.validity().not_after.timestamp()))
 }
 
-/// A time of X.509, which knows years that [`Timestamp`] does not.
+/// A time of X.509, limited to the range of [`Timestamp`].
 pub(super) fn moment(seconds: i64) -> Timestamp {
     let nearest = if seconds < 0 { Timestamp::MIN } else { Timestamp::MAX };
     Timestamp::from_second(seconds).unwrap_or(nearest)
 }
 
-/// What a server has shown, as far as a message needs it.
+/// The certificate that a server presented, as messages describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presented {
-    /// Whose certificate it is, such as `CN=AGG_P`.
+    /// Subject, such as `CN=AGG_P`.
     pub subject: String,
-    /// Who issued it.
+    /// Issuer.
     pub issuer: String,
-    /// From when on it is valid.
+    /// Start of validity.
     pub not_before: Timestamp,
-    /// Until when.
+    /// End of validity.
     pub not_after: Timestamp,
 }
 
@@ -169,7 +171,7 @@ impl fmt::Display for Presented {
     }
 }
 
-/// A name as a message shows it: without control characters, and cut when it is very long.
+/// A name for messages: without control characters, and truncated to [`LONGEST_NAME`].
 pub(super) fn shown(name: &X509Name<'_>) -> String {
     quoted(&name.to_string())
 }

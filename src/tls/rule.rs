@@ -1,31 +1,36 @@
-//! OMNIbus's rule as a verifier for rustls: chain, validity times and Common Name. Subject alternative names are not looked at.
+//! OMNIbus's rule as a verifier for rustls: chain, validity and Common Name. Subject alternative names are ignored.
 //!
-//! The chain is webpki's business, with two consequences in the field:
+//! webpki verifies the chain, with two consequences:
 //!
-//! - A server's certificate must be of version 3. An authority in the bundle may be of version 1.
-//! - A self-signed certificate with `CA:TRUE` is no server's for webpki. If it stands in the bundle itself, byte for byte, it is taken here:
-//!   whoever put it there meant this server and no other. Its validity times and its name are checked all the same.
+//! - A server's certificate must be of version 3. A CA in the bundle may be of version 1.
+//! - webpki accepts no certificate with `CA:TRUE` for a server. This module accepts one that is self-signed and itself in the bundle, byte for
+//!   byte: that can only mean that this server is trusted. Its validity and its name are still checked.
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::x509::X509Version;
+use rustls::{
+    CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor,
+    },
+    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
+};
+use x509_parser::{certificate::X509Certificate, x509::X509Version};
 
-use super::BundleError;
-use super::certificate::{Presented, common_name, moment, quoted, read, shown};
-use super::refusal::{ChainFault, NameFault, Refusal};
+use super::{
+    BundleError,
+    certificate::{Presented, common_name, moment, quoted, read, shown},
+    rejection::{CertificateRejection, ChainFault, NameFault},
+};
 
-/// Subjects of the bundle that a message names at most.
+/// Maximum number of the bundle's subjects in a message.
 const NAMED_AT_MOST: usize = 4;
 
 /// The rule for one server.
 #[derive(Debug)]
 pub(super) struct CommonNameRule {
-    /// Names of which the certificate must have one.
+    /// The names of the server; the certificate must have one of them.
     server_names: Vec<String>,
     roots: RootCertStore,
     bundle: Vec<CertificateDer<'static>>,
@@ -61,15 +66,15 @@ impl CommonNameRule {
         })
     }
 
-    fn judge(
+    fn check(
         &self,
         der: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<(), Refusal> {
-        let certificate = read(der).map_err(|error| Refusal::Unreadable(error.to_string()))?;
-        self.judge_chain(der, &certificate, intermediates, now)
-            .map_err(|fault| Refusal::Chain {
+    ) -> Result<(), CertificateRejection> {
+        let certificate = read(der).map_err(|error| CertificateRejection::Unreadable(error.to_string()))?;
+        self.check_chain(der, &certificate, intermediates, now)
+            .map_err(|fault| CertificateRejection::Chain {
                 fault,
                 presented: Box::new(Presented::of(&certificate)),
                 trusted: self.trusted.clone(),
@@ -79,14 +84,14 @@ impl CommonNameRule {
             Ok(name) => NameFault::Other(quoted(&name)),
             Err(error) => NameFault::None(error),
         };
-        Err(Refusal::CommonName {
+        Err(CertificateRejection::CommonName {
             fault,
             presented: Box::new(Presented::of(&certificate)),
-            wanted: self.server_names.join("\" or \""),
+            expected: self.server_names.join("\" or \""),
         })
     }
 
-    fn judge_chain(
+    fn check_chain(
         &self,
         der: &CertificateDer<'_>,
         certificate: &X509Certificate<'_>,
@@ -122,7 +127,7 @@ fn within_validity(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(
     }
 }
 
-/// What webpki found, in words of this domain.
+/// Translates an error of webpki.
 fn fault(certificate: &X509Certificate<'_>, is_authority: bool, error: rustls::Error) -> ChainFault {
     let seconds = |time: UnixTime| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     let rustls::Error::InvalidCertificate(error) = error else {
@@ -161,7 +166,7 @@ fn subjects(bundle: &[CertificateDer<'_>]) -> String {
         .take(NAMED_AT_MOST)
         .map(|authority| match read(authority) {
             Ok(authority) => format!("\"{}\"", shown(authority.subject())),
-            Err(_) => "one without a readable name".to_owned(),
+            Err(_) => "one with an invalid name".to_owned(),
         })
         .collect();
     if let Some(more) = bundle.len().checked_sub(NAMED_AT_MOST).filter(|more| *more > 0) {
@@ -179,7 +184,7 @@ impl ServerCertVerifier for CommonNameRule {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.judge(end_entity, intermediates, now)?;
+        self.check(end_entity, intermediates, now)?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -1,23 +1,27 @@
-//! The rule against certificates as they occur in the field, each shown in a real handshake.
+//! The rule applied to certificates as they occur in practice, each presented in a real handshake.
 
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use rcgen::string::{BmpString, TeletexString, UniversalString};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa,
     KeyPair,
+    string::{BmpString, TeletexString, UniversalString},
 };
-use rustls::ServerConfig;
-use rustls::client::danger::ServerCertVerifier;
-use rustls::pki_types::{PrivateKeyDer, UnixTime};
-use rustls::version::{TLS12, TLS13};
+use rustls::{
+    ServerConfig,
+    client::danger::ServerCertVerifier,
+    pki_types::{PrivateKeyDer, UnixTime},
+    version::{TLS12, TLS13},
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio_rustls::TlsAcceptor;
 
-use super::certificate::{CommonNameError, Presented};
-use super::refusal::{ChainFault, NameFault};
-use super::*;
+use super::{
+    certificate::{CommonNameError, Presented},
+    rejection::{ChainFault, NameFault},
+    *,
+};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -43,8 +47,8 @@ fn signed(params: &CertificateParams, authority: &CertifiedIssuer<'static, KeyPa
     Shown(vec![certificate.der().clone()], key)
 }
 
-/// What becomes of a handshake with the ObjectServer `AGG_P`, which shows these certificates.
-async fn meet(
+/// The result of a handshake with the ObjectServer `AGG_P`, which presents these certificates.
+async fn handshake(
     bundle: &str,
     Shown(chain, key): Shown,
     versions: &[&'static rustls::SupportedProtocolVersion],
@@ -68,23 +72,23 @@ async fn meet(
         stream.read_exact(&mut [0; 5]).await.unwrap();
         Ok(peer_expires(stream.get_ref().1))
     };
-    let (_served, met) = tokio::join!(server, client);
-    met
+    let (_served, result) = tokio::join!(server, client);
+    result
 }
 
-async fn refusal(bundle: &str, shown: Shown) -> Refusal {
-    match meet(bundle, shown, &[&TLS13, &TLS12]).await {
-        Err(HandshakeError::Refused(refusal)) => {
-            println!("{refusal}");
-            refusal
+async fn rejection(bundle: &str, shown: Shown) -> CertificateRejection {
+    match handshake(bundle, shown, &[&TLS13, &TLS12]).await {
+        Err(HandshakeError::Rejected(rejection)) => {
+            println!("{rejection}");
+            rejection
         }
         other => panic!("{other:?}"),
     }
 }
 
 async fn chain_fault(bundle: &str, shown: Shown) -> (ChainFault, Box<Presented>, String) {
-    match refusal(bundle, shown).await {
-        Refusal::Chain {
+    match rejection(bundle, shown).await {
+        CertificateRejection::Chain {
             fault,
             presented,
             trusted,
@@ -94,9 +98,9 @@ async fn chain_fault(bundle: &str, shown: Shown) -> (ChainFault, Box<Presented>,
 }
 
 async fn name_fault(bundle: &str, shown: Shown) -> NameFault {
-    match refusal(bundle, shown).await {
-        Refusal::CommonName { fault, wanted, .. } => {
-            assert_eq!(wanted, "AGG_P");
+    match rejection(bundle, shown).await {
+        CertificateRejection::CommonName { fault, expected, .. } => {
+            assert_eq!(expected, "AGG_P");
             fault
         }
         other => panic!("{other}"),
@@ -104,13 +108,13 @@ async fn name_fault(bundle: &str, shown: Shown) -> NameFault {
 }
 
 #[tokio::test]
-async fn takes_the_right_name_without_any_alternative_name_over_both_versions() {
+async fn accepts_the_right_name_without_any_alternative_name_over_both_versions() {
     let authority = authority_called("CA");
     let mut params = named("AGG_P");
     let end = SystemTime::now() + 90 * DAY;
     params.not_after = end.into();
     for versions in [&[&TLS12][..], &[&TLS13]] {
-        let expires = meet(&authority.pem(), signed(&params, &authority), versions)
+        let expires = handshake(&authority.pem(), signed(&params, &authority), versions)
             .await
             .unwrap();
         let off = expires.unwrap().duration_since(Timestamp::try_from(end).unwrap());
@@ -127,13 +131,13 @@ async fn an_alternative_name_neither_helps_nor_hurts() {
     assert_eq!(fault, NameFault::Other("AGG_B".to_owned()));
     params.distinguished_name.push(DnType::CommonName, "AGG_P");
     params.subject_alt_names = vec![rcgen::SanType::DnsName("elsewhere.example.com".try_into().unwrap())];
-    meet(&authority.pem(), signed(&params, &authority), &[&TLS13])
+    handshake(&authority.pem(), signed(&params, &authority), &[&TLS13])
         .await
         .unwrap();
 }
 
 #[tokio::test]
-async fn a_name_is_the_same_or_it_is_not() {
+async fn names_are_compared_exactly() {
     let authority = authority_called("CA");
     for other in ["agg_p", "AGG_P ", "AGG", "AGG_P\0", "AGG_P,CN=AGG_P", "*"] {
         let fault = name_fault(&authority.pem(), signed(&named(other), &authority)).await;
@@ -147,7 +151,7 @@ async fn a_name_is_the_same_or_it_is_not() {
 }
 
 #[tokio::test]
-async fn reads_the_name_in_every_string_type() {
+async fn decodes_the_name_in_every_string_type() {
     let authority = authority_called("CA");
     let values = [
         DnValue::Utf8String("AGG_P".to_owned()),
@@ -157,14 +161,14 @@ async fn reads_the_name_in_every_string_type() {
     ];
     for value in values {
         let shown = signed(&named(value.clone()), &authority);
-        meet(&authority.pem(), shown, &[&TLS13])
+        handshake(&authority.pem(), shown, &[&TLS13])
             .await
             .unwrap_or_else(|error| panic!("{value:?}: {error}"));
     }
 }
 
 #[tokio::test]
-async fn tells_a_strange_authority_from_a_namesake() {
+async fn distinguishes_an_unknown_ca_from_one_of_the_same_name() {
     let (ours, theirs, namesake) = (
         authority_called("CA"),
         authority_called("other"),
@@ -180,11 +184,13 @@ async fn tells_a_strange_authority_from_a_namesake() {
     let (fault, ..) = chain_fault(&ours.pem(), signed(&named("AGG_P"), &namesake)).await;
     assert_eq!(fault, ChainFault::BadSignature);
     let both = format!("{}{}", ours.pem(), theirs.pem());
-    meet(&both, signed(&named("AGG_P"), &theirs), &[&TLS13]).await.unwrap();
+    handshake(&both, signed(&named("AGG_P"), &theirs), &[&TLS13])
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
-async fn tells_what_is_over_from_what_has_not_begun() {
+async fn distinguishes_expired_from_not_yet_valid() {
     let authority = authority_called("CA");
     let now = SystemTime::now();
     let mut params = named("AGG_P");
@@ -199,7 +205,7 @@ async fn tells_what_is_over_from_what_has_not_begun() {
 }
 
 #[tokio::test]
-async fn follows_intermediates_and_tells_when_one_is_over() {
+async fn follows_intermediates_and_detects_an_expired_one() {
     let root = authority_called("root");
     let mut params = named("between");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -212,7 +218,7 @@ async fn follows_intermediates_and_tells_when_one_is_over() {
         chain.push(between.der().clone());
         let shown = Shown(chain, own_key);
         if good {
-            meet(&root.pem(), shown, &[&TLS12]).await.unwrap();
+            handshake(&root.pem(), shown, &[&TLS12]).await.unwrap();
         } else {
             let (fault, ..) = chain_fault(&root.pem(), shown).await;
             assert!(matches!(fault, ChainFault::IssuerExpired(_)), "{fault}");
@@ -235,14 +241,14 @@ fn self_signed(is_ca: bool, end: SystemTime) -> (Certificate, KeyPair) {
 }
 
 #[tokio::test]
-async fn a_self_signed_certificate_is_taken_only_when_it_stands_in_the_bundle_itself() {
+async fn a_self_signed_certificate_is_accepted_only_if_it_is_in_the_bundle_itself() {
     let end = SystemTime::now() + DAY;
     for is_ca in [false, true] {
         let (certificate, key) = self_signed(is_ca, end);
         let shown = Shown(vec![certificate.der().clone()], key);
         for version in [&TLS12, &TLS13] {
             let shown = Shown(shown.0.clone(), copy(&shown.1));
-            meet(&certificate.pem(), shown, &[version])
+            handshake(&certificate.pem(), shown, &[version])
                 .await
                 .unwrap_or_else(|error| panic!("CA:{is_ca}: {error}"));
         }
@@ -262,7 +268,7 @@ async fn a_self_signed_certificate_is_taken_only_when_it_stands_in_the_bundle_it
 }
 
 #[tokio::test]
-async fn an_authority_in_the_bundle_is_no_server_of_another_name() {
+async fn a_ca_in_the_bundle_is_not_accepted_for_a_server_of_another_name() {
     let authority = authority_called("CA");
     let shown = Shown(vec![authority.der().clone()], copy(authority.key()));
     let fault = name_fault(&authority.pem(), shown).await;
@@ -270,20 +276,20 @@ async fn an_authority_in_the_bundle_is_no_server_of_another_name() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_clients_only_is_refused() {
+async fn a_certificate_for_clients_only_is_rejected() {
     let authority = authority_called("CA");
     let mut params = named("AGG_P");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     let (fault, ..) = chain_fault(&authority.pem(), signed(&params, &authority)).await;
     assert_eq!(fault, ChainFault::Purpose);
     params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-    meet(&authority.pem(), signed(&params, &authority), &[&TLS13])
+    handshake(&authority.pem(), signed(&params, &authority), &[&TLS13])
         .await
         .unwrap();
 }
 
 #[test]
-fn any_of_several_names_will_do_and_all_of_them_are_said_to_be_wanted() {
+fn any_of_several_names_is_accepted_and_the_message_names_all_of_them() {
     let authority = authority_called("CA");
     let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
     let bundle = vec![authority.der().clone()];
@@ -291,17 +297,17 @@ fn any_of_several_names_will_do_and_all_of_them_are_said_to_be_wanted() {
     let judge = |name: &str| {
         let Shown(chain, _) = signed(&named(name), &authority);
         let nameless = ServerName::from(Ipv4Addr::UNSPECIFIED);
-        let judged = rule.verify_server_cert(&chain[0], &[], &nameless, &[], UnixTime::now());
-        judged
+        let result = rule.verify_server_cert(&chain[0], &[], &nameless, &[], UnixTime::now());
+        result
             .map(drop)
-            .map_err(|error| Refusal::within(&error).unwrap().to_string())
+            .map_err(|error| CertificateRejection::within(&error).unwrap().to_string())
     };
     assert_eq!((judge("PROXY_P"), judge("PROXY_B")), (Ok(()), Ok(())));
     for name in ["PROXY_V", "PROXY_P,PROXY_B", ""] {
-        let refusal = judge(name).unwrap_err();
+        let rejection = judge(name).unwrap_err();
         assert!(
-            refusal.ends_with("wanted: Common Name \"PROXY_P\" or \"PROXY_B\""),
-            "{refusal}"
+            rejection.ends_with("expected: Common Name \"PROXY_P\" or \"PROXY_B\""),
+            "{rejection}"
         );
     }
 }
@@ -316,7 +322,7 @@ fn sequence(content: &[u8]) -> Vec<u8> {
     [head, content.to_vec()].concat()
 }
 
-/// A certificate of version 1 with the names and the key of another. Its signature is wrong, which nobody looks at in an authority.
+/// A certificate of version 1 with the names and the key of another. Its signature is wrong, which does not matter in a trusted CA.
 fn of_version_1(certificate: &[u8]) -> Vec<u8> {
     let parsed = certificate::read(certificate).unwrap();
     let tbs: &[u8] = parsed.tbs_certificate.as_ref();
@@ -329,27 +335,27 @@ fn of_version_1(certificate: &[u8]) -> Vec<u8> {
     sequence(&[sequence(&tbs[begin..end]), signature.to_vec()].concat())
 }
 
-/// What the rule with these authorities says of one certificate.
-fn judge(bundle: &CertificateDer<'static>, shown: &CertificateDer<'_>, wanted: &str) -> Result<(), rustls::Error> {
+/// The result of the rule for one certificate, with this bundle.
+fn check(bundle: &CertificateDer<'static>, shown: &CertificateDer<'_>, expected: &str) -> Result<(), rustls::Error> {
     let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-    let rule = rule::CommonNameRule::new(vec![bundle.clone()], &[wanted], algorithms).unwrap();
+    let rule = rule::CommonNameRule::new(vec![bundle.clone()], &[expected], algorithms).unwrap();
     let nameless = ServerName::from(Ipv4Addr::UNSPECIFIED);
     rule.verify_server_cert(shown, &[], &nameless, &[], UnixTime::now())
         .map(drop)
 }
 
 #[test]
-fn an_authority_may_be_of_version_1_and_a_server_is_told_that_it_may_not() {
+fn a_ca_may_be_of_version_1_and_a_server_may_not() {
     let authority = authority_called("CA");
     let old_authority = CertificateDer::from(of_version_1(authority.der()));
     let Shown(chain, _) = signed(&named("AGG_P"), &authority);
-    judge(&old_authority, &chain[0], "AGG_P").unwrap();
+    check(&old_authority, &chain[0], "AGG_P").unwrap();
 
     let old_server = CertificateDer::from(of_version_1(&chain[0]));
     for bundle in [authority.der(), &old_server] {
-        let refused = judge(bundle, &old_server, "AGG_P").unwrap_err();
-        let Some(Refusal::Chain { fault, .. }) = Refusal::within(&refused) else {
-            panic!("{refused}");
+        let error = check(bundle, &old_server, "AGG_P").unwrap_err();
+        let Some(CertificateRejection::Chain { fault, .. }) = CertificateRejection::within(&error) else {
+            panic!("{error}");
         };
         assert_eq!(*fault, ChainFault::Version(1));
         assert!(fault.to_string().contains("version 1"), "{fault}");
@@ -357,27 +363,27 @@ fn an_authority_may_be_of_version_1_and_a_server_is_told_that_it_may_not() {
 }
 
 #[test]
-fn a_signature_too_weak_is_told_from_a_wrong_one() {
+fn distinguishes_a_weak_signature_from_a_wrong_one() {
     let authority = authority_called("CA");
     let Shown(chain, _) = signed(&named("AGG_P"), &authority);
     let mut weak = chain[0].to_vec();
-    // ecdsa-with-SHA256 becomes ecdsa-with-SHA224 (RFC 5758, 3.2), which nobody offers.
+    // ecdsa-with-SHA256 becomes ecdsa-with-SHA224 (RFC 5758, 3.2), which rustls does not support.
     let sha256 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
     let places: Vec<_> = (0..weak.len()).filter(|at| weak[*at..].starts_with(&sha256)).collect();
     assert_eq!(places.len(), 2);
     places.iter().for_each(|at| weak[at + 7] = 1);
-    let refused = judge(authority.der(), &CertificateDer::from(weak), "AGG_P").unwrap_err();
-    let Some(Refusal::Chain { fault, .. }) = Refusal::within(&refused) else {
-        panic!("{refused}");
+    let error = check(authority.der(), &CertificateDer::from(weak), "AGG_P").unwrap_err();
+    let Some(CertificateRejection::Chain { fault, .. }) = CertificateRejection::within(&error) else {
+        panic!("{error}");
     };
     assert_eq!(*fault, ChainFault::Algorithm);
 }
 
 #[test]
-fn says_what_is_wrong_with_a_bundle() {
+fn names_the_fault_of_a_bundle() {
     let says = |text: &str| ObjectServerTls::new(text.as_bytes(), "AGG_P").unwrap_err().to_string();
-    assert_eq!(says(""), "the CA bundle holds no certificate");
-    assert!(says("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n").contains("no PEM"));
+    assert_eq!(says(""), "the CA bundle contains no certificate");
+    assert!(says("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n").contains("not PEM"));
     let good = authority_called("CA").pem();
     let bad = "-----BEGIN CERTIFICATE-----\nbm90IGEgY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n";
     let said = says(&format!("{good}{bad}"));
@@ -385,7 +391,7 @@ fn says_what_is_wrong_with_a_bundle() {
 }
 
 #[tokio::test]
-async fn a_port_that_speaks_something_else_is_told_from_one_that_closes() {
+async fn distinguishes_a_port_with_another_protocol_from_one_that_closes() {
     let tls = ObjectServerTls::new(authority_called("CA").pem().as_bytes(), "AGG_P").unwrap();
     let (near, mut far) = duplex(65536);
     // A TDS answer.
@@ -404,7 +410,7 @@ async fn a_port_that_speaks_something_else_is_told_from_one_that_closes() {
 }
 
 #[test]
-fn a_time_beyond_the_calendar_is_its_last_day() {
+fn a_time_beyond_the_calendar_is_its_end() {
     let mut params = named("AGG_P");
     params.not_after = rcgen::date_time_ymd(9999, 12, 31);
     let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
@@ -425,7 +431,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_certificate_is_read_or_refused(
+    fn a_damaged_certificate_is_accepted_or_rejected(
         at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(),
     ) {
         static GOOD: std::sync::LazyLock<Vec<u8>> =
@@ -441,18 +447,18 @@ proptest! {
     }
 
     #[test]
-    fn the_name_that_was_written_is_the_name_that_is_read(name in name()) {
+    fn the_name_that_was_encoded_is_the_name_that_is_decoded(name in name()) {
         static KEY: std::sync::LazyLock<KeyPair> = std::sync::LazyLock::new(|| KeyPair::generate().unwrap());
         let certificate = named(name.as_str()).self_signed(&*KEY).unwrap();
         prop_assert_eq!(common_name_of(certificate.der()), Ok(name));
     }
 
     #[test]
-    fn only_the_same_name_passes(wanted in name(), shown in name()) {
+    fn only_the_same_name_passes(expected in name(), shown in name()) {
         static KEY: std::sync::LazyLock<KeyPair> = std::sync::LazyLock::new(|| KeyPair::generate().unwrap());
         let certificate = named(shown.as_str()).self_signed(&*KEY).unwrap();
-        for (wanted, passes) in [(&wanted, wanted == shown), (&shown, true)] {
-            let judged = judge(certificate.der(), certificate.der(), wanted);
+        for (expected, passes) in [(&expected, expected == shown), (&shown, true)] {
+            let judged = check(certificate.der(), certificate.der(), expected);
             prop_assert_eq!(judged.is_ok(), passes, "{:?}", judged);
         }
     }

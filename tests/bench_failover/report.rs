@@ -69,7 +69,7 @@ struct File<'a> {
     events_per_second_of_each: u64,
     load_before_and_after: [String; 2],
     stock_lost_node_ms: Option<f64>,
-    step_names: [&'static str; 8],
+    step_names: [&'static str; 7],
     rows: Vec<RowInFile<'a>>,
 }
 
@@ -79,7 +79,7 @@ struct RowInFile<'a> {
     target: Target,
     outage_ms: Option<Distribution>,
     undisturbed_outage_ms: Option<Distribution>,
-    median_steps_ms: [Option<f64>; 8],
+    median_steps_ms: [Option<f64>; 7],
     runs: &'a [Run],
     failed: &'a [String],
 }
@@ -93,7 +93,7 @@ impl Row {
         Distribution::of(self.runs.iter().filter(|run| run.undisturbed).map(|run| run.outage_ms))
     }
 
-    fn median_steps(&self) -> [Option<f64>; 8] {
+    fn median_steps(&self) -> [Option<f64>; 7] {
         std::array::from_fn(|step| {
             Distribution::of(self.runs.iter().filter_map(|run| run.steps.0[step])).map(|found| found.median)
         })

@@ -20,8 +20,7 @@ pub struct Switched {
     pub timestamp: Timestamp,
     /// The failure it answered.
     pub cause: Option<String>,
-    seen_at: Timestamp,
-    decided_us: u64,
+    decided_at: Timestamp,
     intended_us: u64,
     patched_us: u64,
     endpoints_us: u64,
@@ -44,12 +43,12 @@ impl Switched {
         .await
     }
 
-    fn seen(&self) -> Micros {
-        u64::try_from(self.seen_at.as_microsecond()).unwrap_or_default()
+    fn decided(&self) -> Micros {
+        u64::try_from(self.decided_at.as_microsecond()).unwrap_or_default()
     }
 
     fn endpoints(&self) -> Micros {
-        self.seen() + self.decided_us + self.intended_us + self.patched_us + self.endpoints_us
+        self.decided() + self.intended_us + self.patched_us + self.endpoints_us
     }
 }
 
@@ -63,10 +62,9 @@ fn read(line: &str, kind: &str, after: Micros) -> Option<Switched> {
 }
 
 /// Names of the steps, in order.
-pub const STEPS: [&str; 8] = [
+pub const STEPS: [&str; 7] = [
     "last acknowledgement to fault",
-    "fault to seen",
-    "seen to decided",
+    "fault to decided",
     "to target written",
     "to Service patched",
     "to EndpointSlices",
@@ -76,23 +74,23 @@ pub const STEPS: [&str; 8] = [
 
 /// Milliseconds of each step; `None` where there is no such step.
 #[derive(Clone, Debug, Serialize)]
-pub struct Steps(pub [Option<f64>; 8]);
+pub struct Steps(pub [Option<f64>; 7]);
 
 impl Steps {
     /// Of a switch that answers a fault.
     pub fn of_fault(switched: &Switched, fault: Micros, worst: &Gap, first: Option<Micros>) -> Self {
         let mut steps = Self::of_operator(switched).0;
         steps[0] = Some(millis(worst.begin_us, fault));
-        steps[1] = Some(millis(fault, switched.seen()));
-        steps[6] = first.map(|first| millis(switched.endpoints(), first));
-        steps[7] = first.map(|first| millis(first, worst.end_us));
+        steps[1] = Some(millis(fault, switched.decided()));
+        steps[5] = first.map(|first| millis(switched.endpoints(), first));
+        steps[6] = first.map(|first| millis(first, worst.end_us));
         Self(steps)
     }
 
     /// Of a move that is asked for: the side that is left serves on until its sessions are drained, so there is no outage before that.
     pub fn of_move(switched: &Switched, asked: Micros) -> Self {
         let mut steps = Self::of_operator(switched).0;
-        steps[1] = Some(millis(asked, switched.seen()));
+        steps[1] = Some(millis(asked, switched.decided()));
         Self(steps)
     }
 
@@ -102,7 +100,6 @@ impl Steps {
         Self([
             None,
             None,
-            ms(switched.decided_us),
             ms(switched.intended_us),
             ms(switched.patched_us),
             ms(switched.endpoints_us),

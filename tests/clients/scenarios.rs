@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use proxypair::protocol::Admission;
+use proxypair::protocol::GateState;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -183,14 +183,14 @@ pub async fn a_batch_under_way_is_completed_by_a_drain(client: Client, transport
     }
     assert_eq!(
         stage.drain().await,
-        Admission::Draining,
+        GateState::Draining,
         "the batch was over before the drain"
     );
     // A gate that would break the request has the time to do it.
     for nonce in 1..=PINGS {
         let report = stage.operator.ping(nonce).await;
-        let seen = (report.sessions, report.draining);
-        assert_eq!(seen, (1, 1), "sessions, and those that are draining, at ping {nonce}");
+        let seen = (report.sessions, report.state);
+        assert_eq!(seen, (1, GateState::Draining), "sessions and state at ping {nonce}");
         tokio::time::sleep(PAUSE).await;
     }
     stage.resume();

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 
-use proxypair::protocol::{Admission, Request};
+use proxypair::protocol::{GateState, Request};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -109,7 +109,7 @@ impl Stage {
     }
 
     /// Orders a drain without a limit to its pace, and waits until it has begun or, with nobody left, is over.
-    pub async fn drain(&mut self) -> Admission {
+    pub async fn drain(&mut self) -> GateState {
         self.operator
             .send(&Request::Drain {
                 grace_period_ms: GRACE_PERIOD_MS,
@@ -117,16 +117,16 @@ impl Stage {
             })
             .await;
         self.operator
-            .report("drains", |report| report.admission != Admission::Open)
+            .report("drains", |report| report.state != GateState::Open)
             .await
-            .admission
+            .state
     }
 
     /// Waits until the drain has ended every session.
     pub async fn is_left(&mut self) {
         self.operator
             .report("nobody is left", |report| {
-                report.sessions == 0 && report.admission == Admission::Closed
+                report.sessions == 0 && report.state == GateState::Closed
             })
             .await;
     }

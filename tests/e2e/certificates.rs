@@ -101,11 +101,11 @@ pub async fn wrong_ones_keep_the_pair_on_the_backup(scene: Arc<Scene>) -> Result
     let before = tally(&stage).await?;
 
     let wrong: [(&str, &[&str]); 3] = [
-        ("other-name", &["CN=AGG_X", "wanted: Common Name \"AGG_P\""]),
+        ("other-name", &["CN=AGG_X", "expected: Common Name \"AGG_P\""]),
         (
             "other-authority",
             &[
-                "it leads to no authority in the CA bundle",
+                "it leads to no CA in the CA bundle",
                 "issuer \"CN=Stranger\"",
                 "CN=Netcool",
             ],
@@ -170,10 +170,11 @@ pub async fn a_listeners_is_renewed(scene: Arc<Scene>) -> Result<()> {
         let notes: Vec<_> = events
             .items
             .iter()
-            .filter(|event| event.reason.as_deref() == Some("CertificateEnds"))
+            .filter(|event| event.reason.as_deref() == Some("CertificateExpiring"))
             .filter_map(|event| event.note.clone())
             .collect();
-        let told = |note: &String| note.contains("proxy PROXY_P ends in 9 days") || note.contains("ends in 10 days");
+        let told =
+            |note: &String| note.contains("PROXY_P expires in 9 days") || note.contains("PROXY_P expires in 10 days");
         ensure!(notes.len() == 1 && notes.iter().all(told), "{notes:?}");
         Ok(())
     })

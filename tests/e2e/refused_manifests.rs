@@ -213,7 +213,7 @@ pub async fn are_refused(scene: Arc<Scene>) -> Result<()> {
         match apply(manifest).await {
             Ok(_) => wrong.push(format!("{pointer} = {value} is accepted")),
             Err(error) if !format!("{error:#}").contains(words) => {
-                wrong.push(format!("{pointer} = {value}: {error:#}"))
+                wrong.push(format!("{pointer} = {value}: {error:#}"));
             }
             Err(_) => {}
         }

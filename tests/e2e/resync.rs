@@ -70,7 +70,7 @@ pub async fn a_gateway_that_is_away_keeps_the_pair_on_the_backup(scene: Arc<Scen
         .await?;
     gateway.ask("POST", "detach").await?;
     stage.agg_p.restart().await?;
-    let missing = |name| format!("the gateway failover_gate to be attached to {name}");
+    let missing = |name| format!("the gateway failover_gate to attach to {name}");
     waits_only_for(&stage, &[&missing("AGG_P"), &missing("AGG_B")]).await?;
 
     // On a backup whose gateway is away ActingPrimary says nothing, whatever it says.

@@ -13,7 +13,7 @@
 {{- end -}}
 {{- end }}
 
-{{/* For objects outside the release's namespace: two releases of the same name in different namespaces must not share them. */}}
+{{/* For cluster-scoped objects: unique even if releases in different namespaces have the same name. */}}
 {{- define "proxypair.clusterName" -}}
 {{ .Release.Namespace }}:{{ include "proxypair.fullname" . }}
 {{- end }}

@@ -90,8 +90,8 @@ fn secret(name: &str, version: u32) -> PartialObjectMeta<Secret> {
     }
 }
 
-fn ear(references: &Arc<References>) -> Ear {
-    Ear {
+fn state(references: &Arc<References>) -> WatchState {
+    WatchState {
         kind: ReferenceKind::Secret,
         references: Arc::clone(references),
         found: HashSet::new(),
@@ -116,7 +116,7 @@ async fn reads_what_is_there_and_says_what_is_not() {
 async fn a_change_is_told_to_those_who_refer_to_it_and_to_nobody_else() {
     let (server, references) = (Server::default(), Arc::new(References::default()));
     server.put("login", 7, "AuthUserName");
-    let mut ear = ear(&references);
+    let mut state = state(&references);
     let client = server.client();
     let contents = references
         .read(&client, &pair("a"), &wanted(&["login", "absent"]))
@@ -125,12 +125,12 @@ async fn a_change_is_told_to_those_who_refer_to_it_and_to_nobody_else() {
     references.read(&client, &pair("b"), &wanted(&["other"])).await.unwrap();
 
     assert_eq!(
-        ear.take_in(Event::Apply(secret("login", 7))),
+        state.take_in(Event::Apply(secret("login", 7))),
         [],
         "that version was read"
     );
-    assert_eq!(ear.take_in(Event::Apply(secret("unrelated", 9))), []);
-    assert_eq!(ear.take_in(Event::Apply(secret("login", 8))), [pair("a")]);
+    assert_eq!(state.take_in(Event::Apply(secret("unrelated", 9))), []);
+    assert_eq!(state.take_in(Event::Apply(secret("login", 8))), [pair("a")]);
     assert!(!references.unchanged("netcool", &versions(&contents)));
 
     let contents = references
@@ -138,16 +138,16 @@ async fn a_change_is_told_to_those_who_refer_to_it_and_to_nobody_else() {
         .await
         .unwrap();
     assert_eq!(
-        ear.take_in(Event::Apply(secret("absent", 10))),
+        state.take_in(Event::Apply(secret("absent", 10))),
         [pair("a")],
         "it was created"
     );
     assert!(!references.unchanged("netcool", &versions(&contents)));
     let contents = references.read(&client, &pair("a"), &wanted(&["login"])).await.unwrap();
-    assert_eq!(ear.take_in(Event::Delete(secret("login", 11))), [pair("a")]);
+    assert_eq!(state.take_in(Event::Delete(secret("login", 11))), [pair("a")]);
     assert!(!references.unchanged("netcool", &versions(&contents)));
     assert_eq!(
-        ear.take_in(Event::Apply(secret("absent", 12))),
+        state.take_in(Event::Apply(secret("absent", 12))),
         [],
         "it is no longer referred to"
     );
@@ -157,9 +157,9 @@ async fn a_change_is_told_to_those_who_refer_to_it_and_to_nobody_else() {
 async fn a_change_while_it_is_read_is_not_lost() {
     let (server, references) = (Server::default(), Arc::new(References::default()));
     server.put("login", 7, "AuthUserName");
-    let mut ear = ear(&references);
+    let mut state = state(&references);
     *server.meanwhile.lock().unwrap() = Some(Box::new(move || {
-        assert_eq!(ear.take_in(Event::Apply(secret("login", 8))), [pair("a")]);
+        assert_eq!(state.take_in(Event::Apply(secret("login", 8))), [pair("a")]);
     }));
     let contents = references
         .read(&server.client(), &pair("a"), &wanted(&["login"]))
@@ -169,33 +169,33 @@ async fn a_change_while_it_is_read_is_not_lost() {
 }
 
 #[tokio::test]
-async fn what_was_deleted_while_nobody_listened_is_read_again() {
+async fn what_was_deleted_while_the_watch_was_down_is_read_again() {
     let (server, references) = (Server::default(), Arc::new(References::default()));
     server.put("login", 7, "AuthUserName");
     server.put("kept", 8, "AuthUserName");
-    let mut ear = ear(&references);
+    let mut state = state(&references);
     let contents = references
         .read(&server.client(), &pair("a"), &wanted(&["login", "kept", "absent"]))
         .await
         .unwrap();
-    ear.take_in::<Secret>(Event::Init);
-    ear.take_in(Event::InitApply(secret("kept", 8)));
-    ear.take_in(Event::InitApply(secret("unrelated", 9)));
-    assert_eq!(ear.take_in::<Secret>(Event::InitDone), [pair("a")]);
+    state.take_in::<Secret>(Event::Init);
+    state.take_in(Event::InitApply(secret("kept", 8)));
+    state.take_in(Event::InitApply(secret("unrelated", 9)));
+    assert_eq!(state.take_in::<Secret>(Event::InitDone), [pair("a")]);
     assert!(!references.unchanged("netcool", &versions(&contents)));
 }
 
 #[tokio::test]
-async fn the_content_is_read_once_for_each_reading_and_not_for_what_is_heard() {
+async fn the_content_is_read_once_for_each_reading_and_not_for_each_watch_event() {
     let (server, references) = (Server::default(), Arc::new(References::default()));
     server.put("login", 7, "AuthUserName");
-    let mut ear = ear(&references);
+    let mut state = state(&references);
     references
         .read(&server.client(), &pair("a"), &wanted(&["login"]))
         .await
         .unwrap();
     for version in 8..20 {
-        ear.take_in(Event::Apply(secret("login", version)));
+        state.take_in(Event::Apply(secret("login", version)));
     }
     assert_eq!(server.requests.load(Ordering::SeqCst), 1);
 }
@@ -203,12 +203,12 @@ async fn the_content_is_read_once_for_each_reading_and_not_for_what_is_heard() {
 #[tokio::test]
 async fn a_pair_that_is_gone_refers_to_nothing() {
     let (server, references) = (Server::default(), Arc::new(References::default()));
-    let mut ear = ear(&references);
+    let mut state = state(&references);
     references
         .read(&server.client(), &pair("a"), &wanted(&["login"]))
         .await
         .unwrap();
     references.forget(&pair("a"));
-    assert_eq!(ear.take_in(Event::Apply(secret("login", 8))), []);
+    assert_eq!(state.take_in(Event::Apply(secret("login", 8))), []);
     assert!(references.entries().is_empty());
 }

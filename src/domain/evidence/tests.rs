@@ -9,22 +9,65 @@ const TIMING: Timing = Timing {
     healthy_after: Duration::from_secs(5),
 };
 
+/// What was observed of a gate and of its ObjectServer.
+#[derive(Clone, Debug)]
+struct Evidence {
+    gate: GateEvidence,
+    server: ServerEvidence,
+}
+
+fn classify(evidence: &Evidence, timing: &Timing, now: Instant) -> Reading {
+    super::classify(&evidence.gate, &evidence.server, timing, now)
+}
+
+impl Evidence {
+    fn gate(mut self, change: impl FnOnce(&mut GateEvidence)) -> Self {
+        change(&mut self.gate);
+        self
+    }
+
+    fn direct(mut self, link: Link) -> Self {
+        self.server.direct = link;
+        self
+    }
+
+    /// The gate has said `upstream` since `since`, and says so still in a report that arrived `at`.
+    fn reported(self, at: Instant, since: Instant, upstream: Upstream) -> Self {
+        let said = |at| GateReport::after(None, at, report(upstream.clone()));
+        let newest = GateReport::after(Some(&said(since)), at, report(upstream.clone()));
+        self.gate(|gate| gate.report = Some(newest))
+    }
+}
+
+fn report(upstream: Upstream) -> Report {
+    let line = r#"{"gate":"PROXY_P","objectServer":"AGG_P","instance":"1","admission":"Open","sessions":3,"upstream":{"state":"Reachable"},"leaving":false}"#;
+    Report {
+        upstream,
+        ..serde_json::from_str(line).unwrap()
+    }
+}
+
+fn unreachable(cause: UnreachableCause) -> Upstream {
+    Upstream::Unreachable {
+        cause,
+        message: "refused".to_owned(),
+    }
+}
+
 fn good(at: Instant) -> Evidence {
     Evidence {
-        pod: Pod::Running,
-        trouble: None,
-        control: Link::Answering,
-        report: Some(GateReport {
-            at,
-            upstream: Upstream::Reachable,
-            leaving: false,
-            sessions: 3,
-        }),
-        path: Link::Answering,
-        direct: Link::Answering,
-        direct_since: at.checked_sub(Duration::from_secs(5)),
-        word: None,
+        gate: GateEvidence {
+            control: Link::Answering,
+            path: Link::Answering,
+            ..GateEvidence::none(PodState::Running, None)
+        },
+        server: ServerEvidence {
+            direct: Link::Answering,
+            answering_since: at.checked_sub(Duration::from_secs(5)),
+            state: None,
+        },
     }
+    .reported(at, at, Upstream::Reachable)
 }
 
 fn cause(reading: &Reading) -> Option<(Cause, Instant)> {
@@ -43,37 +86,14 @@ fn failed(since: Instant) -> Link {
 }
 
 #[test]
-fn a_side_is_good_only_when_every_eye_but_the_direct_one_has_seen_it() {
+fn a_side_is_good_only_when_every_check_but_the_direct_one_has_proved_it() {
     let now = Instant::now();
     assert_eq!(classify(&good(now), &TIMING, now), Reading::Good);
-    assert_eq!(
-        classify(
-            &Evidence {
-                direct: failed(now),
-                ..good(now)
-            },
-            &TIMING,
-            now
-        ),
-        Reading::Good
-    );
+    assert_eq!(classify(&good(now).direct(failed(now)), &TIMING, now), Reading::Good);
     for missing in [
-        Evidence {
-            pod: Pod::Unknown,
-            ..good(now)
-        },
-        Evidence {
-            control: Link::Untried,
-            ..good(now)
-        },
-        Evidence {
-            report: None,
-            ..good(now)
-        },
-        Evidence {
-            path: Link::Untried,
-            ..good(now)
-        },
+        good(now).gate(|gate| gate.control = Link::Untried),
+        good(now).gate(|gate| gate.report = None),
+        good(now).gate(|gate| gate.path = Link::Untried),
     ] {
         assert_eq!(classify(&missing, &TIMING, now), Reading::Unknown, "{missing:?}");
     }
@@ -82,29 +102,14 @@ fn a_side_is_good_only_when_every_eye_but_the_direct_one_has_seen_it() {
 #[test]
 fn a_gate_that_lost_its_objectserver_tells_the_dead_one_from_the_broken_path() {
     let now = Instant::now();
-    let report = GateReport {
-        at: now,
-        upstream: Upstream::Unreachable {
-            since: now,
-            message: "refused".to_owned(),
-        },
-        leaving: false,
-        sessions: 0,
-    };
-    let lost = Evidence {
-        report: Some(report),
-        ..good(now)
-    };
+    let lost = good(now).reported(now, now, unreachable(UnreachableCause::Refused));
     let down_at = now + TIMING.unreachable_after;
     assert!(matches!(classify(&lost, &TIMING, now), Reading::Doubtful { .. }));
     assert_eq!(
-        cause(&classify(&lost, &TIMING, now + OTHER_EYE)),
+        cause(&classify(&lost, &TIMING, now + CONFIRMED_AFTER)),
         Some((Cause::PathBroken, down_at))
     );
-    let dead = Evidence {
-        direct: failed(now),
-        ..lost
-    };
+    let dead = lost.direct(failed(now));
     assert_eq!(
         cause(&classify(&dead, &TIMING, now)),
         Some((Cause::ObjectServerUnreachable, down_at))
@@ -112,13 +117,62 @@ fn a_gate_that_lost_its_objectserver_tells_the_dead_one_from_the_broken_path() {
 }
 
 #[test]
+fn a_gate_whose_port_for_probes_is_not_open_is_unreachable_in_its_own_words() {
+    let now = Instant::now();
+    let error = || Some("no certificate to show to probes".to_owned());
+    let closed = |at| {
+        let said = Report {
+            listen_error: error(),
+            ..report(Upstream::Reachable)
+        };
+        GateReport::after(None, at, said)
+    };
+    let evidence = good(now).gate(|gate| gate.report = Some(closed(now)));
+    assert_eq!(
+        cause(&classify(&evidence, &TIMING, now)),
+        Some((Cause::ProxyUnreachable, now + TIMING.unreachable_after))
+    );
+}
+
+#[test]
+fn a_gate_that_accepts_nobody_though_it_is_commanded_to_is_unreachable_after_a_second() {
+    let now = Instant::now();
+    let evidence = good(now).gate(|gate| gate.refusing_since = Some(now));
+    assert_eq!(classify(&evidence, &TIMING, now), Reading::Good);
+    let later = now + ADMITS_WITHIN;
+    assert_eq!(
+        cause(&classify(&evidence, &TIMING, later)),
+        Some((Cause::ProxyUnreachable, later + TIMING.unreachable_after))
+    );
+}
+
+#[test]
+fn a_failure_that_a_gate_reports_counts_from_its_first_report_and_anew_for_a_new_process() {
+    let start = Instant::now();
+    let later = start + Duration::from_secs(5);
+    let refused = || report(unreachable(UnreachableCause::Refused));
+    let first = GateReport::after(None, start, refused());
+    assert_eq!(
+        GateReport::after(Some(&first), later, refused()).failing_since,
+        Some(start)
+    );
+    let restarted = Report {
+        instance: "2".to_owned(),
+        ..refused()
+    };
+    assert_eq!(
+        GateReport::after(Some(&first), later, restarted).failing_since,
+        Some(later)
+    );
+}
+
+#[test]
 fn silence_is_doubt_first_and_a_failure_only_after_its_own_deadline() {
     let start = Instant::now();
-    let frozen = Evidence {
-        control: Link::Silent { since: start },
-        report: None,
-        ..good(start)
-    };
+    let frozen = good(start).gate(|gate| {
+        gate.control = Link::Silent { since: start };
+        gate.report = None;
+    });
     let at = |seconds| classify(&frozen, &TIMING, start + Duration::from_secs(seconds));
     assert!(matches!(at(1), Reading::Doubtful { .. }));
     assert_eq!(
@@ -130,10 +184,7 @@ fn silence_is_doubt_first_and_a_failure_only_after_its_own_deadline() {
 #[test]
 fn an_answer_that_is_on_its_way_does_not_make_a_side_doubtful() {
     let start = Instant::now();
-    let asked = Evidence {
-        control: Link::Silent { since: start },
-        ..good(start)
-    };
+    let asked = good(start).gate(|gate| gate.control = Link::Silent { since: start });
     assert_eq!(
         classify(&asked, &TIMING, start + Duration::from_millis(500)),
         Reading::Good
@@ -141,44 +192,31 @@ fn an_answer_that_is_on_its_way_does_not_make_a_side_doubtful() {
 }
 
 #[test]
-fn a_leaving_pod_is_left_at_once() {
+fn a_terminating_pod_is_left_at_once() {
     let now = Instant::now();
-    let leaving = Evidence {
-        pod: Pod::Leaving,
-        ..good(now)
-    };
+    let terminating = good(now).gate(|gate| gate.pod = PodState::Terminating);
     assert_eq!(
-        cause(&classify(&leaving, &TIMING, now)),
+        cause(&classify(&terminating, &TIMING, now)),
         Some((Cause::ProxyTerminating, now))
     );
 }
 
 #[test]
-fn a_lost_path_waits_for_the_gates_own_word() {
+fn a_lost_path_waits_for_the_gates_own_report() {
     let now = Instant::now();
     let later = now + Duration::from_millis(1);
-    let lost = Evidence {
-        path: failed(later),
-        ..good(now)
-    };
-    let until = Some(later + OTHER_EYE);
+    let lost = good(now).gate(|gate| gate.path = failed(later));
+    let until = Some(later + CONFIRMED_AFTER);
     assert_eq!(classify(&lost, &TIMING, later), Reading::Doubtful { until });
-    let confirmed = Evidence {
-        path: failed(now),
-        ..good(later)
-    };
+    let confirmed = good(later).gate(|gate| gate.path = failed(now));
     assert_eq!(
-        cause(&classify(&confirmed, &TIMING, now + OTHER_EYE)),
+        cause(&classify(&confirmed, &TIMING, now + CONFIRMED_AFTER)),
         Some((Cause::PathBroken, now + TIMING.unreachable_after))
     );
 }
 
 fn with_login(path: Link, direct: Link) -> Evidence {
-    Evidence {
-        path,
-        direct,
-        ..good(Instant::now())
-    }
+    good(Instant::now()).gate(|gate| gate.path = path).direct(direct)
 }
 
 fn fault(fault: Fault, since: Instant) -> Link {
@@ -210,7 +248,7 @@ fn sessions_tell_a_hung_objectserver_from_a_hung_proxy() {
 }
 
 #[test]
-fn a_session_that_is_refused_or_meets_a_stranger_says_which() {
+fn a_session_that_is_refused_or_reaches_another_server_says_which() {
     let start = Instant::now();
     for (what, wanted) in [
         (Fault::Login, Cause::LoginRefused),
@@ -226,11 +264,11 @@ fn a_session_that_is_refused_or_meets_a_stranger_says_which() {
 }
 
 #[test]
-fn the_direct_eye_alone_is_believed_when_it_meets_a_stranger_and_in_nothing_else() {
+fn the_direct_check_alone_is_believed_when_it_reaches_another_server_and_in_nothing_else() {
     let start = Instant::now();
-    let stranger = with_login(Link::Answering, fault(Fault::WrongServer, start));
+    let another = with_login(Link::Answering, fault(Fault::WrongServer, start));
     assert_eq!(
-        cause(&classify(&stranger, &TIMING, start)).map(|(cause, _)| cause),
+        cause(&classify(&another, &TIMING, start)).map(|(cause, _)| cause),
         Some(Cause::WrongObjectServer)
     );
     for what in [Fault::Login, Fault::Tls, Fault::Connection] {
@@ -242,15 +280,8 @@ fn the_direct_eye_alone_is_believed_when_it_meets_a_stranger_and_in_nothing_else
 #[test]
 fn an_objectserver_that_closes_every_session_is_unreachable_though_its_port_is_open() {
     let start = Instant::now();
-    let evidence = Evidence {
-        report: Some(GateReport {
-            at: start + Duration::from_secs(1),
-            upstream: Upstream::Reachable,
-            leaving: false,
-            sessions: 0,
-        }),
-        ..with_login(failed(start), failed(start))
-    };
+    let at = start + Duration::from_secs(1);
+    let evidence = with_login(failed(start), failed(start)).reported(at, at, Upstream::Reachable);
     assert_eq!(
         cause(&classify(&evidence, &TIMING, start + Duration::from_secs(1))).map(|(cause, _)| cause),
         Some(Cause::ObjectServerUnreachable)
@@ -258,20 +289,9 @@ fn an_objectserver_that_closes_every_session_is_unreachable_though_its_port_is_o
 }
 
 #[test]
-fn what_the_gate_says_of_certificates_is_told_as_such() {
+fn a_certificate_that_the_gate_refuses_is_the_cause() {
     let start = Instant::now();
-    let evidence = Evidence {
-        report: Some(GateReport {
-            at: start,
-            upstream: Upstream::Rejected {
-                since: start,
-                message: "in words".to_owned(),
-            },
-            leaving: false,
-            sessions: 0,
-        }),
-        ..good(start)
-    };
+    let evidence = good(start).reported(start, start, unreachable(UnreachableCause::TlsRejected));
     assert_eq!(
         cause(&classify(&evidence, &TIMING, start)),
         Some((Cause::TlsRejected, start + TIMING.unreachable_after))
@@ -282,31 +302,10 @@ fn what_the_gate_says_of_certificates_is_told_as_such() {
 fn a_proxy_server_that_goes_with_its_objectserver_is_not_to_blame() {
     let start = Instant::now();
     let at = |millis| start + Duration::from_millis(millis);
-    let reported = |upstream| Evidence {
-        report: Some(GateReport {
-            at: start,
-            upstream,
-            leaving: false,
-            sessions: 0,
-        }),
-        ..good(start)
-    };
-    let message = || "gone".to_owned();
-    let exited = reported(Upstream::ProxyUnreachable {
-        since: start,
-        message: message(),
-    });
-    let followed = Evidence {
-        direct: Link::Failed {
-            since: at(5),
-            fault: Fault::Connection,
-            message: message(),
-        },
-        ..reported(Upstream::Unreachable {
-            since: at(5),
-            message: message(),
-        })
-    };
+    let exited = good(start).reported(start, start, unreachable(UnreachableCause::ProxyUnreachable));
+    let followed = good(start)
+        .reported(at(5), at(5), unreachable(UnreachableCause::Refused))
+        .direct(failed(at(5)));
     assert_eq!(
         classify(&exited, &TIMING, at(1)),
         Reading::Doubtful { until: Some(at(50)) }
@@ -322,18 +321,20 @@ fn a_proxy_server_that_goes_with_its_objectserver_is_not_to_blame() {
 }
 
 #[test]
-fn what_keeps_the_pod_from_running_is_said_with_what_was_seen() {
+fn why_the_pod_does_not_run_is_part_of_the_message() {
     let start = Instant::now();
+    let ended = || Some("container gate ended with exit code 1".to_owned());
     let starting = Evidence {
-        pod: Pod::Starting { since: start },
-        trouble: Some("no node takes the pod: 0/3".to_owned()),
-        ..Evidence::none()
+        gate: GateEvidence::none(
+            PodState::Starting { since: start },
+            Some("no node takes the pod: 0/3".to_owned()),
+        ),
+        server: ServerEvidence::NONE,
     };
-    let refused = Evidence {
-        control: failed(start),
-        trouble: Some("container gate ended with exit code 1".to_owned()),
-        ..good(start)
-    };
+    let refused = good(start).gate(|gate| {
+        gate.control = failed(start);
+        gate.pod_failure = ended();
+    });
     let message = |evidence: &Evidence| match classify(evidence, &TIMING, start) {
         Reading::Bad { cause, message, .. } => (cause, message),
         other => panic!("{other:?}"),
@@ -352,10 +353,7 @@ fn what_keeps_the_pod_from_running_is_said_with_what_was_seen() {
             "connection refused: container gate ended with exit code 1".to_owned()
         )
     );
-    let troubled = Evidence {
-        trouble: Some("container gate ended with exit code 1".to_owned()),
-        ..good(start)
-    };
+    let troubled = good(start).gate(|gate| gate.pod_failure = ended());
     assert_eq!(classify(&troubled, &TIMING, start), Reading::Good);
 }
 
@@ -363,19 +361,8 @@ fn what_keeps_the_pod_from_running_is_said_with_what_was_seen() {
 fn an_objectserver_that_has_just_returned_is_no_broken_path_though_the_gate_has_not_seen_it_yet() {
     let start = Instant::now();
     let returned = start + Duration::from_secs(60);
-    let evidence = Evidence {
-        report: Some(GateReport {
-            at: start,
-            upstream: Upstream::Unreachable {
-                since: start,
-                message: "refused".to_owned(),
-            },
-            leaving: false,
-            sessions: 0,
-        }),
-        direct_since: Some(returned),
-        ..good(start)
-    };
+    let mut evidence = good(start).reported(start, start, unreachable(UnreachableCause::Refused));
+    evidence.server.answering_since = Some(returned);
     let at = |millis| {
         let reading = classify(&evidence, &TIMING, returned + Duration::from_millis(millis));
         cause(&reading).map(|(cause, _)| cause)

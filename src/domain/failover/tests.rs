@@ -51,7 +51,16 @@ const DEAD: Cause = Cause::ObjectServerUnreachable;
 #[test]
 fn stays_while_both_sides_are_up() {
     let now = Instant::now();
-    let decision = decide(&serving(Side::Primary, now), &up(now), &up(now), &[], &POLICY, now);
+    let decision = decide(
+        &serving(Side::Primary, now),
+        Sides {
+            primary: &up(now),
+            backup: &up(now),
+        },
+        &[],
+        &POLICY,
+        now,
+    );
     assert_eq!(
         decision,
         Decision::Stay {
@@ -66,8 +75,10 @@ fn fails_over_when_the_serving_side_is_down_and_the_other_is_up() {
     let now = Instant::now();
     let decision = decide(
         &serving(Side::Primary, now),
-        &down(now, DEAD),
-        &up(now),
+        Sides {
+            primary: &down(now, DEAD),
+            backup: &up(now),
+        },
         &[],
         &POLICY,
         now,
@@ -82,8 +93,10 @@ fn fails_over_when_the_serving_side_is_down_and_the_other_is_up() {
     );
     let decision = decide(
         &serving(Side::Backup, now),
-        &up(now),
-        &down(now, DEAD),
+        Sides {
+            primary: &up(now),
+            backup: &down(now, DEAD),
+        },
         &[],
         &POLICY,
         now,
@@ -103,8 +116,10 @@ fn a_leaving_pod_is_a_move_and_not_a_failure() {
     let now = Instant::now();
     let decision = decide(
         &serving(Side::Primary, now),
-        &down(now, Cause::ProxyTerminating),
-        &up(now),
+        Sides {
+            primary: &down(now, Cause::ProxyTerminating),
+            backup: &up(now),
+        },
         &[],
         &POLICY,
         now,
@@ -124,8 +139,10 @@ fn stays_when_both_are_down_and_moves_to_whichever_comes_up_first() {
     let now = Instant::now();
     let both = decide(
         &serving(Side::Primary, now),
-        &down(now, DEAD),
-        &down(now, DEAD),
+        Sides {
+            primary: &down(now, DEAD),
+            backup: &down(now, DEAD),
+        },
         &[],
         &POLICY,
         now,
@@ -139,8 +156,10 @@ fn stays_when_both_are_down_and_moves_to_whichever_comes_up_first() {
     );
     let backup_first = decide(
         &serving(Side::Primary, now),
-        &down(now, DEAD),
-        &up(now),
+        Sides {
+            primary: &down(now, DEAD),
+            backup: &up(now),
+        },
         &[],
         &POLICY,
         now,
@@ -154,8 +173,10 @@ fn never_goes_to_a_side_that_is_up_but_not_proved_by_the_newest_reading() {
     for unproven in [doubtful(now), SideHealth::unknown(now)] {
         let decision = decide(
             &serving(Side::Primary, now),
-            &down(now, DEAD),
-            &unproven,
+            Sides {
+                primary: &down(now, DEAD),
+                backup: &unproven,
+            },
             &[],
             &POLICY,
             now,
@@ -170,8 +191,10 @@ fn restores_the_primary_when_it_has_been_up_for_stable_for() {
     let backup = serving(Side::Backup, start);
     let early = decide(
         &backup,
-        &up(start),
-        &up(start),
+        Sides {
+            primary: &up(start),
+            backup: &up(start),
+        },
         &[],
         &POLICY,
         start + Duration::from_secs(59),
@@ -184,7 +207,16 @@ fn restores_the_primary_when_it_has_been_up_for_stable_for() {
             look_again: Some(at)
         }
     );
-    let due = decide(&backup, &up(start), &up(start), &[], &POLICY, at);
+    let due = decide(
+        &backup,
+        Sides {
+            primary: &up(start),
+            backup: &up(start),
+        },
+        &[],
+        &POLICY,
+        at,
+    );
     assert_eq!(
         due,
         Decision::Begin {
@@ -204,8 +236,10 @@ fn waits_for_the_longer_of_stable_for_and_minimum_on_backup() {
     };
     let decision = decide(
         &serving(Side::Backup, start),
-        &up(start),
-        &up(start),
+        Sides {
+            primary: &up(start),
+            backup: &up(start),
+        },
         &[],
         &policy,
         start + Duration::from_secs(10),
@@ -230,8 +264,10 @@ fn mode_never_keeps_the_backup_but_still_leaves_it_when_it_fails() {
     let late = start + Duration::from_secs(3600);
     let decision = decide(
         &serving(Side::Backup, start),
-        &up(start),
-        &up(start),
+        Sides {
+            primary: &up(start),
+            backup: &up(start),
+        },
         &[],
         &policy,
         late,
@@ -245,8 +281,10 @@ fn mode_never_keeps_the_backup_but_still_leaves_it_when_it_fails() {
     );
     let decision = decide(
         &serving(Side::Backup, start),
-        &up(start),
-        &down(start, DEAD),
+        Sides {
+            primary: &up(start),
+            backup: &down(start, DEAD),
+        },
         &[],
         &policy,
         late,
@@ -267,14 +305,32 @@ fn a_new_pair_gives_its_primary_time_to_start() {
     let missing = down(start, Cause::ProxyMissing);
     let at = start + POLICY.first_start;
     assert_eq!(
-        decide(&Routing::NEW, &missing, &up(start), &[], &POLICY, start),
+        decide(
+            &Routing::NEW,
+            Sides {
+                primary: &missing,
+                backup: &up(start)
+            },
+            &[],
+            &POLICY,
+            start
+        ),
         Decision::Stay {
             waiting: vec![],
             look_again: Some(at)
         }
     );
     assert!(matches!(
-        decide(&Routing::NEW, &missing, &up(start), &[], &POLICY, at),
+        decide(
+            &Routing::NEW,
+            Sides {
+                primary: &missing,
+                backup: &up(start)
+            },
+            &[],
+            &POLICY,
+            at
+        ),
         Decision::Begin { to: Side::Backup, .. }
     ));
 }
@@ -288,20 +344,56 @@ fn a_successor_finishes_a_switch_whose_target_is_up_and_withdraws_one_whose_targ
         since: Some(now),
     };
     assert_eq!(
-        decide(&under_way, &down(now, DEAD), &up(now), &[], &POLICY, now),
+        decide(
+            &under_way,
+            Sides {
+                primary: &down(now, DEAD),
+                backup: &up(now)
+            },
+            &[],
+            &POLICY,
+            now
+        ),
         Decision::Finish
     );
     assert_eq!(
-        decide(&under_way, &up(now), &up(now), &[], &POLICY, now),
+        decide(
+            &under_way,
+            Sides {
+                primary: &up(now),
+                backup: &up(now)
+            },
+            &[],
+            &POLICY,
+            now
+        ),
         Decision::Finish
     );
     assert_eq!(
-        decide(&under_way, &up(now), &down(now, DEAD), &[], &POLICY, now),
+        decide(
+            &under_way,
+            Sides {
+                primary: &up(now),
+                backup: &down(now, DEAD)
+            },
+            &[],
+            &POLICY,
+            now
+        ),
         Decision::Withdraw
     );
     let nothing_seen = SideHealth::unknown(now);
     assert!(matches!(
-        decide(&under_way, &nothing_seen, &nothing_seen, &[], &POLICY, now),
+        decide(
+            &under_way,
+            Sides {
+                primary: &nothing_seen,
+                backup: &nothing_seen
+            },
+            &[],
+            &POLICY,
+            now
+        ),
         Decision::Stay { .. }
     ));
 }
@@ -329,7 +421,7 @@ proptest! {
         let target = if to_other { side.other() } else { side };
         let routing = Routing { serving: side, target, since: Some(primary.since) };
         let of = |side| if side == Side::Primary { &primary } else { &backup };
-        match decide(&routing, &primary, &backup, &[], &POLICY, now) {
+        match decide(&routing, Sides { primary: &primary, backup: &backup }, &[], &POLICY, now) {
             Decision::Begin { to, .. } => prop_assert!(of(to).may_serve() && to != side),
             Decision::Finish => prop_assert!(of(target).may_serve()),
             Decision::Withdraw => prop_assert!(of(side).may_serve() && !of(target).may_serve()),
@@ -342,12 +434,23 @@ proptest! {
 fn a_refused_login_on_the_serving_side_moves_nothing_and_keeps_the_side_from_being_chosen() {
     let now = Instant::now();
     let refused = down(now, Cause::LoginRefused);
-    let decision = decide(&serving(Side::Primary, now), &refused, &up(now), &[], &POLICY, now);
+    let decision = decide(
+        &serving(Side::Primary, now),
+        Sides {
+            primary: &refused,
+            backup: &up(now),
+        },
+        &[],
+        &POLICY,
+        now,
+    );
     assert!(matches!(decision, Decision::Stay { .. }), "{decision:?}");
     let decision = decide(
         &serving(Side::Primary, now),
-        &down(now, DEAD),
-        &refused,
+        Sides {
+            primary: &down(now, DEAD),
+            backup: &refused,
+        },
         &[],
         &POLICY,
         now,
@@ -359,7 +462,16 @@ fn a_refused_login_on_the_serving_side_moves_nothing_and_keeps_the_side_from_bei
 fn another_server_behind_the_address_is_left() {
     let now = Instant::now();
     let stranger = down(now, Cause::WrongObjectServer);
-    let decision = decide(&serving(Side::Primary, now), &stranger, &up(now), &[], &POLICY, now);
+    let decision = decide(
+        &serving(Side::Primary, now),
+        Sides {
+            primary: &stranger,
+            backup: &up(now),
+        },
+        &[],
+        &POLICY,
+        now,
+    );
     assert!(
         matches!(decision, Decision::Begin { to: Side::Backup, .. }),
         "{decision:?}"
@@ -372,7 +484,16 @@ fn a_failback_waits_until_the_objectservers_are_in_step_and_a_failover_does_not(
     let now = start + Duration::from_secs(600);
     let missing = [Missing::ActingPrimary];
     let on_backup = serving(Side::Backup, start);
-    let decision = decide(&on_backup, &up(start), &up(start), &missing, &POLICY, now);
+    let decision = decide(
+        &on_backup,
+        Sides {
+            primary: &up(start),
+            backup: &up(start),
+        },
+        &missing,
+        &POLICY,
+        now,
+    );
     assert_eq!(
         decision,
         Decision::Stay {
@@ -380,7 +501,16 @@ fn a_failback_waits_until_the_objectservers_are_in_step_and_a_failover_does_not(
             look_again: None
         }
     );
-    let decision = decide(&on_backup, &up(start), &up(start), &[], &POLICY, now);
+    let decision = decide(
+        &on_backup,
+        Sides {
+            primary: &up(start),
+            backup: &up(start),
+        },
+        &[],
+        &POLICY,
+        now,
+    );
     assert!(
         matches!(
             decision,
@@ -391,7 +521,16 @@ fn a_failback_waits_until_the_objectservers_are_in_step_and_a_failover_does_not(
         ),
         "{decision:?}"
     );
-    let decision = decide(&on_backup, &up(start), &down(now, DEAD), &missing, &POLICY, now);
+    let decision = decide(
+        &on_backup,
+        Sides {
+            primary: &up(start),
+            backup: &down(now, DEAD),
+        },
+        &missing,
+        &POLICY,
+        now,
+    );
     assert!(
         matches!(
             decision,

@@ -82,22 +82,22 @@ impl Scene {
     fn render(&self, before: &ProxyPairStatus, now: Now, problem: Option<&Problem>) -> ProxyPairStatus {
         let known = Known {
             pair: &self.pair,
-            routing: &self.routing,
+            routing: self.routing,
             switching: None,
-            sides: [
-                SideKnown {
+            sides: Sides {
+                primary: SideKnown {
                     health: &self.primary,
                     sessions: 2,
                     acting_primary: None,
                     expiry: Expiry::default(),
                 },
-                SideKnown {
+                backup: SideKnown {
                     health: &self.backup,
                     sessions: 0,
                     acting_primary: None,
                     expiry: Expiry::default(),
                 },
-            ],
+            },
             decision: &self.decision,
             problem,
             finished: None,
@@ -169,7 +169,7 @@ fn a_condition_keeps_its_transition_time_until_its_status_changes() {
 }
 
 #[test]
-fn says_in_words_what_a_failback_waits_for_and_until_when() {
+fn says_what_a_failback_waits_for_and_until_when() {
     let mut scene = Scene::new();
     scene.routing = Routing {
         serving: Side::Backup,
@@ -183,7 +183,7 @@ fn says_in_words_what_a_failback_waits_for_and_until_when() {
     };
     let status = scene.render(&ProxyPairStatus::default(), scene.now, None);
     let failback = status.failback.clone().unwrap();
-    assert_eq!(failback.waiting_for, ["the primary to be up for 1m without a break"]);
+    assert_eq!(failback.waiting_for, ["the primary side to stay up for 1m"]);
     assert!(failback.not_before.is_some());
     assert_eq!(failback.connections_remaining, 2);
     assert_eq!(scene.render(&status, scene.later(700), None), status);
@@ -219,25 +219,25 @@ fn history_keeps_the_newest_ten() {
         };
         let known = Known {
             pair: &scene.pair,
-            routing: &scene.routing,
+            routing: scene.routing,
             switching: None,
-            sides: [
-                SideKnown {
+            sides: Sides {
+                primary: SideKnown {
                     health: &scene.primary,
                     sessions: 0,
                     acting_primary: None,
                     expiry: Expiry::default(),
                 },
-                SideKnown {
+                backup: SideKnown {
                     health: &scene.backup,
                     sessions: 0,
                     acting_primary: None,
                     expiry: Expiry::default(),
                 },
-            ],
+            },
             decision: &scene.decision,
             problem: None,
-            finished: Some(finished),
+            finished: Some(&finished),
         };
         status = render(&known, &status, scene.now);
     }
@@ -250,19 +250,22 @@ fn history_keeps_the_newest_ten() {
 }
 
 #[test]
-fn what_is_missing_until_the_objectservers_are_in_step_is_told_by_their_names() {
+fn what_is_missing_until_the_objectservers_are_in_sync_is_told_by_their_names() {
     let mut scene = Scene::new();
     scene.routing.serving = Side::Backup;
     scene.routing.target = Side::Backup;
     for (missing, wanted) in [
-        (Missing::Answer(Side::Primary), "an answer of AGG_P about its gateway"),
+        (
+            Missing::Answer(Side::Primary),
+            "an answer from AGG_P about its gateways",
+        ),
         (
             Missing::Gateway(Side::Primary),
-            "the gateway failover_gate to be attached to AGG_P",
+            "the gateway failover_gate to attach to AGG_P",
         ),
         (
             Missing::Description(Side::Backup, vec!["stock".to_owned()]),
-            "the gateway failover_gate to be attached to AGG_B: those that are call themselves stock",
+            "the gateway failover_gate to attach to AGG_B; the descriptions of the attached gateways are: stock",
         ),
         (
             Missing::ActingPrimary,

@@ -1,0 +1,277 @@
+//! What each gate is commanded: to admit probes, to drain them, or to drop them.
+//!
+//! Commands follow from the present state and not from what happened, so that a successor of the operator gives the same ones: a gate with
+//! sessions on a side that does not serve is emptied, however the sessions came there, until none is left.
+
+use std::time::{Duration, Instant};
+
+use super::{failover::Routing, health::SideHealth};
+use crate::{
+    api::{Cause, DrainSpec, Health, Side, Sides},
+    protocol::Request,
+};
+
+/// What a gate is commanded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GateMode {
+    /// Accept sessions.
+    Admit,
+    /// Refuse new sessions, and end each existing one when nothing is outstanding on it.
+    Drain,
+    /// End all sessions at once.
+    Drop,
+}
+
+impl GateMode {
+    /// The command on the control port; a drain with the pace that is declared.
+    #[must_use]
+    pub fn request(self, drain: &DrainSpec) -> Request {
+        match self {
+            Self::Admit => Request::Admit,
+            Self::Drop => Request::Drop,
+            Self::Drain => Request::Drain {
+                grace_period_ms: u64::try_from(drain.grace_period.get().as_millis()).unwrap_or(u64::MAX),
+                connections_per_second: u32::try_from(drain.connections_per_second).unwrap_or(1),
+            },
+        }
+    }
+}
+
+/// How long after a switch the former side goes on serving. A probe whose session is ended sooner may connect by the old rules and come
+/// back, or reach a pod that is gone: kube-proxy applies changes once a second at the most, and was measured to need up to 0.75 s.
+pub const RULES_SETTLE: Duration = Duration::from_millis(1500);
+
+/// When the former side may be drained.
+#[must_use]
+pub fn drains_from(routing: &Routing) -> Option<Instant> {
+    routing.since.map(|since| since + RULES_SETTLE)
+}
+
+/// What is known of the gate that a command goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Probe sessions on it.
+    pub sessions: u32,
+    /// Its pod is being deleted, or it received SIGTERM.
+    pub terminating: bool,
+    /// The command in force, if one was given.
+    pub last: Option<GateMode>,
+}
+
+/// The command for a gate of `side`.
+///
+/// A side that serves, or is about to, admits. The gates of any other side are emptied once the switch is finished: by a drain if the
+/// side is up, recovering or terminating, and then not before [`drains_from`]; at once if it has failed, since its sessions lead nowhere.
+/// A gate is never drained while the other side could not take the probes. It admits again when it is empty, so that probes that know
+/// both addresses still find it while no operator runs. A terminating gate is commanded to drain even when it is empty: only then does it
+/// know that the Service no longer points at it.
+#[must_use]
+pub fn mode_for(side: Side, routing: &Routing, sides: Sides<&SideHealth>, gate: Occupancy, now: Instant) -> GateMode {
+    let (this, other) = (sides[side], sides[side.other()]);
+    let is_idle = routing.serving != side && routing.target != side;
+    let terminating = gate.terminating || this.cause == Some(Cause::ProxyTerminating);
+    if !is_idle || !other.may_serve() || (gate.sessions == 0 && !terminating) {
+        return GateMode::Admit;
+    }
+    let works = terminating || this.recovers() || this.cause.is_some_and(Cause::sessions_work);
+    let failed = this.health == Health::Down && !works;
+    if failed || gate.last == Some(GateMode::Drop) {
+        GateMode::Drop
+    } else if drains_from(routing).is_some_and(|from| now < from) {
+        GateMode::Admit
+    } else {
+        GateMode::Drain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::evidence::{Reading, Timing};
+
+    fn mode(
+        side: Side,
+        routing: &Routing,
+        this: &SideHealth,
+        other: &SideHealth,
+        gate: Occupancy,
+        now: Instant,
+    ) -> GateMode {
+        let sides = match side {
+            Side::Primary => Sides {
+                primary: this,
+                backup: other,
+            },
+            Side::Backup => Sides {
+                primary: other,
+                backup: this,
+            },
+        };
+        mode_for(side, routing, sides, gate, now)
+    }
+
+    const TIMING: Timing = Timing {
+        interval: Duration::from_secs(1),
+        unreachable_after: Duration::ZERO,
+        unresponsive_after: Duration::from_secs(15),
+        healthy_after: Duration::ZERO,
+    };
+
+    fn up() -> SideHealth {
+        let now = Instant::now();
+        SideHealth::unknown(now).step(&Reading::Good, &TIMING, now)
+    }
+
+    fn down(cause: Cause) -> SideHealth {
+        let now = Instant::now();
+        up().step(
+            &Reading::Bad {
+                cause,
+                message: String::new(),
+                down_at: now,
+            },
+            &TIMING,
+            now,
+        )
+    }
+
+    fn routing(serving: Side, target: Side) -> Routing {
+        Routing {
+            serving,
+            target,
+            since: None,
+        }
+    }
+
+    const SETTLED: Side = Side::Primary;
+
+    fn of_backup(this: &SideHealth, other: &SideHealth, sessions: u32, last: Option<GateMode>) -> GateMode {
+        mode(
+            Side::Backup,
+            &routing(SETTLED, SETTLED),
+            this,
+            other,
+            Occupancy {
+                sessions,
+                terminating: false,
+                last,
+            },
+            Instant::now(),
+        )
+    }
+
+    #[test]
+    fn the_serving_side_admits_whatever_it_has() {
+        let commanded = mode(
+            Side::Primary,
+            &routing(SETTLED, SETTLED),
+            &up(),
+            &up(),
+            Occupancy {
+                sessions: 9,
+                terminating: false,
+                last: None,
+            },
+            Instant::now(),
+        );
+        assert_eq!(commanded, GateMode::Admit);
+    }
+
+    #[test]
+    fn nothing_is_drained_before_the_switch_is_finished() {
+        let under_way = routing(Side::Primary, Side::Backup);
+        for side in Side::BOTH {
+            let commanded = mode(
+                side,
+                &under_way,
+                &up(),
+                &up(),
+                Occupancy {
+                    sessions: 9,
+                    terminating: false,
+                    last: None,
+                },
+                Instant::now(),
+            );
+            assert_eq!(commanded, GateMode::Admit, "{side:?}");
+        }
+    }
+
+    #[test]
+    fn a_side_that_was_left_is_drained_when_every_node_knows_of_the_switch() {
+        let now = Instant::now();
+        let routing = Routing {
+            since: Some(now),
+            ..routing(SETTLED, SETTLED)
+        };
+        let occupancy = Occupancy {
+            sessions: 9,
+            terminating: false,
+            last: None,
+        };
+        let at = |now| mode(Side::Backup, &routing, &up(), &up(), occupancy, now);
+        assert_eq!(at(now), GateMode::Admit);
+        assert_eq!(at(now + RULES_SETTLE), GateMode::Drain);
+        let failed = mode(
+            Side::Backup,
+            &routing,
+            &down(Cause::ProxyUnreachable),
+            &up(),
+            occupancy,
+            now,
+        );
+        assert_eq!(failed, GateMode::Drop);
+    }
+
+    #[test]
+    fn a_leaving_side_that_does_not_serve_is_let_go_even_when_it_is_empty() {
+        let leaving = down(Cause::ProxyTerminating);
+        assert_eq!(of_backup(&leaving, &up(), 3, None), GateMode::Drain);
+        assert_eq!(of_backup(&leaving, &up(), 0, Some(GateMode::Drain)), GateMode::Drain);
+        assert_eq!(of_backup(&leaving, &up(), 0, None), GateMode::Drain);
+        assert_eq!(
+            of_backup(&leaving, &down(Cause::ProxyMissing), 0, None),
+            GateMode::Admit
+        );
+    }
+
+    #[test]
+    fn a_side_that_was_left_is_drained_until_nobody_is_on_it_and_admits_again_then() {
+        assert_eq!(of_backup(&up(), &up(), 1, None), GateMode::Drain);
+        assert_eq!(of_backup(&up(), &up(), 1, Some(GateMode::Drain)), GateMode::Drain);
+        assert_eq!(of_backup(&up(), &up(), 0, Some(GateMode::Drain)), GateMode::Admit);
+    }
+
+    #[test]
+    fn a_straggler_on_the_side_that_was_left_is_drained_again() {
+        assert_eq!(of_backup(&up(), &up(), 1, Some(GateMode::Admit)), GateMode::Drain);
+    }
+
+    #[test]
+    fn sessions_on_a_failed_side_are_dropped_and_on_a_leaving_one_drained() {
+        assert_eq!(of_backup(&down(Cause::PathBroken), &up(), 1, None), GateMode::Drop);
+        assert_eq!(
+            of_backup(&down(Cause::ProxyTerminating), &up(), 1, None),
+            GateMode::Drain
+        );
+    }
+
+    #[test]
+    fn sessions_on_a_gate_that_is_back_are_drained_and_not_dropped() {
+        let timing = Timing {
+            healthy_after: Duration::from_secs(5),
+            ..TIMING
+        };
+        let recovering = down(Cause::ProxyUnreachable).step(&Reading::Good, &timing, Instant::now());
+        assert_eq!(recovering.health, Health::Down);
+        assert_eq!(of_backup(&recovering, &up(), 1, Some(GateMode::Admit)), GateMode::Drain);
+    }
+
+    #[test]
+    fn a_drain_that_would_leave_probes_nowhere_to_go_is_stopped() {
+        assert_eq!(
+            of_backup(&up(), &down(Cause::ObjectServerUnreachable), 5, Some(GateMode::Drain)),
+            GateMode::Admit
+        );
+    }
+}

@@ -1,0 +1,434 @@
+//! One pair as a state machine: [`Input`]s in, [`Effect`]s out. No client, no clock, no waiting.
+//!
+//! # Expected flow of a switch
+//!
+//! The steps are those that docs/failover.md numbers. Each begins only when the write before it is known to have succeeded, so that a
+//! successor finds in `status` how far a switch has come:
+//!
+//! 1. [`Step::Intent`]: `status.target` and `status.switching` are written.
+//! 2. [`Step::Patch`]: the selector of the virtual Service is patched. From now on the target's gates admit probes.
+//! 3. [`Step::Endpoints`]: the EndpointSlices come to show the target's gates and no other.
+//! 4. [`Step::Fact`]: `status.serving` is written, with the switch in `status.history`.
+//!
+//! Each observation acts in every step. A target that can no longer serve is given up: [`Step::Revert`] turns the selector back if it was
+//! patched, [`Step::Retract`] withdraws `status.target`.
+//!
+//! # Guarantees
+//!
+//! - At most one [`Call`] to the API server is under way. Its outcome is an input ([`Input::Outcome`]); commands to gates do not wait for it.
+//! - After a call that failed, or whose outcome is unknown, the next call is [`Call::Read`], again and again until it succeeds. What was read
+//!   is the state from then on; until then nothing is decided. A switch whose last write turns out to have succeeded is announced then.
+//! - The selector is patched only to a side that [`SideHealth::may_serve`](super::health::SideHealth::may_serve) at that moment. One that
+//!   somebody else changed so that it selects neither side is set to the serving side in any case.
+//! - Gates are drained only when `status.serving` is known to be written.
+//!
+//! # Assumptions
+//!
+//! Whoever carries out the effects checks leadership before each call, sends with each write the resourceVersion of the newest object that
+//! the machine knows, and reports each outcome exactly once.
+
+mod input;
+mod phase;
+mod settled;
+mod side;
+mod switching;
+
+pub use input::{Call, CallError, Done, Effect, Input, Selects, Source, StopReason, Stored, Switched};
+pub use phase::{PendingSwitch, Phase, Step, Timeline};
+pub use side::{Gate, GateObservation, PodView, ServerObservation, SideState};
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+
+use super::{
+    evidence::Timing,
+    expiry::Certificate,
+    failover::{Decision, Policy, decide},
+    gate_mode::{self, mode_for},
+    notice::Notice,
+    now::Now,
+    pair::Pair,
+    resync,
+    rollout::Snapshot,
+    status::{self, Known, Problem, SideKnown},
+};
+use crate::api::{ProxyPairStatus, ResyncSpec, Side, Sides, Switch};
+
+/// How long the primary of a new pair may take to start before the backup serves in its place.
+const FIRST_START: Duration = Duration::from_secs(30);
+/// Time from a call that failed to the next; it doubles with each failure in a row.
+const RETRY: Duration = Duration::from_millis(100);
+/// Longest time from a call that failed to the next.
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+
+/// One pair.
+#[derive(Debug)]
+pub struct Machine {
+    pair: Arc<Pair>,
+    policy: Policy,
+    timing: Timing,
+    resync: Option<ResyncSpec>,
+    problem: Option<Problem>,
+    phase: Phase,
+    decision: Decision,
+    sides: Sides<SideState>,
+    endpoints: Vec<IpAddr>,
+    api: ApiState,
+    memory: Memory,
+    started_at: Instant,
+    wake_at: Option<Instant>,
+}
+
+/// What the API server holds, and the call under way.
+#[derive(Debug)]
+struct ApiState {
+    /// The status that is stored.
+    status: ProxyPairStatus,
+    /// What the virtual Service selects.
+    selects: Selects,
+    traffic: Traffic,
+    /// Calls that failed in a row.
+    failures: u32,
+}
+
+/// The one call that may be under way.
+#[derive(Debug)]
+enum Traffic {
+    /// None: the next one may begin.
+    Idle,
+    /// This one.
+    Calling(Call),
+    /// None, and the state must be read before anything else.
+    ReadAt(Instant),
+}
+
+/// What is remembered so that it is not done twice.
+#[derive(Debug, Default)]
+struct Memory {
+    /// When the status was last written.
+    written_at: Option<Instant>,
+    /// When a pod of each side may be deleted again.
+    next_eviction: Sides<Option<Instant>>,
+    /// Certificates that were announced, with the expiry that was named and whether it had passed.
+    announced: HashMap<(Side, Certificate), (Timestamp, bool)>,
+    /// Rejected commands that were announced, by pod.
+    rejected: HashSet<(String, String)>,
+    /// Whether each side's ObjectServer is asked for its gateways.
+    reads_gateways: Sides<bool>,
+}
+
+impl Machine {
+    /// Takes up a pair where `stored` says that it stands.
+    #[must_use]
+    pub fn resume(pair: Arc<Pair>, stored: &Stored, now: Now) -> Self {
+        let mut machine = Self {
+            policy: Policy::new(&pair.spec.failback, FIRST_START),
+            timing: Timing::from(&pair.spec.health_check),
+            resync: pair.spec.resync(),
+            pair,
+            problem: None,
+            phase: Phase::resumed(&stored.status, now),
+            decision: Decision::STAY,
+            sides: Sides::from_fn(|_| SideState::new(now.monotonic)),
+            endpoints: Vec::new(),
+            api: ApiState {
+                status: stored.status.clone(),
+                selects: stored.selects,
+                traffic: Traffic::Idle,
+                failures: 0,
+            },
+            memory: Memory::default(),
+            started_at: now.monotonic,
+            wake_at: None,
+        };
+        machine.wake_at = machine.next_wake(now, None);
+        machine
+    }
+
+    /// Takes in one input and says what is to be done.
+    #[must_use]
+    pub fn handle(&mut self, input: Input, now: Now) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Tick => {}
+            Input::Declared(pair) => self.declare(pair),
+            Input::Problem(problem) => self.problem = problem,
+            Input::Status(status) => {
+                if !matches!(self.api.traffic, Traffic::Calling(Call::WriteStatus(_))) {
+                    self.api.status = *status;
+                }
+            }
+            Input::Service(selects) => self.api.selects = selects,
+            Input::Pods(pods) => {
+                for (side, state) in self.sides.iter_mut() {
+                    state.take_pods(&pods[side], now);
+                }
+            }
+            Input::Endpoints(addresses) => self.endpoints = addresses,
+            Input::Restarted(side, source) => self.sides[side].forget(&source),
+            Input::Gate(side, uid, observation) => {
+                let other = self.pair.spec.side(side.other());
+                let rejected = self.sides[side].take_gate(&uid, observation, other);
+                effects.extend(rejected.and_then(|notice| self.announce_rejected(notice)));
+            }
+            Input::Server(side, observation) => {
+                let description = self.resync.as_ref().map(|resync| resync.gateway_description.as_str());
+                let lasts = self.timing.answer_lasts();
+                self.sides[side].take_server(observation, description.unwrap_or_default(), lasts, now);
+            }
+            Input::Outcome(outcome) => self.take_outcome(outcome, now, &mut effects),
+        }
+        self.advance(now, &mut effects);
+        effects
+    }
+
+    /// When [`Input::Tick`] is due, if no other input comes before.
+    #[must_use]
+    pub const fn wake_at(&self) -> Option<Instant> {
+        self.wake_at
+    }
+
+    /// What the user declares.
+    #[must_use]
+    pub const fn pair(&self) -> &Arc<Pair> {
+        &self.pair
+    }
+
+    /// Where the traffic goes.
+    #[must_use]
+    pub const fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Everything that is known of each side.
+    #[must_use]
+    pub const fn sides(&self) -> &Sides<SideState> {
+        &self.sides
+    }
+
+    /// What a reconciliation needs to know.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let routing = self.phase.routing();
+        Snapshot {
+            serving: Some(routing.serving),
+            is_settled: routing.serving == routing.target,
+            selected: Some(self.phase.selected()),
+            health: self.sides.each_ref().map(|side| Some(side.health.health)),
+            template: self.sides.each_ref().map(|side| side.standing()?.pod.template.clone()),
+        }
+    }
+
+    fn declare(&mut self, pair: Arc<Pair>) {
+        let resync = pair.spec.resync();
+        if resync != self.resync {
+            for (_, side) in self.sides.iter_mut() {
+                side.server.state = None;
+            }
+        }
+        self.policy = Policy::new(&pair.spec.failback, FIRST_START);
+        self.timing = Timing::from(&pair.spec.health_check);
+        self.resync = resync;
+        self.pair = pair;
+    }
+
+    fn take_outcome(&mut self, outcome: Result<Done, CallError>, now: Now, effects: &mut Vec<Effect>) {
+        let Traffic::Calling(call) = std::mem::replace(&mut self.api.traffic, Traffic::Idle) else {
+            return;
+        };
+        match (call, outcome) {
+            (_, Err(CallError::Stop(reason))) => effects.push(Effect::Stop(reason)),
+            (Call::DeletePod { side, name, .. }, outcome) => self.pod_deleted(side, name, &outcome, now, effects),
+            (_, Err(CallError::Failed)) => self.read_later(now),
+            (_, Ok(Done::Read(stored))) => self.resync_with(*stored, now, effects),
+            (Call::WriteStatus(status), Ok(Done::Written)) => {
+                self.api.failures = 0;
+                self.api.status = *status;
+                self.memory.written_at = Some(now.monotonic);
+                self.status_written(now, effects);
+            }
+            (Call::PatchSelector(side), Ok(Done::Written)) => {
+                self.api.failures = 0;
+                self.api.selects = Selects::Side(side);
+                self.selector_patched(side, now);
+            }
+            (Call::Read, Ok(Done::Written)) => self.read_later(now),
+        }
+    }
+
+    fn read_later(&mut self, now: Now) {
+        let wait = RETRY.saturating_mul(1 << self.api.failures.min(8)).min(LONGEST_RETRY);
+        // The first look comes at once: a conflict is resolved by reading.
+        let wait = if self.api.failures == 0 { Duration::ZERO } else { wait };
+        self.api.failures += 1;
+        self.api.traffic = Traffic::ReadAt(now.monotonic + wait);
+    }
+
+    /// Goes on from what the API server holds.
+    fn resync_with(&mut self, stored: Stored, now: Now, effects: &mut Vec<Effect>) {
+        let resumed = Phase::resumed(&stored.status, now);
+        self.api.status = stored.status;
+        self.api.selects = stored.selects;
+        let before = std::mem::replace(&mut self.phase, resumed);
+        let finished = self.phase.continue_from(before, &self.api.status);
+        if let Some((switch, timeline)) = finished {
+            effects.extend(self.finished(switch, timeline));
+        }
+    }
+
+    /// Announces a switch that is finished.
+    fn finished(&self, switch: Switch, timeline: Timeline) -> [Effect; 2] {
+        [
+            Effect::Switched(Box::new(Switched {
+                switch: switch.clone(),
+                timeline,
+            })),
+            Effect::Publish(Notice::Switched(Box::new(switch))),
+        ]
+    }
+
+    /// Decides on all that is known now.
+    fn advance(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        for (_, side) in self.sides.iter_mut() {
+            side.order_gates(now.wall);
+            side.assess(&self.timing, now.monotonic);
+        }
+        self.decision = self.decide(&self.phase, now.monotonic);
+        let next_status = match (&self.api.traffic, effects.iter().any(Effect::is_stop)) {
+            (_, true) => None,
+            (Traffic::ReadAt(at), _) if *at <= now.monotonic => {
+                self.call(Call::Read, effects);
+                None
+            }
+            (Traffic::ReadAt(_) | Traffic::Calling(_), _) => None,
+            (Traffic::Idle, _) => {
+                self.route(now, effects);
+                self.maintain(now, effects)
+            }
+        };
+        self.command_gates(now, effects);
+        self.ask_for_gateways(effects);
+        let certificates = self.announce_certificates(now, effects);
+        self.wake_at = self.next_wake(now, [next_status, certificates].into_iter().flatten().min());
+    }
+
+    /// What is to be done in `phase`, on all that is known now.
+    fn decide(&self, phase: &Phase, now: Instant) -> Decision {
+        let missing = self.missing_resync(now);
+        let health = self.sides.each_ref().map(|side| &side.health);
+        decide(&phase.routing(), health, &missing, &self.policy, now)
+    }
+
+    fn missing_resync(&self, now: Instant) -> Vec<resync::Missing> {
+        let Some(resync) = &self.resync else {
+            return Vec::new();
+        };
+        resync::missing(
+            self.sides.primary.server.state.as_ref(),
+            self.sides.backup.server.state.as_ref(),
+            &resync.gateway_description,
+            self.timing.answer_lasts(),
+            now,
+        )
+    }
+
+    fn call(&mut self, call: Call, effects: &mut Vec<Effect>) {
+        self.api.traffic = Traffic::Calling(call.clone());
+        effects.push(Effect::Call(call));
+    }
+
+    const fn is_idle(&self) -> bool {
+        matches!(self.api.traffic, Traffic::Idle)
+    }
+
+    fn command_gates(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let routing = self.phase.recorded();
+        for side in Side::BOTH {
+            let health = self.sides.each_ref().map(|side| &side.health);
+            let commands: Vec<_> = self.sides[side]
+                .gates
+                .iter()
+                .map(|gate| mode_for(side, &routing, health, gate.occupancy(), now.monotonic))
+                .collect();
+            for (gate, mode) in self.sides[side].gates.iter_mut().zip(commands) {
+                let request = mode.request(&self.pair.spec.failback.drain);
+                if gate.command(mode, &request, now.monotonic) {
+                    effects.push(Effect::Command {
+                        side,
+                        gate: gate.pod.uid.clone(),
+                        request,
+                    });
+                }
+                if gate.take_recheck() {
+                    effects.push(Effect::Recheck(side, gate.pod.uid.clone()));
+                }
+            }
+        }
+    }
+
+    /// `catalog.connections` is read only while a failback waits for the gateways.
+    fn ask_for_gateways(&mut self, effects: &mut Vec<Effect>) {
+        let wanted = self.resync.is_some() && self.phase.routing().serving == Side::Backup;
+        for side in Side::BOTH {
+            if std::mem::replace(&mut self.memory.reads_gateways[side], wanted) != wanted {
+                effects.push(Effect::ReadGateways(side, wanted));
+            }
+        }
+    }
+
+    fn announce_rejected(&mut self, (pod, message): (String, String)) -> Option<Effect> {
+        let is_new = self.memory.rejected.insert((pod.clone(), message.clone()));
+        is_new.then_some(Effect::Publish(Notice::CommandRejected { pod, message }))
+    }
+
+    /// The status that says what is known now, in `phase`.
+    fn rendered(&self, finished: Option<&Switch>, phase: &Phase, now: Now) -> Box<ProxyPairStatus> {
+        let decision = self.decide(phase, now.monotonic);
+        let known = Known {
+            pair: &self.pair,
+            routing: phase.routing(),
+            switching: phase.switching(),
+            sides: self.sides.each_ref().map(|side| SideKnown {
+                health: &side.health,
+                sessions: side.sessions(),
+                acting_primary: side.server.state.as_ref().and_then(|state| state.acting_primary),
+                expiry: side.expiry(),
+            }),
+            decision: &decision,
+            problem: self.problem.as_ref(),
+            finished,
+        };
+        Box::new(status::render(&known, &self.api.status, now))
+    }
+
+    fn next_wake(&self, now: Now, due: Option<Instant>) -> Option<Instant> {
+        let decision = match &self.decision {
+            Decision::Stay { look_again, .. } => *look_again,
+            Decision::Begin { .. } | Decision::Finish | Decision::Withdraw => None,
+        };
+        let traffic = match self.api.traffic {
+            Traffic::ReadAt(at) => Some(at),
+            Traffic::Idle | Traffic::Calling(_) => None,
+        };
+        let drain = gate_mode::drains_from(&self.phase.routing()).filter(|from| *from > now.monotonic);
+        let sides = self
+            .sides
+            .iter()
+            .filter_map(|(_, side)| side.next_look(&self.timing, now));
+        [due, decision, traffic, drain, self.phase.deadline()]
+            .into_iter()
+            .flatten()
+            .chain(sides)
+            .filter(|at| *at > now.monotonic)
+            .min()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! What goes into the machine, and what comes out of it.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{
+    phase::Timeline,
+    side::{GateObservation, PodView, ServerObservation},
+};
+use crate::{
+    api::{ProxyPairStatus, Side, Sides, Switch},
+    domain::{notice::Notice, pair::Pair, status::Problem},
+    protocol::Request,
+};
+
+/// Something that has happened, or the time.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// What the user declares now.
+    Declared(Arc<Pair>),
+    /// Why the pair is not as declared; `None` when it is.
+    Problem(Option<Problem>),
+    /// The status in a newer version of the object, which somebody else has written.
+    Status(Box<ProxyPairStatus>),
+    /// What the virtual Service selects, in a newer version of it.
+    Service(Selects),
+    /// The pods of each side. Those that have ended are left out.
+    Pods(Sides<Vec<PodView>>),
+    /// The addresses in the EndpointSlices of the virtual Service.
+    Endpoints(Vec<IpAddr>),
+    /// The checks of one source were restarted: what they observed before no longer counts.
+    Restarted(Side, Source),
+    /// An observation of the gate in the pod with that `metadata.uid`.
+    Gate(Side, String, GateObservation),
+    /// An observation of an ObjectServer.
+    Server(Side, ServerObservation),
+    /// The outcome of the call under way.
+    Outcome(Result<Done, CallError>),
+    /// Time has passed.
+    Tick,
+}
+
+/// What a check looks at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    /// The gate in the pod with that `metadata.uid`.
+    Gate(String),
+    /// The ObjectServer.
+    Server,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Make this call; its outcome is the next [`Input::Outcome`].
+    Call(Call),
+    /// Command a gate, now and on each new connection to it.
+    Command {
+        /// Its side.
+        side: Side,
+        /// `metadata.uid` of its pod.
+        gate: String,
+        /// The command.
+        request: Request,
+    },
+    /// Ask a gate for a report now rather than at the next interval.
+    Recheck(Side, String),
+    /// Ask the ObjectServer of that side for its gateways too, or no longer.
+    ReadGateways(Side, bool),
+    /// Publish an Event. Nothing waits for it.
+    Publish(Notice),
+    /// Log and count a switch that is finished.
+    Switched(Box<Switched>),
+    /// End: this machine's knowledge is void.
+    Stop(StopReason),
+}
+
+impl Effect {
+    pub(super) const fn is_stop(&self) -> bool {
+        matches!(self, Self::Stop(_))
+    }
+}
+
+/// A call to the API server.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Call {
+    /// Write the status.
+    WriteStatus(Box<ProxyPairStatus>),
+    /// Make the virtual Service select that side, and change nothing else in it.
+    PatchSelector(Side),
+    /// Read the ProxyPair and the virtual Service.
+    Read,
+    /// Delete a pod.
+    DeletePod {
+        /// The side it belongs to.
+        side: Side,
+        /// `metadata.name`.
+        name: String,
+        /// `metadata.uid`, as a precondition.
+        uid: String,
+    },
+}
+
+/// A call that succeeded.
+#[derive(Clone, Debug)]
+pub enum Done {
+    /// It has taken effect.
+    Written,
+    /// What is stored.
+    Read(Box<Stored>),
+}
+
+/// What the API server holds of a pair.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stored {
+    /// The ProxyPair's status.
+    pub status: ProxyPairStatus,
+    /// What the virtual Service selects.
+    pub selects: Selects,
+}
+
+/// What the virtual Service selects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Selects {
+    /// There is no virtual Service, or it is not known.
+    #[default]
+    NoService,
+    /// The gates of one side.
+    Side(Side),
+    /// Anything else.
+    Other,
+}
+
+/// A call that did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallError {
+    /// It was refused, or its outcome is unknown: what is stored has to be read.
+    Failed,
+    /// No call of this machine can succeed any more.
+    Stop(StopReason),
+}
+
+/// Why a machine ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// This process no longer leads.
+    NotLeading,
+    /// The ProxyPair was deleted, or another object has its name.
+    Gone,
+}
+
+/// A switch that is finished.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Switched {
+    /// As it stands in `status.history`.
+    pub switch: Switch,
+    /// When each step was done.
+    pub timeline: Timeline,
+}

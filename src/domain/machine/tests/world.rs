@@ -1,0 +1,516 @@
+//! What surrounds a machine: the API server's state, gates and ObjectServers that live or die, and time. After each effect it checks what
+//! must hold at every moment.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::json;
+
+use crate::{
+    api::{FailbackMode, ProxyPairStatus, Side, Sides, SwitchKind},
+    domain::{
+        evidence::{Fault as LinkFault, Link},
+        machine::{
+            Call, CallError, Done, Effect, GateObservation, Input, Machine, PodView, Selects, ServerObservation,
+            StopReason, Stored,
+        },
+        now::Now,
+        pair::{Pair, fixture::pair},
+    },
+    protocol::{GateState, Report, Request, UnreachableCause, Upstream},
+};
+
+/// How a call ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It succeeds.
+    None,
+    /// It takes effect, and nobody learns of it.
+    AnswerLost,
+    /// It takes no effect.
+    Refused,
+    /// The pair has been deleted.
+    Gone,
+}
+
+/// When an operator crashes: before an effect is carried out, or after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Before,
+    After,
+}
+
+/// An operator process, as far as one pair is concerned.
+pub struct Operator {
+    pub machine: Machine,
+    pub stopped: Option<StopReason>,
+    call: Option<Call>,
+    is_calling: bool,
+    is_dead: bool,
+}
+
+impl Operator {
+    pub fn is_calling(&self) -> bool {
+        self.is_calling
+    }
+
+    pub fn is_dead(&self) -> bool {
+        self.is_dead
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Life {
+    Alive,
+    /// Its ObjectServer is dead.
+    Dead {
+        since: Instant,
+    },
+    /// Its gate answers nothing.
+    Frozen {
+        since: Instant,
+    },
+}
+
+pub struct World {
+    pub now: Now,
+    pub status: ProxyPairStatus,
+    pub selects: Selects,
+    pub sessions: Sides<u32>,
+    pub endpoints_follow: bool,
+    /// A drain or a drop empties the gate.
+    pub drains_finish: bool,
+    pub announced: Vec<String>,
+    pub switched: usize,
+    pub effects: usize,
+    pub crash_at: Option<(usize, Moment)>,
+    pair: Arc<Pair>,
+    pods: Sides<Vec<PodView>>,
+    life: Sides<Life>,
+    modes: Sides<Option<&'static str>>,
+    calls: Vec<String>,
+}
+
+fn declared(mode: FailbackMode) -> Arc<Pair> {
+    Arc::new(pair(json!({
+        "healthCheck": {"unreachableAfter": "0s", "healthyAfter": "0s"},
+        "failback": {"mode": mode},
+    })))
+}
+
+fn pod(side: Side, number: u8, created: Timestamp) -> PodView {
+    PodView {
+        uid: format!("{}-{number}", side.label()),
+        name: format!("proxy-v-{}-{number}", side.label()),
+        ip: Some(IpAddr::V4(Ipv4Addr::new(10, 0, u8::from(side == Side::Backup), number))),
+        created: Some(created),
+        terminating_until: None,
+        failure: None,
+        template: Some("t".to_owned()),
+    }
+}
+
+impl World {
+    /// A pair that has been settled on `side` for an hour, with everything alive and said in status.
+    pub fn settled(side: Side) -> Self {
+        let wall: Timestamp = "2026-11-01T12:00:00Z".parse().unwrap();
+        let now = Now {
+            monotonic: Instant::now() + Duration::from_secs(24 * 3600),
+            wall,
+        };
+        let mut world = Self {
+            now,
+            status: ProxyPairStatus {
+                serving: Some(side),
+                target: Some(side),
+                since: Some(Time(wall - SignedDuration::from_hours(1))),
+                ..ProxyPairStatus::default()
+            },
+            selects: Selects::Side(side),
+            sessions: Sides::default(),
+            endpoints_follow: true,
+            drains_finish: false,
+            announced: Vec::new(),
+            switched: 0,
+            effects: 0,
+            crash_at: None,
+            pair: declared(FailbackMode::Automatic),
+            pods: Sides::from_fn(|side| vec![pod(side, 1, wall)]),
+            life: Sides::from_fn(|_| Life::Alive),
+            modes: Sides::default(),
+            calls: Vec::new(),
+        };
+        let mut operator = world.start();
+        world.run(&mut operator);
+        world.forget_calls();
+        world
+    }
+
+    pub fn set_failback(&mut self, mode: FailbackMode) {
+        self.pair = declared(mode);
+    }
+
+    /// Starts an operator that takes over what is stored.
+    pub fn start(&mut self) -> Operator {
+        let stored = Stored {
+            status: self.status.clone(),
+            selects: Selects::NoService,
+        };
+        let mut operator = Operator {
+            machine: Machine::resume(Arc::clone(&self.pair), &stored, self.now),
+            stopped: None,
+            call: None,
+            is_calling: false,
+            is_dead: false,
+        };
+        self.feed(&mut operator, Input::Pods(self.pods.clone()));
+        self.feed(&mut operator, Input::Service(self.selects));
+        self.feed_endpoints(&mut operator);
+        self.observe(&mut operator);
+        operator
+    }
+
+    pub fn calls(&self) -> &[String] {
+        &self.calls
+    }
+
+    pub fn forget_calls(&mut self) {
+        self.calls.clear();
+        self.announced.clear();
+    }
+
+    /// What the gate of that side was commanded last.
+    pub fn mode(&self, side: Side) -> Option<&'static str> {
+        self.modes[side]
+    }
+
+    pub fn later(&self, by: Duration) -> Now {
+        Now {
+            monotonic: self.now.monotonic + by,
+            wall: self.now.wall + SignedDuration::try_from(by).unwrap(),
+        }
+    }
+
+    pub fn kill(&mut self, operator: &mut Operator, side: Side) {
+        if self.life[side] == Life::Alive {
+            self.life[side] = Life::Dead {
+                since: self.now.monotonic,
+            };
+        }
+        self.observe_side(operator, side);
+    }
+
+    pub fn freeze(&mut self, operator: &mut Operator, side: Side) {
+        self.life[side] = Life::Frozen {
+            since: self.now.monotonic,
+        };
+        self.observe_side(operator, side);
+    }
+
+    pub fn revive(&mut self, operator: &mut Operator, side: Side) {
+        self.life[side] = Life::Alive;
+        self.observe_side(operator, side);
+    }
+
+    pub fn terminate(&mut self, operator: &mut Operator, side: Side) {
+        let until = self.now.wall + SignedDuration::from_secs(65);
+        for pod in &mut self.pods[side] {
+            pod.terminating_until = Some(until);
+        }
+        self.feed(operator, Input::Pods(self.pods.clone()));
+    }
+
+    pub fn add_pod(&mut self, operator: &mut Operator, side: Side) {
+        self.pods[side].push(pod(side, 2, self.now.wall));
+        self.feed(operator, Input::Pods(self.pods.clone()));
+        self.observe_side(operator, side);
+    }
+
+    /// The gate of that side rejects a command.
+    pub fn reject(&mut self, operator: &mut Operator, side: Side, message: &str) {
+        let report = Report {
+            rejected_command: Some(message.to_owned()),
+            ..self.report(side)
+        };
+        let observation = GateObservation::Report(self.now.monotonic, Box::new(report));
+        let uid = self.pods[side][0].uid.clone();
+        self.feed(operator, Input::Gate(side, uid, observation));
+    }
+
+    /// At the address of that side's gate the gate of the other side answers.
+    pub fn mistake_gate(&mut self, operator: &mut Operator, side: Side) {
+        let other = self.pair.spec.side(side.other());
+        let report = Report {
+            gate: other.server_name.clone(),
+            object_server: other.object_server.name.clone(),
+            ..self.report(side)
+        };
+        let observation = GateObservation::Report(self.now.monotonic, Box::new(report));
+        let uid = self.pods[side][0].uid.clone();
+        self.feed(operator, Input::Gate(side, uid, observation));
+    }
+
+    /// Tells the operator what its checks observe now.
+    pub fn observe(&mut self, operator: &mut Operator) {
+        for side in Side::BOTH {
+            self.observe_side(operator, side);
+        }
+    }
+
+    fn observe_side(&mut self, operator: &mut Operator, side: Side) {
+        let refused = |since| Link::Failed {
+            since,
+            fault: LinkFault::Connection,
+            message: "refused".to_owned(),
+        };
+        let (direct, control, path) = match self.life[side] {
+            Life::Alive => (Link::Answering, Link::Answering, Link::Answering),
+            Life::Dead { since } => (refused(since), Link::Answering, refused(since)),
+            Life::Frozen { since } => (Link::Answering, Link::Silent { since }, Link::Silent { since }),
+        };
+        self.feed(operator, Input::Server(side, ServerObservation::Direct(direct)));
+        for pod in self.pods[side].clone() {
+            let gate = |observation| Input::Gate(side, pod.uid.clone(), observation);
+            self.feed(operator, gate(GateObservation::Control(control.clone())));
+            if !matches!(self.life[side], Life::Frozen { .. }) {
+                let report = Box::new(self.report(side));
+                self.feed(operator, gate(GateObservation::Report(self.now.monotonic, report)));
+            }
+            self.feed(operator, gate(GateObservation::Path(path.clone())));
+        }
+    }
+
+    fn report(&self, side: Side) -> Report {
+        let line = r#"{"gate":"P","objectServer":"A","instance":"1","admission":"Open","sessions":0,"upstream":{"state":"Reachable"},"leaving":false}"#;
+        let upstream = match self.life[side] {
+            Life::Alive | Life::Frozen { .. } => Upstream::Reachable,
+            Life::Dead { .. } => Upstream::Unreachable {
+                cause: UnreachableCause::Refused,
+                message: "refused".to_owned(),
+            },
+        };
+        Report {
+            sessions: self.sessions[side],
+            state: match upstream {
+                Upstream::Reachable => GateState::Open,
+                Upstream::Unreachable { .. } => GateState::Closed,
+            },
+            upstream,
+            ..serde_json::from_str(line).unwrap()
+        }
+    }
+
+    fn feed_endpoints(&mut self, operator: &mut Operator) {
+        let Selects::Side(side) = self.selects else { return };
+        if self.endpoints_follow {
+            let addresses = self.pods[side].iter().filter_map(|pod| pod.ip).collect();
+            self.feed(operator, Input::Endpoints(addresses));
+        }
+    }
+
+    pub fn tick(&mut self, operator: &mut Operator) {
+        self.feed(operator, Input::Tick);
+    }
+
+    pub fn feed(&mut self, operator: &mut Operator, input: Input) {
+        if operator.is_dead || operator.stopped.is_some() {
+            return;
+        }
+        let mut emptied = Vec::new();
+        for effect in operator.machine.handle(input, self.now) {
+            let crashes = self
+                .crash_at
+                .filter(|(nth, _)| *nth == self.effects)
+                .map(|(_, moment)| moment);
+            self.effects += 1;
+            if crashes == Some(Moment::Before) {
+                operator.is_dead = true;
+                return;
+            }
+            self.carry_out(operator, effect, crashes.is_some(), &mut emptied);
+            if crashes.is_some() {
+                operator.is_dead = true;
+                return;
+            }
+        }
+        for side in emptied {
+            self.observe_side(operator, side);
+        }
+    }
+
+    fn carry_out(&mut self, operator: &mut Operator, effect: Effect, crashes: bool, emptied: &mut Vec<Side>) {
+        match effect {
+            Effect::Call(call) => {
+                assert!(!operator.is_calling, "{call:?} begins while another call is under way");
+                operator.is_calling = true;
+                self.check(&call);
+                if crashes {
+                    self.execute(&call);
+                }
+                operator.call = Some(call);
+            }
+            Effect::Command { side, request, .. } => {
+                let mode = match request {
+                    Request::Admit => "Admit",
+                    Request::Drain { .. } => "Drain",
+                    Request::Drop => "Drop",
+                    Request::Hello { .. } | Request::Ping { .. } => panic!("{request:?} is no command"),
+                };
+                self.modes[side] = Some(mode);
+                if mode != "Admit" {
+                    assert_ne!(self.status.serving, Some(side), "{mode} to the side that serves");
+                    if self.drains_finish {
+                        self.sessions[side] = 0;
+                        emptied.push(side);
+                    }
+                }
+            }
+            Effect::Publish(notice) => self.announced.push(notice.text(&self.pair).reason),
+            Effect::Switched(_) => self.switched += 1,
+            Effect::Stop(reason) => operator.stopped = Some(reason),
+            Effect::Recheck(..) | Effect::ReadGateways(..) => {}
+        }
+    }
+
+    /// What must hold whenever a call begins.
+    fn check(&self, call: &Call) {
+        let Call::PatchSelector(side) = call else { return };
+        let stored = [self.status.serving, self.status.target];
+        assert!(
+            stored.contains(&Some(*side)),
+            "no intent to go to {side:?} is stored: {:?}",
+            self.calls
+        );
+        let is_repair = self.selects == Selects::Other;
+        assert!(
+            is_repair || self.life[*side] == Life::Alive,
+            "{side:?} cannot serve: {:?}",
+            self.calls
+        );
+    }
+
+    /// Takes the call that is under way; its outcome is up to the test.
+    pub fn take_call(&mut self, operator: &mut Operator) -> Call {
+        operator.call.take().expect("no call is under way")
+    }
+
+    /// Ends a call.
+    pub fn answer(&mut self, operator: &mut Operator, call: Call, fault: Fault) {
+        operator.is_calling = false;
+        operator.call = None;
+        let outcome = match fault {
+            Fault::None => Ok(self.execute(&call)),
+            Fault::AnswerLost => {
+                self.execute(&call);
+                Err(CallError::Failed)
+            }
+            Fault::Refused => Err(CallError::Failed),
+            Fault::Gone => Err(CallError::Stop(StopReason::Gone)),
+        };
+        self.feed(operator, Input::Outcome(outcome));
+        self.feed_endpoints(operator);
+    }
+
+    pub fn answer_if_calling(&mut self, operator: &mut Operator, fault: Fault) {
+        if let Some(call) = operator.call.take() {
+            self.answer(operator, call, fault);
+        }
+    }
+
+    fn execute(&mut self, call: &Call) -> Done {
+        match call {
+            Call::Read => {
+                return Done::Read(Box::new(Stored {
+                    status: self.status.clone(),
+                    selects: self.selects,
+                }));
+            }
+            Call::WriteStatus(status) => {
+                let word = |side: Option<Side>| side.map_or("", Side::as_str);
+                self.calls.push(if status.serving != self.status.serving {
+                    format!("status serving={}", word(status.serving))
+                } else if status.target != self.status.target {
+                    format!("status target={}", word(status.target))
+                } else {
+                    "status".to_owned()
+                });
+                self.status = (**status).clone();
+            }
+            Call::PatchSelector(side) => {
+                self.calls.push(format!("selector {}", side.as_str()));
+                self.selects = Selects::Side(*side);
+            }
+            Call::DeletePod { name, .. } => self.calls.push(format!("delete {name}")),
+        }
+        Done::Written
+    }
+
+    /// Answers calls until none is left.
+    pub fn run(&mut self, operator: &mut Operator) {
+        for _ in 0..1000 {
+            if operator.is_dead {
+                return;
+            }
+            match operator.call.take() {
+                Some(call) => self.answer(operator, call, Fault::None),
+                None => return,
+            }
+        }
+        panic!("there is no end to the calls: {:?}", &self.calls[..20]);
+    }
+
+    /// Lets time pass, and answers calls.
+    pub fn pass(&mut self, operator: &mut Operator, by: Duration) {
+        let end = self.now.monotonic + by;
+        self.run(operator);
+        while self.step(operator, end) {
+            self.run(operator);
+        }
+        self.run(operator);
+    }
+
+    /// Lets time pass, and answers no call.
+    pub fn pass_without_calls(&mut self, operator: &mut Operator, by: Duration) {
+        let end = self.now.monotonic + by;
+        while self.step(operator, end) {}
+    }
+
+    /// Lets time pass and answers calls until `done`.
+    pub fn pass_until(&mut self, operator: &mut Operator, by: Duration, done: impl Fn(&Self) -> bool) {
+        let end = self.now.monotonic + by;
+        loop {
+            while let Some(call) = operator.call.take() {
+                self.answer(operator, call, Fault::None);
+                if done(self) {
+                    return;
+                }
+            }
+            assert!(self.step(operator, end), "it did not happen: {:?}", self.calls);
+        }
+    }
+
+    /// Goes on to the next moment at which the machine wants to wake up, or to `end`. Whether there is more time left.
+    fn step(&mut self, operator: &mut Operator, end: Instant) -> bool {
+        let wake = operator.machine.wake_at().filter(|_| !operator.is_dead);
+        let next = wake.map_or(end, |wake| wake.min(end)).max(self.now.monotonic);
+        assert!(
+            wake.is_none_or(|wake| wake > self.now.monotonic),
+            "it wakes up for nothing"
+        );
+        self.now = self.later(next.duration_since(self.now.monotonic));
+        self.feed(operator, Input::Tick);
+        self.now.monotonic < end
+    }
+
+    pub fn assert_moved(&self, to: Side, kind: SwitchKind) {
+        assert_eq!(self.status.serving, Some(to), "{:?}", self.calls);
+        assert_eq!(self.selects, Selects::Side(to), "{:?}", self.calls);
+        assert_eq!(self.status.target, Some(to));
+        assert_eq!(self.status.history.first().map(|switch| switch.kind), Some(kind));
+    }
+}

@@ -1,0 +1,130 @@
+//! What is published as Kubernetes Events, in words.
+
+use jiff::Timestamp;
+
+use super::{
+    expiry::{Certificate, Stage},
+    pair::Pair,
+};
+use crate::api::{Side, Switch, SwitchKind};
+
+/// Something that users are told once.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Notice {
+    /// A switch is finished.
+    Switched(Box<Switch>),
+    /// A switch was given up because its target went down; this side goes on serving.
+    Withdrawn(Side),
+    /// A pod was deleted because its gate answers nothing.
+    PodDeleted(String),
+    /// A gate rejected a command.
+    CommandRejected {
+        /// Name of the gate's pod.
+        pod: String,
+        /// In the gate's words.
+        message: String,
+    },
+    /// A certificate expires soon, or has expired.
+    Certificate {
+        /// The side that shows it.
+        side: Side,
+        /// Which one.
+        certificate: Certificate,
+        /// Its end of validity.
+        expires: Timestamp,
+        /// How far away that is.
+        stage: Stage,
+    },
+}
+
+/// The text of an Event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventText {
+    /// Whether somebody should look at it.
+    pub warning: bool,
+    /// One word. It tells apart what must not be merged: Kubernetes keeps the first note of a repeated Event.
+    pub reason: String,
+    /// What happened.
+    pub note: String,
+    /// What the operator did, or the user should do, in one word.
+    pub action: String,
+}
+
+impl Notice {
+    /// The Event about it on `pair`.
+    #[must_use]
+    pub fn text(&self, pair: &Pair) -> EventText {
+        match self {
+            Self::Switched(switch) => switched(switch, pair),
+            Self::Withdrawn(side) => EventText {
+                warning: true,
+                reason: "SwitchWithdrawn".to_owned(),
+                note: format!(
+                    "the {} side went down before the switch to it was finished; the {} side goes on serving",
+                    side.other().label(),
+                    side.label()
+                ),
+                action: format!("Stay{}", side.as_str()),
+            },
+            Self::PodDeleted(pod) => EventText {
+                warning: true,
+                reason: "ProxyPodDeleted".to_owned(),
+                note: format!("deleted pod {pod}: its gate does not answer, and sessions on it would hang"),
+                action: "DeletePod".to_owned(),
+            },
+            Self::CommandRejected { pod, message } => EventText {
+                warning: true,
+                reason: "CommandRejected".to_owned(),
+                note: format!("the gate in pod {pod} rejected a command: {message}"),
+                action: "Command".to_owned(),
+            },
+            Self::Certificate {
+                side,
+                certificate,
+                expires,
+                stage,
+            } => certificate_text(*side, *certificate, *expires, *stage, pair),
+        }
+    }
+}
+
+fn switched(switch: &Switch, pair: &Pair) -> EventText {
+    let from = switch.to.other();
+    let server = |side: Side| &pair.spec.side(side).object_server.name;
+    let cause = switch.cause.map(|cause| cause.as_str());
+    EventText {
+        warning: switch.kind == SwitchKind::Failover,
+        reason: format!("{}{}", switch.kind.as_str(), cause.unwrap_or_default()),
+        note: format!(
+            "{} from {} ({}) to {} ({}) in {}{}",
+            switch.kind.as_str(),
+            from.label(),
+            server(from),
+            switch.to.label(),
+            server(switch.to),
+            switch.duration,
+            cause.map(|cause| format!(": {cause}")).unwrap_or_default(),
+        ),
+        action: format!("To{}", switch.to.as_str()),
+    }
+}
+
+fn certificate_text(side: Side, certificate: Certificate, expires: Timestamp, stage: Stage, pair: &Pair) -> EventText {
+    let declared = pair.spec.side(side);
+    let (owner, name) = match certificate {
+        Certificate::Listener => ("Proxy", &declared.server_name),
+        Certificate::ObjectServer => ("ObjectServer", &declared.object_server.name),
+    };
+    let (reason, when) = match stage {
+        Stage::Ended => ("CertificateExpired", "has expired".to_owned()),
+        Stage::Ending { days: 0 } => ("CertificateExpiring", "expires in less than a day".to_owned()),
+        Stage::Ending { days: 1 } => ("CertificateExpiring", "expires in 1 day".to_owned()),
+        Stage::Ending { days } => ("CertificateExpiring", format!("expires in {days} days")),
+    };
+    EventText {
+        warning: true,
+        reason: reason.to_owned(),
+        note: format!("the certificate of {name} {when} ({expires}): renew it"),
+        action: format!("Renew{}{owner}", side.as_str()),
+    }
+}

@@ -1,0 +1,427 @@
+//! Starts and stops the checks of one pair: two for each gate, one for each ObjectServer. They only observe; what they observe comes back
+//! with the number of the checks that observed it, so that what older ones still say is left out.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+};
+
+use super::Handover;
+use crate::{
+    api::{Engine, Side, Sides},
+    check::{
+        Check, Credentials, GateCommands, Login, Observation, Refusals, check_gate, check_objectserver, check_path,
+    },
+    dial::{Address, Dialer},
+    domain::{
+        children::{CHECK_PORT, CONTROL_PORT},
+        evidence::{Fault, Link, Timing},
+        machine::{GateObservation, Input, PodView, ServerObservation, Source},
+        pair::Pair,
+        resync::ServerState,
+    },
+    protocol::Request,
+    tls::ObjectServerTls,
+};
+
+/// The operator's keys for the gates of one pair.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// What it shows and trusts.
+    pub config: Arc<ClientConfig>,
+    /// The certificate, in PEM: tells new keys from old ones.
+    pub certificate: String,
+}
+
+/// What a worker has its checks do.
+pub trait Checks: Send {
+    /// Takes what is declared now. Returns the sources whose checks were restarted.
+    fn declare(&mut self, handover: &Handover) -> Vec<(Side, Source)>;
+    /// Takes the pods of both sides. Returns the sources whose checks were restarted.
+    fn assign(&mut self, pods: &Sides<Vec<PodView>>) -> Vec<(Side, Source)>;
+    /// Commands a gate, now and on each new connection.
+    fn command(&mut self, side: Side, gate: &str, request: Request);
+    /// Asks a gate for a report now.
+    fn recheck(&mut self, side: Side, gate: &str);
+    /// Has an ObjectServer asked for its gateways too, or no longer.
+    fn read_gateways(&mut self, side: Side, wanted: bool);
+    /// The input that an observation is, unless its checks have been replaced.
+    fn input(&self, observed: Observed) -> Option<Input>;
+}
+
+/// An observation, with the checks that made it.
+#[derive(Debug)]
+pub struct Observed {
+    pub side: Side,
+    pub source: Source,
+    pub number: u64,
+    pub observation: Observation,
+}
+
+/// The checks of one pair.
+pub struct PairChecks {
+    identity: String,
+    term: u64,
+    out: mpsc::Sender<Observed>,
+    declared: Option<Declared>,
+    sides: Sides<SideChecks>,
+    /// Numbers given to checks so far.
+    numbers: u64,
+}
+
+/// What the checks of both sides need.
+#[derive(Clone)]
+struct Declared {
+    keys: Option<Keys>,
+    gate_name: ServerName<'static>,
+    timing: Timing,
+    login: Option<Credentials>,
+    servers: Sides<Server>,
+}
+
+impl Declared {
+    fn certificate(&self) -> Option<&str> {
+        self.keys.as_ref().map(|keys| keys.certificate.as_str())
+    }
+}
+
+/// How to reach an ObjectServer, and what it must prove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Server {
+    address: Address,
+    /// The name that it must say, and must have in its certificate.
+    name: String,
+    /// Who may have issued its certificate, in PEM, if it speaks TLS. Without any, nobody is trusted.
+    authorities: Option<Arc<Vec<u8>>>,
+    /// The user lets a password travel to it in the clear.
+    allow_plaintext: bool,
+    /// The name of the proxy server between the gate and it, if there is one.
+    proxy: Option<String>,
+}
+
+struct SideChecks {
+    gates: BTreeMap<String, GateChecks>,
+    server: Option<Running>,
+    /// What both sessions of the side know of rejected logins.
+    refusals: Arc<Refusals>,
+    gateways: watch::Sender<bool>,
+}
+
+struct GateChecks {
+    ip: Option<IpAddr>,
+    commands: watch::Sender<GateCommands>,
+    running: Option<Running>,
+}
+
+/// Tasks that end together.
+struct Running {
+    number: u64,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl PairChecks {
+    /// No checks yet. `term` is that of the leadership under which gates are commanded.
+    pub fn new(identity: &str, term: u64, out: mpsc::Sender<Observed>) -> Self {
+        Self {
+            identity: identity.to_owned(),
+            term,
+            out,
+            declared: None,
+            sides: Sides::from_fn(|_| SideChecks {
+                gates: BTreeMap::new(),
+                server: None,
+                refusals: Arc::default(),
+                gateways: watch::Sender::new(false),
+            }),
+            numbers: 0,
+        }
+    }
+
+    fn start_server(&mut self, side: Side) {
+        let Some(declared) = self.declared.clone() else { return };
+        let server = &declared.servers[side];
+        let login = self.login(&declared, side, Check::Direct);
+        let (number, out) = self.relay(side, Source::Server);
+        let mut running = Running {
+            number,
+            tasks: Vec::new(),
+        };
+        match dialer(server, &declared.timing) {
+            Ok(dialer) => running.spawn(check_objectserver(dialer, declared.timing, login, out)),
+            Err(message) => running.spawn(async move {
+                let link = Link::Failed {
+                    since: tokio::time::Instant::now().into_std(),
+                    fault: Fault::Tls,
+                    message,
+                };
+                let _ = out.send(Observation::Link(Check::Direct, link)).await;
+            }),
+        }
+        self.sides[side].server = Some(running);
+    }
+
+    fn start_gate(&mut self, side: Side, uid: &str) {
+        let Some(declared) = self.declared.clone() else { return };
+        let Some(gate) = self.sides[side].gates.get_mut(uid) else {
+            return;
+        };
+        gate.running = None;
+        let (Some(ip), Some(keys)) = (gate.ip, declared.keys.as_ref()) else {
+            return;
+        };
+        let commands = gate.commands.subscribe();
+        let login = self.login(&declared, side, Check::Path);
+        let (number, out) = self.relay(side, Source::Gate(uid.to_owned()));
+        let mut running = Running {
+            number,
+            tasks: Vec::new(),
+        };
+        running.spawn(check_gate(
+            SocketAddr::new(ip, CONTROL_PORT),
+            declared.gate_name.clone(),
+            Arc::clone(&keys.config),
+            declared.timing,
+            commands,
+            out.clone(),
+        ));
+        running.spawn(check_path(
+            SocketAddr::new(ip, CHECK_PORT),
+            declared.gate_name.clone(),
+            Arc::clone(&keys.config),
+            declared.timing,
+            login,
+            out,
+        ));
+        if let Some(gate) = self.sides[side].gates.get_mut(uid) {
+            gate.running = Some(running);
+        }
+    }
+
+    fn login(&self, declared: &Declared, side: Side, check: Check) -> Option<Login> {
+        let server = &declared.servers[side];
+        // There is TLS up to the gate, and the proxy server is in the gate's pod.
+        let is_private = server.authorities.is_some() || (check == Check::Path && server.proxy.is_some());
+        declared.login.clone().map(|credentials| Login {
+            credentials: Arc::new(credentials),
+            allow_plaintext: server.allow_plaintext || is_private,
+            object_server: server.name.clone(),
+            proxy: server.proxy.clone(),
+            gateways: self.sides[side].gateways.subscribe(),
+            refusals: Arc::clone(&self.sides[side].refusals),
+        })
+    }
+
+    /// A channel whose observations arrive with side, source and a new number on them. The task that carries them ends with the sender.
+    fn relay(&mut self, side: Side, source: Source) -> (u64, mpsc::Sender<Observation>) {
+        self.numbers += 1;
+        let (number, out) = (self.numbers, self.out.clone());
+        let (sender, mut receiver) = mpsc::channel(16);
+        tokio::spawn(async move {
+            while let Some(observation) = receiver.recv().await {
+                let observed = Observed {
+                    side,
+                    source: source.clone(),
+                    number,
+                    observation,
+                };
+                if out.send(observed).await.is_err() {
+                    return;
+                }
+            }
+        });
+        (number, sender)
+    }
+
+    fn restart_gates(&mut self, side: Side) -> Vec<(Side, Source)> {
+        let gates: Vec<_> = self.sides[side].gates.keys().cloned().collect();
+        for uid in &gates {
+            self.start_gate(side, uid);
+        }
+        gates.into_iter().map(|uid| (side, Source::Gate(uid))).collect()
+    }
+}
+
+impl Running {
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.push(tokio::spawn(task).abort_handle());
+    }
+}
+
+impl Checks for PairChecks {
+    fn declare(&mut self, handover: &Handover) -> Vec<(Side, Source)> {
+        let before = self.declared.take();
+        let declared = declared(handover, before.as_ref());
+        let same = |side: Side| {
+            before.as_ref().is_some_and(|before| {
+                (&before.login, &before.servers[side], before.timing)
+                    == (&declared.login, &declared.servers[side], declared.timing)
+            })
+        };
+        let (same_server, same_keys) = (
+            Sides::from_fn(same),
+            before
+                .as_ref()
+                .is_some_and(|before| before.certificate() == declared.certificate()),
+        );
+        self.declared = Some(declared);
+        let mut restarted = Vec::new();
+        for side in Side::BOTH {
+            if !same_server[side] {
+                self.sides[side].refusals = Arc::default();
+                self.start_server(side);
+                restarted.push((side, Source::Server));
+            }
+            if !same_server[side] || !same_keys {
+                restarted.extend(self.restart_gates(side));
+            }
+        }
+        restarted
+    }
+
+    fn assign(&mut self, pods: &Sides<Vec<PodView>>) -> Vec<(Side, Source)> {
+        let mut restarted = Vec::new();
+        for (side, pods) in pods.iter() {
+            self.sides[side]
+                .gates
+                .retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
+            for pod in pods {
+                let known = self.sides[side].gates.get(&pod.uid).map(|gate| gate.ip);
+                if known == Some(pod.ip) {
+                    continue;
+                }
+                let commands = GateCommands {
+                    holder: self.identity.clone(),
+                    term: self.term,
+                    command: None,
+                    ask: 0,
+                };
+                let gate = GateChecks {
+                    ip: pod.ip,
+                    commands: watch::Sender::new(commands),
+                    running: None,
+                };
+                self.sides[side].gates.insert(pod.uid.clone(), gate);
+                self.start_gate(side, &pod.uid);
+                if known.is_some() {
+                    restarted.push((side, Source::Gate(pod.uid.clone())));
+                }
+            }
+        }
+        restarted
+    }
+
+    fn command(&mut self, side: Side, gate: &str, request: Request) {
+        if let Some(gate) = self.sides[side].gates.get(gate) {
+            gate.commands.send_modify(|commands| commands.command = Some(request));
+        }
+    }
+
+    fn recheck(&mut self, side: Side, gate: &str) {
+        if let Some(gate) = self.sides[side].gates.get(gate) {
+            gate.commands.send_modify(|commands| commands.ask += 1);
+        }
+    }
+
+    fn read_gateways(&mut self, side: Side, wanted: bool) {
+        self.sides[side].gateways.send_replace(wanted);
+    }
+
+    fn input(&self, observed: Observed) -> Option<Input> {
+        let Observed {
+            side,
+            source,
+            number,
+            observation,
+        } = observed;
+        let checks = &self.sides[side];
+        let running = match &source {
+            Source::Server => checks.server.as_ref(),
+            Source::Gate(uid) => checks.gates.get(uid).and_then(|gate| gate.running.as_ref()),
+        };
+        running.filter(|running| running.number == number)?;
+        input(side, source, observation)
+    }
+}
+
+/// The input that an observation is. What the path session learns about the ObjectServer only proves the path.
+pub fn input(side: Side, source: Source, observation: Observation) -> Option<Input> {
+    let gate = |observation| match source {
+        Source::Gate(uid) => Some(Input::Gate(side, uid, observation)),
+        Source::Server => None,
+    };
+    let server = |observation| Some(Input::Server(side, observation));
+    match observation {
+        Observation::Link(Check::Control, link) => gate(GateObservation::Control(link)),
+        Observation::Link(Check::Path, link) => gate(GateObservation::Path(link)),
+        Observation::Report { at, report } => gate(GateObservation::Report(at, Box::new(report))),
+        Observation::Link(Check::Direct, link) => server(ServerObservation::Direct(link)),
+        Observation::Server(info) if info.check == Check::Direct => server(ServerObservation::State(ServerState {
+            asked: info.asked,
+            answered: info.answered,
+            acting_primary: info.acting_primary,
+            gateways: info.gateways,
+            attached_since: None,
+        })),
+        Observation::Server(_) => None,
+        Observation::Expires(expires) => server(ServerObservation::CertificateExpires(expires)),
+    }
+}
+
+/// What is declared now, with what `before` knows where the handover lacks it: a Secret or a bundle that has gone missing ends no check.
+fn declared(handover: &Handover, before: Option<&Declared>) -> Declared {
+    let pair = &handover.pair;
+    let login = handover.login.clone().or_else(|| before?.login.clone());
+    Declared {
+        keys: handover.keys.clone().or_else(|| before?.keys.clone()),
+        gate_name: pair.gate_name.clone(),
+        timing: Timing::from(&pair.spec.health_check),
+        login: login.filter(|_| pair.spec.health_check.login.is_some()),
+        servers: Sides::from_fn(|side| {
+            let known = || before?.servers[side].authorities.clone();
+            server(pair, side, handover.authorities[side].clone().or_else(known))
+        }),
+    }
+}
+
+fn server(pair: &Pair, side: Side, authorities: Option<Arc<Vec<u8>>>) -> Server {
+    let (declared, login) = (pair.spec.side(side), pair.spec.health_check.login.as_ref());
+    let is_proxied = pair.spec.proxy.engine == Engine::Proxyserv;
+    Server {
+        address: pair.object_server(side).clone(),
+        name: declared.object_server.name.clone(),
+        authorities: declared
+            .object_server
+            .tls
+            .as_ref()
+            .map(|_| authorities.unwrap_or_default()),
+        allow_plaintext: login.is_some_and(|login| login.allow_plaintext_login),
+        proxy: is_proxied.then(|| declared.server_name.clone()),
+    }
+}
+
+/// A dialer that takes silence for absence after `unresponsiveAfter`; or why the CA bundle cannot be used.
+fn dialer(server: &Server, timing: &Timing) -> Result<Dialer, String> {
+    let dialer = Dialer::new(server.address.clone(), timing.unresponsive_after);
+    match &server.authorities {
+        None => Ok(dialer),
+        Some(authorities) => match ObjectServerTls::new(authorities, &server.name) {
+            Ok(tls) => Ok(dialer.with_tls(tls)),
+            Err(error) => Err(error.to_string()),
+        },
+    }
+}

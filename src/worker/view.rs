@@ -1,0 +1,115 @@
+//! Pods and endpoints of one pair, as the caches have them.
+
+use std::{net::IpAddr, sync::Arc};
+
+use jiff::Timestamp;
+use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
+use kube::{ResourceExt, runtime::reflector::Store};
+use tokio::time::Instant;
+
+use crate::{
+    api::{LABEL_PAIR, LABEL_ROLE, LABEL_SIDE, ROLE_VIRTUAL, Side, Sides},
+    cluster::Cluster,
+    domain::{children, machine::PodView, now::Now, pair::Pair, trouble::trouble},
+};
+
+/// What a worker knows of its surroundings beside its own checks.
+pub trait View: Send {
+    /// The time.
+    fn now(&self) -> Now;
+    /// The pods of each side that have not ended.
+    fn pods(&self, pair: &Pair) -> Sides<Vec<PodView>>;
+    /// The addresses in the EndpointSlices of the virtual Service.
+    fn endpoints(&self, pair: &Pair) -> Vec<IpAddr>;
+}
+
+/// The operator's caches.
+pub struct ClusterView(Arc<Cluster>);
+
+impl ClusterView {
+    pub fn new(cluster: Arc<Cluster>) -> Self {
+        Self(cluster)
+    }
+}
+
+impl View for ClusterView {
+    fn now(&self) -> Now {
+        Now {
+            monotonic: Instant::now().into_std(),
+            wall: Timestamp::now(),
+        }
+    }
+
+    fn pods(&self, pair: &Pair) -> Sides<Vec<PodView>> {
+        Sides::from_fn(|side| {
+            let pods = self.0.pods.state_filter(of_side(pair, side));
+            let mut views: Vec<_> = pods.iter().map(|pod| pod_view(pod)).collect();
+            views.sort_by(|a, b| a.uid.cmp(&b.uid));
+            views
+        })
+    }
+
+    fn endpoints(&self, pair: &Pair) -> Vec<IpAddr> {
+        let service = pair.service_name();
+        let is_ours = |slice: &EndpointSlice| {
+            let label = |key: &str| slice.labels().get(key).map(String::as_str);
+            slice.metadata.namespace.as_deref() == Some(&pair.namespace)
+                && label("kubernetes.io/service-name") == Some(&service)
+                && label(LABEL_ROLE) == Some(ROLE_VIRTUAL)
+                && label(LABEL_PAIR) == Some(&pair.name)
+        };
+        let mut addresses: Vec<IpAddr> = self
+            .0
+            .slices
+            .state_filter(is_ours)
+            .iter()
+            .flat_map(|slice| &slice.endpoints)
+            .flat_map(|endpoint| &endpoint.addresses)
+            .filter_map(|address| address.parse().ok())
+            .collect();
+        addresses.sort();
+        addresses.dedup();
+        addresses
+    }
+}
+
+fn pod_view(pod: &Pod) -> PodView {
+    PodView {
+        uid: pod.uid().unwrap_or_default(),
+        name: pod.name_any(),
+        ip: pod
+            .status
+            .as_ref()
+            .and_then(|status| status.pod_ip.as_ref())
+            .and_then(|ip| ip.parse().ok()),
+        created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        terminating_until: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
+        failure: pod.status.as_ref().and_then(trouble),
+        template: children::template_of(&pod.metadata).map(str::to_owned),
+    }
+}
+
+/// The address of the node that the newest pod of `side` runs on.
+pub fn node_of(pods: &Store<Pod>, pair: &Pair, side: Side) -> Option<String> {
+    let on_a_node = |pod: &Pod| host(pod).is_some() && of_side(pair, side)(pod);
+    let newest = pods
+        .state_filter(on_a_node)
+        .into_iter()
+        .max_by_key(|pod| pod.metadata.creation_timestamp.clone().map(|time| time.0))?;
+    host(&newest).map(str::to_owned)
+}
+
+fn host(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.host_ip.as_deref()
+}
+
+fn of_side(pair: &Pair, side: Side) -> impl Fn(&Pod) -> bool {
+    move |pod| {
+        let label = |key| pod.labels().get(key).map(String::as_str);
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        pod.metadata.namespace.as_deref() == Some(&pair.namespace)
+            && label(LABEL_PAIR) == Some(&pair.name)
+            && label(LABEL_SIDE) == Some(side.label())
+            && !matches!(phase, Some("Failed" | "Succeeded"))
+    }
+}
