@@ -17,7 +17,7 @@ help: ## Print this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: load ## Watch a failover and a failback on a cluster that this builds and starts
-	@cargo test --quiet --locked --test demo
+	@cargo test --quiet --locked --package testkit --test demo
 
 test: check e2e ## Every check there is (CLUSTER=current IMAGE=… STAND_INS=… NCO_PROXYSERV=… for a cluster of your own)
 
@@ -28,7 +28,7 @@ fmt:
 
 lint:
 	@cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
-	@cargo clippy --quiet --locked --test e2e --test demo --test bench_failover -- -D warnings # not among --all-targets: plain `cargo test` leaves them alone
+	@cargo clippy --quiet --locked --workspace --test e2e --test demo --test bench_failover --test chart_on_cluster -- -D warnings # not among --all-targets: plain `cargo test` leaves them alone
 	@shellcheck --external-sources tests/cluster/cluster tests/cluster/image tests/cluster/lib/*.sh tests/clients/install fuzz/run fuzz/instrument .ci/run
 
 deny: $(CARGO_DENY) # licences, duplicate versions and sources of the dependencies
@@ -48,11 +48,11 @@ chart: ## Test the chart alone, without a cluster
 	@cargo test --quiet --locked --test chart
 
 e2e: load ## The end-to-end tests (E2E=name for those whose name has it)
-	@cargo test --quiet --locked --test chart_on_cluster -- --ignored $(E2E)
-	@cargo test --quiet --locked --test e2e -- $(E2E)
+	@cargo test --quiet --locked --package testkit --test chart_on_cluster -- --ignored $(E2E)
+	@cargo test --quiet --locked --package testkit --test e2e -- $(E2E)
 
 bench-failover: load ## Measure outages and where the time goes (RUNS=20, RUNS_NODE=20)
-	@cargo test --quiet --locked --test bench_failover
+	@cargo test --quiet --locked --package testkit --test bench_failover
 
 fuzz: packages ## Fuzz without an end, guided by coverage (TARGET=codec, tracker or common_name; INPUT=file for one input)
 	@fuzz/run $(TARGET) $(INPUT)

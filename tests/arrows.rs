@@ -170,3 +170,21 @@ fn decisions_are_pure() {
         }
     }
 }
+
+/// Cargo looks for no tests by itself, as some of those in `tests` belong to testkit.
+#[test]
+fn every_test_belongs_to_a_package() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifests = ["Cargo.toml", "testkit/Cargo.toml"].map(|path| fs::read_to_string(root.join(path)).unwrap());
+    for entry in fs::read_dir(root.join("tests")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.join("main.rs").exists() || path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            let test = format!("[[test]]\nname = \"{name}\"\n");
+            assert!(
+                manifests.iter().any(|manifest| manifest.contains(&test)),
+                "no package has the test {name}"
+            );
+        }
+    }
+}

@@ -2,14 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "support/auditor/timeline.rs"]
-#[allow(dead_code, reason = "the end-to-end tests use the rest")]
-mod timeline;
-
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use timeline::{Change, Kind, Object, SIDE, judge};
+use testkit::auditor::timeline::{Change, Kind, Object, SIDE, judge};
 
 fn labels() -> BTreeMap<String, String> {
     BTreeMap::from([("pair".to_owned(), "v".to_owned())])

@@ -2,15 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support {
-    pub mod helm;
-}
-
 use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::{Value, json};
-use support::helm::{REPOSITORY, chart, in_repository, rendered, rendered_as, run, run_refused};
+use testkit::helm::{REPOSITORY, chart, in_repository, rendered, rendered_as, run, run_refused};
 
 #[track_caller]
 fn refused(values: &[&str]) -> String {
@@ -20,7 +16,7 @@ fn refused(values: &[&str]) -> String {
     run_refused("helm", &args)
 }
 
-fn container(objects: &support::helm::Objects) -> Value {
+fn container(objects: &testkit::helm::Objects) -> Value {
     objects.one("Deployment")["spec"]["template"]["spec"]["containers"][0].clone()
 }
 

@@ -5,10 +5,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support {
-    pub mod helm;
-}
-
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::helm::{attempt, chart, in_repository, run, run_refused};
+use testkit::helm::{attempt, chart, in_repository, run, run_refused};
 
 /// How long anything that a test waits for may take.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -598,7 +594,7 @@ fn the_api_server_accepts_whatever_the_chart_renders() {
             "--namespace",
             release,
             "--set",
-            support::helm::REPOSITORY,
+            testkit::helm::REPOSITORY,
         ];
         args.extend(values.iter().flat_map(|value| ["--set", value]));
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("rendered-{}.yaml", std::process::id()));

@@ -3,10 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support {
-    pub mod programs;
-}
-
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::process::{Command, Output, Stdio};
@@ -14,7 +10,8 @@ use std::process::{Command, Output, Stdio};
 use proxypair::tds::client::{ANSWER_MAX, Client, LoginError, PasswordPolicy};
 use proxypair::tds::login::LoginRecord;
 use proxypair::tds::wire::ByteOrder;
-use support::programs::{DEADLINE, Directory, ObjectServer};
+use testkit::directory::Directory;
+use testkit::programs::{DEADLINE, ObjectServer};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 

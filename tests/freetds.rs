@@ -4,16 +4,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support {
-    pub mod programs;
-}
-
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
 
-use support::programs::{Directory, ObjectServer};
+use testkit::directory::Directory;
+use testkit::programs::ObjectServer;
 
 /// Exit code of `bsqldb` when a login was refused.
 const LOGIN_REFUSED: i32 = 14;

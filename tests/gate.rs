@@ -2,10 +2,6 @@
 // Clippy's allowance for tests does not reach helpers outside test functions.
 #![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "the tests of TLS use the rest")]
-#[path = "support/gate.rs"]
-mod support;
-
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,45 +11,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
-use support::{
-    Authority, Gate, Manners, ObjectServer, Operator, Probe, connect_tls, is_refused, login, next_id, request, until,
-    within,
+use testkit::gate::{
+    Authority, Gate, Manners, ObjectServer, Operator, Probe, SECOND, connect_tls, drain, is_refused, login, next_id,
+    request, until, why, within,
 };
-
-const SECOND: Duration = Duration::from_secs(1);
-
-fn drain(grace: Duration, connections_per_second: u32) -> Request {
-    Request::Drain {
-        grace_period_ms: u64::try_from(grace.as_millis()).unwrap(),
-        connections_per_second,
-    }
-}
-
-fn is_away(upstream: &Upstream, expected: UnreachableCause) -> bool {
-    matches!(upstream, Upstream::Unreachable { cause, .. } if *cause == expected)
-}
-
-/// How many sessions ended in a way, by the gate's own count.
-async fn ended(gate: &Gate, how: &str) -> f64 {
-    gate.metric(&format!("proxypair_gate_sessions_ended_total{{how=\"{how}\"}}"))
-        .await
-}
-
-async fn refused(gate: &Gate, reason: &str) -> f64 {
-    gate.metric(&format!("proxypair_gate_sessions_refused_total{{reason=\"{reason}\"}}"))
-        .await
-}
 
 #[tokio::test]
 async fn refuses_probes_while_its_objectserver_is_away() {
     let address = ObjectServer::free_address();
     let gate = Gate::start(address, &[]);
     let mut operator = gate.operator("a", 1).await;
-    operator
-        .report("says why", |report| {
-            is_away(&report.upstream, UnreachableCause::Refused)
-        })
-        .await;
+    operator.away(UnreachableCause::Refused).await;
     assert!(is_refused(gate.probes()).await);
     let (status, reason) = gate.page("/readyz").await;
     assert_eq!(status, 503);
@@ -61,7 +29,7 @@ async fn refuses_probes_while_its_objectserver_is_away() {
     assert_eq!(gate.page("/livez").await.0, 200);
 
     let server = ObjectServer::start_at(address, Manners::default()).await;
-    operator.report("opens", |report| report.state == GateState::Open).await;
+    operator.open().await;
     assert_eq!(gate.page("/readyz").await.0, 200);
     let mut probe = Probe::log_in(gate.probes()).await.unwrap();
     probe.ask(next_id()).await.unwrap();
@@ -73,21 +41,14 @@ async fn refuses_probes_while_its_objectserver_is_away() {
     println!("session closed {:?} after its ObjectServer", killed.elapsed());
     operator
         .report("closes", |report| {
-            is_away(&report.upstream, UnreachableCause::Refused) && report.sessions == 0
+            why(report).is_some_and(|(cause, _)| cause == UnreachableCause::Refused) && report.sessions == 0
         })
         .await;
     println!("reported {:?} after it", killed.elapsed());
-    until(
-        "refused again",
-        async || is_refused(gate.probes()).await,
-        |refused| *refused,
-    )
-    .await;
+    gate.until_closed().await;
 
     let _server = ObjectServer::start_at(address, Manners::default()).await;
-    operator
-        .report("opens again", |report| report.state == GateState::Open)
-        .await;
+    operator.open().await;
     Probe::log_in(gate.probes()).await.unwrap();
 }
 
@@ -106,18 +67,12 @@ async fn a_silent_objectserver_is_known_within_unresponsive_after() {
     let start = Instant::now();
     let gate = Gate::start(address, &["--unresponsive-after", "2s"]);
     let mut operator = gate.operator("a", 1).await;
-    operator
-        .report("says so", |report| {
-            is_away(&report.upstream, UnreachableCause::TimedOut)
-        })
-        .await;
+    operator.away(UnreachableCause::TimedOut).await;
     println!("known {:?} after the start", start.elapsed());
     assert!(is_refused(gate.probes()).await);
     // Room in the backlog again: the next dial is answered.
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-    operator
-        .report("admits", |report| report.state == GateState::Open)
-        .await;
+    operator.open().await;
     println!("admitting {:?} after the start", start.elapsed());
 }
 
@@ -188,12 +143,7 @@ async fn a_probe_that_closes_its_direction_still_gets_its_answer() {
         |closed| *closed == 1,
     )
     .await;
-    until(
-        "it counts",
-        async || ended(&gate, "Upstream").await,
-        |ended| *ended == 1.0,
-    )
-    .await;
+    gate.until_ended("Upstream", 1.0).await;
 }
 
 #[tokio::test]
@@ -206,12 +156,7 @@ async fn closes_idle_sessions_first_and_busy_ones_at_their_answer() {
     server.hold_answers();
     let id = next_id();
     busy.stream.write_all(&request(id, 100)).await.unwrap();
-    until(
-        "the request arrives",
-        async || server.deeds(|deeds| deeds.received.contains_key(&id)),
-        |arrived| *arrived,
-    )
-    .await;
+    server.until_received(id).await;
 
     operator.send(&drain(60 * SECOND, 1000)).await;
     assert_eq!(idle.closed().await, 0);
@@ -230,7 +175,7 @@ async fn closes_idle_sessions_first_and_busy_ones_at_their_answer() {
             report.sessions == 0 && report.state == GateState::Closed
         })
         .await;
-    assert_eq!(ended(&gate, "DrainedIdle").await, 2.0);
+    assert_eq!(gate.ended("DrainedIdle").await, 2.0);
 }
 
 #[tokio::test]
@@ -266,12 +211,7 @@ async fn closes_the_rest_at_the_deadline_and_a_repeated_command_does_not_move_it
     }
     let taken = start.elapsed();
     assert!(taken >= 2 * SECOND - SECOND / 10, "closed after {taken:?}");
-    until(
-        "it counts",
-        async || ended(&gate, "DrainedDeadline").await,
-        |ended| *ended == 1.0,
-    )
-    .await;
+    gate.until_ended("DrainedDeadline", 1.0).await;
 }
 
 #[tokio::test]
@@ -358,11 +298,9 @@ async fn every_request_that_reaches_the_server_is_answered_to_its_probe_through_
             unanswered.len()
         );
         operator.send(&Request::Admit).await;
-        operator
-            .report("admits again", |report| report.state == GateState::Open)
-            .await;
+        operator.open().await;
     }
-    assert_eq!(ended(&gate, "DrainedDeadline").await, 0.0);
+    assert_eq!(gate.ended("DrainedDeadline").await, 0.0);
 }
 
 #[tokio::test]
@@ -377,9 +315,7 @@ async fn a_drain_stopped_by_admit_leaves_the_others_alone() {
     operator.send(&drain(60 * SECOND, 2)).await;
     operator.report("drains", |report| report.sessions == 9).await;
     operator.send(&Request::Admit).await;
-    operator
-        .report("admits", |report| report.state == GateState::Open)
-        .await;
+    operator.open().await;
     Probe::log_in(gate.probes()).await.unwrap();
     let mut served = 0;
     for probe in &mut probes {
@@ -414,12 +350,7 @@ async fn after_a_cancel_a_drain_waits_for_a_quiet_moment() {
         .await
         .unwrap();
     assert_eq!(probe.closed().await, 0);
-    until(
-        "it counts",
-        async || ended(&gate, "DrainedIdle").await,
-        |ended| *ended == 1.0,
-    )
-    .await;
+    gate.until_ended("DrainedIdle", 1.0).await;
 }
 
 #[tokio::test]
@@ -441,15 +372,13 @@ async fn drops_all_sessions_at_once_and_refuses_until_the_next_admit() {
         report = operator.report("no sessions left", |report| report.sessions == 0).await;
     }
     assert_eq!(report.state, GateState::Closed);
-    until("refused", async || is_refused(gate.probes()).await, |refused| *refused).await;
+    gate.until_closed().await;
     assert_eq!(gate.page("/readyz").await, (503, "closed by command\n".to_owned()));
     server.give_answers();
     operator.send(&Request::Admit).await;
-    operator
-        .report("admits", |report| report.state == GateState::Open)
-        .await;
+    operator.open().await;
     Probe::log_in(gate.probes()).await.unwrap();
-    assert_eq!(ended(&gate, "Dropped").await, 2.0);
+    assert_eq!(gate.ended("Dropped").await, 2.0);
 }
 
 #[tokio::test]
@@ -465,14 +394,9 @@ async fn a_silent_client_costs_one_slot_until_the_login_timeout() {
     // A third one is closed at once.
     let mut third = Probe::connect(gate.probes()).await.unwrap();
     assert_eq!(third.closed().await, 0);
-    assert_eq!(refused(&gate, "Full").await, 1.0);
+    assert_eq!(gate.refused("Full").await, 1.0);
     silent.closed().await;
-    until(
-        "it counts",
-        async || refused(&gate, "LoginTimeout").await,
-        |count| *count == 1.0,
-    )
-    .await;
+    gate.until_refused("LoginTimeout", 1.0).await;
     other.ask(next_id()).await.unwrap();
     // The watch and one session: the silent client never cost the ObjectServer a connection.
     assert_eq!(server.deeds(|deeds| deeds.accepted), 2);
@@ -486,12 +410,7 @@ async fn a_client_that_never_ends_its_login_is_closed_at_the_login_timeout() {
     let mut probe = Probe::connect(gate.probes()).await.unwrap();
     probe.stream.write_all(&login()[..600]).await.unwrap();
     probe.closed().await;
-    until(
-        "it counts",
-        async || ended(&gate, "LoginTimeout").await,
-        |count| *count == 1.0,
-    )
-    .await;
+    gate.until_ended("LoginTimeout", 1.0).await;
 }
 
 #[tokio::test]
@@ -518,12 +437,7 @@ async fn a_client_that_never_ends_a_message_is_closed_at_the_message_timeout() {
         () = trickle => {}
         _ = within("the gate closes the session", read.read_to_end(&mut rest)) => {}
     }
-    until(
-        "it counts",
-        async || ended(&gate, "MessageTimeout").await,
-        |count| *count == 1.0,
-    )
-    .await;
+    gate.until_ended("MessageTimeout", 1.0).await;
     // One that says nothing between messages is left alone.
     idle.ask(next_id()).await.unwrap();
 }
@@ -547,19 +461,14 @@ async fn garbage_is_closed_before_the_objectserver_is_dialled() {
         probe.stream.write_all(bytes).await.unwrap();
         assert_eq!(probe.closed().await, 0);
     }
-    assert_eq!(refused(&gate, "NotLogin").await, 3.0);
-    assert_eq!(refused(&gate, "Tls").await, 1.0);
+    assert_eq!(gate.refused("NotLogin").await, 3.0);
+    assert_eq!(gate.refused("Tls").await, 1.0);
     assert_eq!(server.deeds(|deeds| deeds.accepted), 1);
 
     let mut probe = Probe::log_in(gate.probes()).await.unwrap();
     probe.stream.write_all(&too_short).await.unwrap();
     probe.closed().await;
-    until(
-        "it counts",
-        async || ended(&gate, "Malformed").await,
-        |count| *count == 1.0,
-    )
-    .await;
+    gate.until_ended("Malformed", 1.0).await;
 }
 
 #[tokio::test]
@@ -567,7 +476,7 @@ async fn a_lower_term_cannot_drain() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     let mut old = gate.operator("old", 3).await;
-    old.report("admits", |report| report.state == GateState::Open).await;
+    old.open().await;
     let mut new = gate.operator("new", 4).await;
     new.ping(1).await;
     for command in [drain(SECOND, 1), Request::Drop, Request::Admit] {
@@ -619,7 +528,7 @@ async fn a_client_with_a_certificate_of_another_ca_is_disconnected() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     gate.admitting().await;
-    let foreign = gate.authority.client_known_to(&Authority::new());
+    let foreign = gate.authority.client_known_to(&Authority::create());
     for port in [gate.control(), gate.checks()] {
         // In TLS 1.3 the client learns of its refusal with the first read.
         let read = async {
@@ -693,7 +602,7 @@ async fn reloads_certificates_without_dropping_sessions() {
     .await;
     gate.operator("a", 1).await.ping(1).await;
 
-    let fresh = Authority::new();
+    let fresh = Authority::create();
     fresh.install(gate.tls_directory());
     let mut renewed = until(
         "the new certificates are in force",
@@ -723,10 +632,7 @@ async fn checks_pass_through_a_closed_gate_and_are_not_counted() {
     let server = ObjectServer::start(Manners::default()).await;
     let gate = Gate::start(server.address, &[]);
     let mut operator = gate.admitting().await;
-    let mut check = connect_tls(gate.checks(), gate.authority.client()).await.unwrap();
-    check.write_all(&login()).await.unwrap();
-    let mut answer = [0; 8];
-    within("an answer", check.read_exact(&mut answer)).await.unwrap();
+    let mut check = gate.check().await;
     assert_eq!(operator.ping(1).await.sessions, 0);
     operator.send(&Request::Drop).await;
     operator
@@ -739,9 +645,7 @@ async fn checks_pass_through_a_closed_gate_and_are_not_counted() {
     let mut answer = vec![0; question.len()];
     within("an answer", check.read_exact(&mut answer)).await.unwrap();
     assert_eq!(answer[8..], question[8..]);
-    let mut second = connect_tls(gate.checks(), gate.authority.client()).await.unwrap();
-    second.write_all(&login()).await.unwrap();
-    within("an answer", second.read_exact(&mut [0; 8])).await.unwrap();
+    let _second = gate.check().await;
 
     server.kill().await;
     let mut rest = Vec::new();
@@ -769,7 +673,7 @@ async fn reports_why_it_cannot_listen_and_tries_again() {
     assert_eq!(status, 503);
     assert!(reason.contains("in use"), "{reason}");
     drop(squatter);
-    let report = operator.report("opens", |report| report.state == GateState::Open).await;
+    let report = operator.open().await;
     assert_eq!(report.listen_error, None);
 }
 
@@ -814,17 +718,12 @@ async fn a_terminating_gate_serves_until_the_drain_command_and_then_exits() {
     server.hold_answers();
     let id = next_id();
     probe.stream.write_all(&request(id, 100)).await.unwrap();
-    until(
-        "the request arrives",
-        async || server.deeds(|deeds| deeds.received.contains_key(&id)),
-        |arrived| *arrived,
-    )
-    .await;
+    server.until_received(id).await;
     operator.send(&drain(30 * SECOND, 100)).await;
     operator
         .report("drains", |report| report.state == GateState::Draining)
         .await;
-    until("refused", async || is_refused(gate.probes()).await, |refused| *refused).await;
+    gate.until_closed().await;
     server.give_answers();
     within("the answer", probe.answer()).await.unwrap();
     assert_eq!(probe.closed().await, 0);

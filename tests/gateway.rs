@@ -2,18 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support {
-    pub mod authority;
-    pub mod programs;
-}
-
 use std::net::SocketAddr;
 
 use proxypair::tds::client::Client;
 use proxypair::tds::login::LoginRecord;
 use serde_json::{Value, json};
-use support::authority::Authority;
-use support::programs::{Directory, ObjectServer, Program, api, eventually, free_address};
+use testkit::certificates::Issuer;
+use testkit::directory::Directory;
+use testkit::programs::{ObjectServer, Program, api, eventually, free_address};
 use tokio::net::TcpStream;
 
 const ALL: &str = "select Identifier, Tally, Summary, StateChange, FirstOccurrence, LastOccurrence, ServerName, ServerSerial \
@@ -288,7 +284,7 @@ async fn a_resync_with_locks_holds_up_other_sessions_until_it_is_finished() {
 
 #[tokio::test]
 async fn it_speaks_tls_and_takes_no_server_of_another_name() {
-    let (authority, of_primary, of_backup) = (Authority::new(), Directory::new(), Directory::new());
+    let (authority, of_primary, of_backup) = (Issuer::new("Authority of a test"), Directory::new(), Directory::new());
     let options = |directory: &Directory, name| {
         let options = authority.install(directory.path(), name).options();
         let [certificate, key] = options;

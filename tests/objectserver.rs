@@ -2,11 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support {
-    pub mod authority;
-    pub mod programs;
-}
-
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
@@ -15,8 +10,9 @@ use proxypair::tds::login::LoginRecord;
 use proxypair::tds::packet::{PacketType, write_message};
 use proxypair::tds::wire::ByteOrder;
 use proxypair::tls::ObjectServerTls;
-use support::authority::Authority;
-use support::programs::{DEADLINE, Directory, ObjectServer, eventually};
+use testkit::certificates::Issuer;
+use testkit::directory::Directory;
+use testkit::programs::{DEADLINE, ObjectServer, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -291,7 +287,11 @@ async fn name_over_tls(ca: &str, wanted: &str, server: SocketAddr) -> Result<Opt
 
 #[tokio::test]
 async fn a_renewed_certificate_counts_from_the_next_connection_on() {
-    let (old, new, directory) = (Authority::new(), Authority::new(), Directory::new());
+    let (old, new, directory) = (
+        Issuer::new("Authority of a test"),
+        Issuer::new("Authority of a test"),
+        Directory::new(),
+    );
     let options = old.install(directory.path(), "AGG_P").options();
     let server = ObjectServer::start_with_agent("AGG_P", &options.each_ref().map(String::as_str));
     let name = name_over_tls(&old.pem(), "AGG_P", server.address).await;
@@ -312,7 +312,7 @@ async fn a_renewed_certificate_counts_from_the_next_connection_on() {
 
 #[tokio::test]
 async fn an_old_server_speaks_tls_1_2_only() {
-    let (authority, directory) = (Authority::new(), Directory::new());
+    let (authority, directory) = (Issuer::new("Authority of a test"), Directory::new());
     let [certificate, key] = authority.install(directory.path(), "AGG_P").options();
     let server = ObjectServer::start("AGG_P", &[&certificate, &key, "--tls12-only"]);
     let tls = ObjectServerTls::new(authority.pem().as_bytes(), "AGG_P").unwrap();

@@ -2,11 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support {
-    pub mod authority;
-    pub mod programs;
-}
-
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -19,8 +14,9 @@ use proxypair::{
     },
 };
 use serde_json::{Value, json};
-use support::authority::Authority;
-use support::programs::{Directory, ObjectServer, Program, api, eventually, free_address};
+use testkit::certificates::Issuer;
+use testkit::directory::Directory;
+use testkit::programs::{ObjectServer, Program, api, eventually, free_address};
 
 const PROBES: u64 = 5;
 
@@ -227,7 +223,7 @@ fn ssl_at(address: SocketAddr) -> String {
 
 #[test]
 fn a_probe_takes_any_of_its_common_names_over_tls_and_counts_other_certificates_as_refused() {
-    let authority = Authority::new();
+    let authority = Issuer::new("Authority of a test");
     let [own, other, omni] = [(); 3].map(|()| Directory::new());
     let [certificate, key] = authority.install(own.path(), "PROXY_P").options();
     authority.install(other.path(), "PROXY_X");

@@ -2,11 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support {
-    pub mod authority;
-    pub mod programs;
-}
-
 use std::fs;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -22,8 +17,9 @@ use proxypair::domain::evidence::{Link, Timing};
 use proxypair::tds::client::{Client, LoginError, QueryError};
 use proxypair::tds::login::LoginRecord;
 use proxypair::tds::wire::ByteOrder;
-use support::authority::Authority;
-use support::programs::{DEADLINE, Directory, ObjectServer, Program, eventually, free_address, path_of};
+use testkit::certificates::Issuer;
+use testkit::directory::{Directory, program};
+use testkit::programs::{DEADLINE, ObjectServer, Program, eventually, free_address};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -52,8 +48,8 @@ impl Home {
         for path in ["bin", "etc/security/keys", "omnibus/bin", "omnibus/etc"] {
             fs::create_dir_all(home.path(path)).unwrap();
         }
-        symlink(path_of("proxyserv"), home.path("bin/nco_igen")).unwrap();
-        symlink(path_of("proxyserv"), home.path("omnibus/bin/nco_proxyserv")).unwrap();
+        symlink(program("proxyserv"), home.path("bin/nco_igen")).unwrap();
+        symlink(program("proxyserv"), home.path("omnibus/bin/nco_proxyserv")).unwrap();
         let entry = |name: &str, ssl: &str, address: SocketAddr| {
             format!(
                 "[{name}]\n{{\n\tPrimary: {}{ssl} {}\n}}\n",
@@ -307,7 +303,7 @@ async fn it_stays_and_answers_errors_if_that_is_its_way() {
 
 #[tokio::test]
 async fn its_tls_takes_the_objectserver_of_the_right_name_only() {
-    let (authority, directory) = (Authority::new(), Directory::new());
+    let (authority, directory) = (Issuer::new("Authority of a test"), Directory::new());
     for (name, is_right) in [("AGG_P", true), ("AGG_B", false)] {
         let [certificate, key] = authority.install(directory.path(), name).options();
         let server = objectserver(&[&certificate, &key]);

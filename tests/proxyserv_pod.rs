@@ -3,11 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support {
-    pub mod authority;
-    pub mod programs;
-}
-
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -22,8 +17,9 @@ use proxypair::domain::references::Contents;
 use proxypair::tds::client::Client;
 use proxypair::tds::login::LoginRecord;
 use serde_json::{Value, json};
-use support::authority::Authority;
-use support::programs::{DEADLINE, Directory, ObjectServer, Program, eventually, free_address, path_of};
+use testkit::certificates::Issuer;
+use testkit::directory::{Directory, program};
+use testkit::programs::{DEADLINE, ObjectServer, Program, eventually, free_address};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -52,8 +48,8 @@ impl Machine {
         ] {
             fs::create_dir_all(directory.path().join(path)).unwrap();
         }
-        for program in ["nc/bin/nco_igen", "nc/omnibus/bin/nco_proxyserv"] {
-            symlink(path_of("proxyserv"), directory.path().join(program)).unwrap();
+        for name in ["nc/bin/nco_igen", "nc/omnibus/bin/nco_proxyserv"] {
+            symlink(program("proxyserv"), directory.path().join(name)).unwrap();
         }
         fs::write(directory.path().join("nc/etc/from-the-image"), "").unwrap();
         let object = json!({
@@ -155,7 +151,7 @@ impl Machine {
     }
 }
 
-fn object_server(authority: &Authority, directory: &Directory) -> ObjectServer {
+fn object_server(authority: &Issuer, directory: &Directory) -> ObjectServer {
     let login = [format!("--user={USER}"), format!("--password={PASSWORD}")];
     let options = [login, authority.install(directory.path(), "AGG_P").options()].concat();
     let options: Vec<_> = options.iter().map(String::as_str).collect();
@@ -164,7 +160,7 @@ fn object_server(authority: &Authority, directory: &Directory) -> ObjectServer {
 
 #[tokio::test]
 async fn an_event_goes_through_the_proxy_that_the_pod_starts() {
-    let (authority, directory) = (Authority::new(), Directory::new());
+    let (authority, directory) = (Issuer::new("Authority of a test"), Directory::new());
     let server = object_server(&authority, &directory);
     let machine = Machine::new(server.address, json!({"ConnectionRatio": 2, "MessageLevel": "debug"}));
     for (key, value) in [

@@ -2,10 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support {
-    pub mod programs;
-}
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +9,7 @@ use proxypair::check::{APPLICATION, Credentials, Login, Observation, Refusals, S
 use proxypair::dial::{Address, Dialer};
 use proxypair::domain::evidence::{Fault, Link, Timing};
 use serde_json::Value;
-use support::programs::{DEADLINE, ObjectServer};
+use testkit::programs::{DEADLINE, ObjectServer};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 

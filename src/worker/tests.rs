@@ -625,6 +625,8 @@ async fn an_edited_label_costs_no_conflict() {
         authorities: Sides::default(),
         keys: None,
     })));
+    // The worker takes it before anything else happens.
+    sleep(Duration::from_millis(10)).await;
     stage.down(Side::Primary).await;
     stage.until("the backup serves", Stage::is_moved).await;
     assert_eq!(

@@ -2,26 +2,6 @@
 //!
 //! RUNS and RUNS_NODE say how many; nothing fails because it is slow.
 
-#[path = "../support"]
-#[allow(
-    dead_code,
-    reason = "the library of the end-to-end tests, of which this needs a part"
-)]
-mod support {
-    pub mod auditor;
-    pub mod certificates;
-    pub mod cluster;
-    pub mod evidence;
-    pub mod namespace;
-    pub mod operator;
-    pub mod outage;
-    pub mod pair;
-    pub mod site;
-    pub mod stage;
-    pub mod stand_ins;
-    pub mod wait;
-}
-
 mod quiet;
 mod report;
 mod series;
@@ -33,12 +13,12 @@ mod stock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use testkit::cluster::Cluster;
 
 use quiet::Quiet;
 use report::{Row, Target};
 use series::{Fault, series};
 use stage::Stage;
-use support::cluster::Cluster;
 
 /// Runs of each fault unless RUNS or RUNS_NODE says otherwise.
 const RUNS: usize = 20;

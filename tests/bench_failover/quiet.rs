@@ -13,14 +13,13 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde::de::DeserializeOwned;
+use testkit::{
+    cluster::Cluster,
+    outage::{Micros, now},
+};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
-};
-
-use crate::support::{
-    cluster::Cluster,
-    outage::{Micros, now},
 };
 
 /// How long nothing must have changed.

@@ -4,13 +4,13 @@ use std::{fs, time::Duration};
 
 use anyhow::Result;
 use serde::Serialize;
+use testkit::directory::repository;
 
 use crate::{
     series::Run,
     stage::{PROBES, RATE},
     stats::Distribution,
     steps::STEPS,
-    support::cluster::repository,
 };
 
 /// What is to be reached.

@@ -15,17 +15,17 @@ use nix::{
 };
 use proxypair::api::Side;
 use serde::Serialize;
+use testkit::{
+    cluster::{self, Fault as Undo},
+    evidence,
+    outage::{Micros, Reading, now},
+};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     quiet::Quiet,
     stage::Stage,
     steps::{Steps, Switched},
-    support::{
-        cluster::{self, Fault as Undo},
-        evidence,
-        outage::{Micros, Reading, now},
-    },
 };
 
 /// How long anything that is waited for may take.

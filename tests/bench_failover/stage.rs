@@ -12,9 +12,9 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::json;
-
-use crate::support::{
-    cluster::{Cluster, repository},
+use testkit::{
+    cluster::Cluster,
+    directory::repository,
     namespace::{Namespace, TESTER},
     operator::Operator,
     pair::{self, Pair},

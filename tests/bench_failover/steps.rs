@@ -5,8 +5,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::LogParams;
 use serde::{Deserialize, Serialize};
-
-use crate::support::{
+use testkit::{
     namespace::Namespace,
     operator::Operator,
     outage::{Gap, Micros, millis},

@@ -9,11 +9,9 @@ use k8s_openapi::api::{
 };
 use kube::api::ListParams;
 use serde_json::json;
+use testkit::{stand_ins, wait::eventually};
 
-use crate::{
-    stage::{CUT, OTHER, Stage},
-    support::{stand_ins, wait::eventually},
-};
+use crate::stage::{CUT, OTHER, Stage};
 
 /// How long to wait for it.
 const PATIENCE: Duration = Duration::from_secs(180);

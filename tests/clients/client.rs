@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::LazyLock;
 
+use testkit::directory::Directory;
+use testkit::gate::within;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
-use crate::gate::within;
-use crate::programs::Directory;
 use crate::stage::USER;
 
 /// The row after each request of a FreeTDS program.

@@ -4,14 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "../support/authority.rs"]
-mod authority;
 mod client;
-#[path = "../support/gate.rs"]
-#[allow(dead_code, reason = "each test uses a part of it")]
-mod gate;
-#[path = "../support/programs.rs"]
-mod programs;
 mod scenarios;
 mod stage;
 

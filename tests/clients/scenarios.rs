@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proxypair::protocol::GateState;
+use testkit::gate::{until, within};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
-use crate::gate::{until, within};
 use crate::stage::{PASSWORD, Stage, Transport};
 
 /// Events of the large result, and the longest summary among them in bytes.

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::Stdio;
 
 use proxypair::protocol::{GateState, Request};
+use testkit::certificates::Issuer;
+use testkit::directory::Directory;
+use testkit::gate::{Gate, Operator, until, within};
+use testkit::programs::ObjectServer;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-
-use crate::authority::Authority;
-use crate::gate::{Gate, Operator, until, within};
-use crate::programs::{Directory, ObjectServer};
 
 /// The one user of the ObjectServer.
 pub const USER: &str = "netcool";
@@ -70,7 +70,7 @@ pub struct Stage {
 impl Stage {
     /// Starts everything and waits until clients are admitted.
     pub async fn set(transport: Transport) -> Self {
-        let authority = Authority::new();
+        let authority = Issuer::new("Authority of a test");
         let certificates = [Directory::new(), Directory::new()];
         let [of_server, of_gate] = certificates.each_ref().map(Directory::path);
         let server_options = authority.install(of_server, "AGG_P").options();

@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use futures::future::try_join_all;
 use serde::Serialize;
-
-use crate::support::{
+use testkit::{
     outage::Reading,
     stand_ins::{Fleet, ObjectServer},
 };

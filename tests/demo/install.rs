@@ -6,8 +6,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Namespace as NamespaceObject;
 use kube::{Api, api::DeleteParams};
 use serde_json::json;
-
-use crate::support::{cluster::Cluster, namespace::Namespace, operator::Operator, wait::eventually};
+use testkit::{cluster::Cluster, namespace::Namespace, operator::Operator, wait::eventually};
 
 /// The namespace of the operator.
 pub const SYSTEM: &str = "proxypair-system";

@@ -18,17 +18,16 @@ use kube::{
 };
 use proxypair::api::{LABEL_SIDE, ProxyPairStatus, Side};
 use serde::de::DeserializeOwned;
-use tokio::{
-    sync::mpsc,
-    task::JoinSet,
-    time::{interval, sleep},
-};
-
-use crate::support::{
+use testkit::{
     namespace::Namespace,
     outage::{Micros, Reading, millis, now},
     pair::Pair,
     stand_ins::Fleet,
+};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{interval, sleep},
 };
 
 /// How long a line is held back.

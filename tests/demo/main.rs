@@ -3,25 +3,6 @@
 //! Two ObjectServers, a ProxyPair, and probes that send. AGG_P is killed and comes back. What the table in the end says is taken from the
 //! probes' reports and the ObjectServers' own tables, nothing from the operator.
 
-#[path = "../support"]
-#[allow(
-    dead_code,
-    reason = "the library of the end-to-end tests, of which this needs a part"
-)]
-mod support {
-    pub mod auditor;
-    pub mod certificates;
-    pub mod cluster;
-    pub mod namespace;
-    pub mod operator;
-    pub mod outage;
-    pub mod pair;
-    pub mod site;
-    pub mod stage;
-    pub mod stand_ins;
-    pub mod wait;
-}
-
 mod books;
 mod install;
 mod live;
@@ -33,15 +14,11 @@ use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use proxypair::api::Side;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
-
-use books::{Held, Report};
-use install::NAMESPACE;
-use live::{LOOK, Live, Who};
-use support::{
+use testkit::{
     auditor::Auditor,
     certificates::Issuer,
-    cluster::{Cluster, repository},
+    cluster::Cluster,
+    directory::repository,
     outage::{Micros, Reading, millis, now},
     pair::{self, Pair},
     site::Site,
@@ -49,6 +26,11 @@ use support::{
     stand_ins::{Fleet, FleetOptions, Gateway, ObjectServer},
     wait::eventually,
 };
+use tokio::time::{Instant, sleep};
+
+use books::{Held, Report};
+use install::NAMESPACE;
+use live::{LOOK, Live, Who};
 use table::Results;
 
 /// How many probes send; few enough to leave two cores to those who do the work.

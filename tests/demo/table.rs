@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, process::Command};
 
 use anyhow::{Context, Result};
+use testkit::{cluster::Cluster, directory::repository};
 
 use crate::{
     books::Report,
     install::{NAMESPACE, RELEASE, SYSTEM},
-    support::cluster::{Cluster, repository},
 };
 
 /// What the table says beyond the report.

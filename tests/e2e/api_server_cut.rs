@@ -4,8 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use proxypair::api::Side;
-
-use crate::support::stage::{SOON, Scene};
+use testkit::stage::{SOON, Scene};
 
 /// The traffic flows on, the other replica leads, and a failover still happens. The one that was cut off comes back as a standby.
 pub async fn from_the_leader(scene: Arc<Scene>) -> Result<()> {

@@ -4,8 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use proxypair::api::{Health, Side, SwitchKind};
-
-use crate::support::{
+use testkit::{
     pair::{condition, expect_history, serves},
     stage::{SOON, Scene, Stage},
 };

@@ -11,8 +11,7 @@ use k8s_openapi::api::{
 use kube::api::{DeleteParams, ListParams};
 use proxypair::api::{Cause, Health, ProxyPairStatus, Side, SwitchKind};
 use serde_json::json;
-
-use crate::support::{
+use testkit::{
     certificates::Issuer,
     pair::{expect_history, expect_there_and_back},
     site::{CA, Site, secret_of, set_authorities, set_certificate},

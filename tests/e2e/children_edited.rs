@@ -18,8 +18,7 @@ use kube::{
 use proxypair::api::{Cause, LABEL_SIDE, Side};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-
-use crate::support::{
+use testkit::{
     stage::{SOON, Scene},
     wait::eventually,
 };

@@ -9,13 +9,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use proxypair::api::Side;
-use tokio::{io::AsyncWriteExt, process::Command};
-
-use crate::support::{
-    cluster::repository,
+use testkit::{
+    directory::repository,
     pair::PORT,
     stage::{SOON, Scene, Stage},
 };
+use tokio::{io::AsyncWriteExt, process::Command};
 
 /// `bsqldb` and `tsql` log in, insert and select through the gate that serves, before and after a failover, and are refused by the one
 /// whose ObjectServer is dead.

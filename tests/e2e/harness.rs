@@ -17,18 +17,12 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use libtest_mimic::{Arguments, Failed, Trial};
+use testkit::{
+    cluster::Cluster, directory::repository, evidence, hold::Hold, namespace::TESTER, operator::Operator, stage::Scene,
+};
 use tokio::{
     runtime::Runtime,
     sync::{OnceCell, RwLock},
-};
-
-use crate::support::{
-    cluster::{Cluster, repository},
-    evidence,
-    hold::Hold,
-    namespace::TESTER,
-    operator::Operator,
-    stage::Scene,
 };
 
 /// How many tests run at a time unless the command line says otherwise.

@@ -9,12 +9,11 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;
-use tokio::time::sleep;
-
-use crate::support::{
+use testkit::{
     stage::{SOON, Scene},
     wait::eventually,
 };
+use tokio::time::sleep;
 
 /// How long nothing is to be written: many intervals of checks, and longer than the pause between two counts of sessions.
 const QUIET: Duration = Duration::from_secs(15);

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use proxypair::api::{Cause, Health, Side};
-
-use crate::support::{
+use testkit::{
     site::{CHECK_PASSWORD, Site, set_check_password},
     stage::{SOON, Scene, Setting},
 };

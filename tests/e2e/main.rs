@@ -1,23 +1,7 @@
 //! The end-to-end tests, on a real Kubernetes. Each file is named after what breaks, and in each probes send all the while, beside an auditor.
 //!
 //! `make cluster image` first, or `CLUSTER=current IMAGE=… STAND_INS=… NCO_PROXYSERV=…` for a cluster of one's own; then
-//! `cargo test --test e2e`, with a name to run one.
-
-#[path = "../support"]
-mod support {
-    pub mod auditor;
-    pub mod certificates;
-    pub mod cluster;
-    pub mod evidence;
-    pub mod hold;
-    pub mod namespace;
-    pub mod operator;
-    pub mod pair;
-    pub mod site;
-    pub mod stage;
-    pub mod stand_ins;
-    pub mod wait;
-}
+//! `cargo test --release --package testkit --test e2e`, with a name to run one.
 
 mod harness;
 

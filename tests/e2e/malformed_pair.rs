@@ -14,8 +14,7 @@ use kube::{
 };
 use proxypair::api::{ProxyPair, Side};
 use serde_json::{Value, json};
-
-use crate::support::{
+use testkit::{
     pair::{self, Pair, condition},
     stage::{SOON, Scene, Stage},
     wait::eventually,

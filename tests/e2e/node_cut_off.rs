@@ -7,8 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
 use proxypair::api::{Cause, Side};
 use serde_json::{Value, json};
-
-use crate::support::{
+use testkit::{
     pair::expect_there_and_back,
     stage::{SOON, Scene, Setting, Stage},
     stand_ins::FleetOptions,

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use proxypair::api::{Cause, Health, Side, SwitchKind};
-
-use crate::support::{
+use testkit::{
     pair::expect_history,
     stage::{SOON, Scene},
 };

@@ -5,8 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Result, ensure};
 use proxypair::api::{Cause, Health, Side};
 use serde_json::json;
-
-use crate::support::{
+use testkit::{
     pair::expect_there_and_back,
     site::Site,
     stage::{SOON, Scene, Setting},

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
 use proxypair::{api::Side, domain::children::PROBE_PROPS};
-
-use crate::support::{
+use testkit::{
     certificates::Issuer,
     pair::expect_there_and_back,
     site::Site,

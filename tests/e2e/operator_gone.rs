@@ -4,8 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use proxypair::api::Side;
-
-use crate::support::{
+use testkit::{
     pair::{expect_there_and_back, serves},
     site::{Site, WhenGone},
     stage::{SOON, Scene, Setting},

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Service;
 use proxypair::api::{LABEL_SIDE, Side, SwitchKind};
-
-use crate::support::{
+use testkit::{
     hold::{Hold, Step},
     pair::expect_history,
     stage::{SOON, Scene, Stage},

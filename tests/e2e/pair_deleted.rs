@@ -18,8 +18,7 @@ use kube::{
 };
 use proxypair::api::{LABEL_PAIR, Side};
 use serde::de::DeserializeOwned;
-
-use crate::support::{
+use testkit::{
     pair::{self, Pair},
     stage::{SOON, Scene},
     wait::eventually,

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use proxypair::api::Side;
-
-use crate::support::{
+use testkit::{
     pair::expect_there_and_back,
     stage::{SOON, Scene},
 };

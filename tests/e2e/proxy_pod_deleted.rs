@@ -6,8 +6,7 @@ use anyhow::Result;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::DeleteParams};
 use proxypair::api::{Side, SwitchKind};
-
-use crate::support::{
+use testkit::{
     pair::{expect_history, expect_there_and_back},
     site::{Site, WhenGone},
     stage::{SOON, Scene, Setting, Stage},

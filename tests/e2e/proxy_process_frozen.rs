@@ -5,8 +5,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use kube::ResourceExt;
 use proxypair::api::{Cause, Side};
-
-use crate::support::{
+use testkit::{
     pair::expect_there_and_back,
     stage::{SOON, Scene},
 };

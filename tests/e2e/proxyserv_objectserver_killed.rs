@@ -5,8 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use proxypair::api::{Cause, Health, Side};
-
-use crate::support::{
+use testkit::{
     certificates::Issuer,
     pair::expect_there_and_back,
     site::{Site, WhenGone},

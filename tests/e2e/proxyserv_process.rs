@@ -6,8 +6,7 @@ use anyhow::{Result, bail, ensure};
 use kube::ResourceExt;
 use proxypair::api::{Cause, Health, Side, SwitchKind};
 use serde_json::{Value, json};
-
-use crate::support::{
+use testkit::{
     pair::expect_history,
     site::{Site, WhenGone},
     stage::{SOON, Scene, Setting, Stage},

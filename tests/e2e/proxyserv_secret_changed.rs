@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use proxypair::api::{Side, SwitchKind};
-
-use crate::support::{
+use testkit::{
     pair::expect_history,
     site::{PROXY, PROXY_USERS, Site, WhenGone, set_proxy_user},
     stage::{SOON, Scene, Setting},

@@ -7,8 +7,7 @@ use anyhow::{Result, ensure};
 use kube::ResourceExt;
 use proxypair::api::{ProxyPairStatus, Side};
 use serde_json::{Value, json};
-
-use crate::support::{
+use testkit::{
     pair::{self, Pair, condition},
     site::{PROXY_USERS, Site, WhenGone, set_proxy_user},
     stage::{SOON, Scene, Setting, merge},

@@ -10,8 +10,7 @@ use kube::{
 };
 use proxypair::api::{ProxyPair, rules};
 use serde_json::{Value, json};
-
-use crate::support::{namespace::TESTER, stage::Scene};
+use testkit::{namespace::TESTER, stage::Scene};
 
 /// What is changed in a valid manifest (a JSON pointer and the value), and what the refusal says.
 fn mistakes() -> Vec<(&'static str, Value, &'static str)> {

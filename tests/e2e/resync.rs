@@ -5,8 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use proxypair::api::{ProxyPairStatus, Side};
-
-use crate::support::{
+use testkit::{
     pair::expect_there_and_back,
     site::Site,
     stage::{SOON, Scene, Setting, Stage},

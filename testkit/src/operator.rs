@@ -1,0 +1,218 @@
+//! An operator of the test's own, installed by the Helm chart, and the faults it is to survive.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams, LogParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::{
+    cluster::Cluster,
+    namespace::{Namespace, is_ready},
+    stage::merge,
+    wait::eventually,
+};
+
+/// Name of release, Deployment, ServiceAccount and Lease.
+const RELEASE: &str = "proxypair";
+/// Labels of the operator's pods.
+const PODS: &str = "app.kubernetes.io/name=proxypair,app.kubernetes.io/component=operator";
+/// Pods of an operator: one leads, one stands by.
+const REPLICAS: usize = 2;
+
+/// The operator of one namespace.
+#[derive(Clone)]
+pub struct Operator {
+    namespace: Namespace,
+}
+
+impl Operator {
+    /// Installs it with two replicas, for its own namespace alone. `values` are put over the chart's.
+    pub async fn install(namespace: &Namespace, values: &Value) -> Result<Self> {
+        let image = std::env::var("IMAGE").unwrap_or_else(|_| "proxypair.test/proxypair:dev".to_owned());
+        let (repository, tag) = image.rsplit_once(':').context("IMAGE has no tag")?;
+        let mut all = json!({
+            "image": {"repository": repository, "tag": tag},
+            "watchNamespace": namespace.name,
+            "crds": {"install": false},
+            "rbac": {"aggregate": false},
+            "replicas": REPLICAS,
+            "log": "info,proxypair=debug",
+        });
+        merge(&mut all, values);
+        let mut helm = namespace.cluster.tool("helm");
+        helm.args([
+            "install",
+            RELEASE,
+            "charts/proxypair",
+            "--skip-crds",
+            "--namespace",
+            &namespace.name,
+        ]);
+        for (key, value) in all.as_object().into_iter().flatten() {
+            helm.arg("--set-json").arg(format!("{key}={value}"));
+        }
+        finish(helm).await.context("failed to install the chart")?;
+        let operator = Self::in_namespace(namespace);
+        operator.until_complete(Duration::from_secs(60)).await?;
+        Ok(operator)
+    }
+
+    /// The one that is installed in a namespace already.
+    pub fn in_namespace(namespace: &Namespace) -> Self {
+        Self {
+            namespace: namespace.clone(),
+        }
+    }
+
+    /// Removes what stands outside of its namespace too.
+    pub async fn uninstall(namespace: &Namespace) -> Result<()> {
+        let mut helm = namespace.cluster.tool("helm");
+        helm.args([
+            "uninstall",
+            RELEASE,
+            "--namespace",
+            &namespace.name,
+            "--ignore-not-found",
+        ]);
+        finish(helm).await.context("failed to uninstall the chart")
+    }
+
+    /// The user that it is for the API server.
+    pub fn user(&self) -> String {
+        format!("system:serviceaccount:{}:{RELEASE}", self.namespace.name)
+    }
+
+    /// What its pods have logged.
+    pub async fn logs(&self) -> Result<String> {
+        let api = self.namespace.api::<Pod>();
+        let mut logs = String::new();
+        for pod in self.namespace.pods(PODS).await? {
+            logs += &api.logs(&pod.name_any(), &LogParams::default()).await?;
+        }
+        Ok(logs)
+    }
+
+    /// What the leader counts, as Prometheus reads it.
+    pub async fn metrics(&self) -> Result<String> {
+        let uri = format!(
+            "/api/v1/namespaces/{}/pods/{}:8080/proxy/metrics",
+            self.namespace.name,
+            self.leader().await?.pod
+        );
+        let request = http::Request::get(uri).body(Vec::new())?;
+        Ok(self.namespace.cluster.client.request_text(request).await?)
+    }
+
+    /// Waits until all replicas are ready and one of them leads.
+    pub async fn until_complete(&self, deadline: Duration) -> Result<()> {
+        eventually(
+            deadline,
+            "all replicas of the operator are ready and one leads",
+            async || {
+                let pods = self.namespace.pods(PODS).await?;
+                let ready: Vec<_> = pods
+                    .iter()
+                    .filter(|pod| is_ready(pod))
+                    .map(ResourceExt::name_any)
+                    .collect();
+                ensure!(
+                    ready.len() == REPLICAS && pods.len() == REPLICAS,
+                    "ready {ready:?} of {}",
+                    pods.len()
+                );
+                let leader = self.leader().await?;
+                ensure!(ready.contains(&leader.pod), "{leader:?} leads, ready {ready:?}");
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    /// Has so many pods run from now on; returns when no other is left.
+    pub async fn scale(&self, replicas: usize) -> Result<()> {
+        let patch = json!({"spec": {"replicas": replicas}});
+        self.namespace
+            .api::<Deployment>()
+            .patch_scale(RELEASE, &PatchParams::default(), &Patch::Merge(&patch))
+            .await?;
+        eventually(
+            Duration::from_secs(60),
+            format!("{replicas} pods of the operator are left"),
+            async || {
+                let pods = self
+                    .namespace
+                    .api::<Pod>()
+                    .list(&ListParams::default().labels(PODS))
+                    .await?;
+                ensure!(pods.items.len() == replicas, "there are {}", pods.items.len());
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    /// Who leads, as the Lease says.
+    pub async fn leader(&self) -> Result<Leader> {
+        let lease = self.namespace.api::<Lease>().get(RELEASE).await?;
+        let spec = lease.spec.context("an empty Lease")?;
+        let pod = spec
+            .holder_identity
+            .filter(|holder| !holder.is_empty())
+            .context("nobody leads")?;
+        Ok(Leader {
+            pod,
+            term: spec.lease_transitions.unwrap_or_default(),
+        })
+    }
+
+    /// Waits until leadership has passed on from `old`.
+    pub async fn until_led_by_another_than(&self, old: &Leader, deadline: Duration) -> Result<Leader> {
+        eventually(deadline, format!("somebody else than {old:?} leads"), async || {
+            let leader = self.leader().await?;
+            ensure!(leader != *old, "it still leads");
+            Ok(leader)
+        })
+        .await
+    }
+
+    /// Ends the leader's process with SIGKILL and takes its pod away, so that it can neither finish nor release anything.
+    pub async fn kill_leader(&self) -> Result<Leader> {
+        let leader = self.leader().await?;
+        if Cluster::is_own() {
+            self.namespace
+                .cluster
+                .signal(&self.namespace.name, &leader.pod, "KILL")
+                .await?;
+        }
+        let now = DeleteParams::default().grace_period(0);
+        self.namespace
+            .api::<k8s_openapi::api::core::v1::Pod>()
+            .delete(&leader.pod, &now)
+            .await?;
+        Ok(leader)
+    }
+}
+
+/// A term of leadership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leader {
+    /// The pod.
+    pub pod: String,
+    term: i32,
+}
+
+async fn finish(mut command: Command) -> Result<()> {
+    let output = command.output().await?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! A ProxyPair with short timings, and waiting for what its status says.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, ResourceExt};
+use proxypair::api::{Health, LABEL_PAIR, LABEL_SIDE, ProxyPair, ProxyPairStatus, Side, SwitchKind};
+use serde_json::{Value, json};
+
+use crate::{
+    namespace::Namespace,
+    stand_ins::{OBJECT_SERVER_PORT, ObjectServer},
+    wait::eventually,
+};
+
+/// The port of the virtual Service.
+pub const PORT: u16 = 4400;
+
+/// The gate's port for Prometheus.
+const GATE_METRICS: u16 = 4403;
+
+/// A ProxyPair that was applied.
+#[derive(Clone)]
+pub struct Pair {
+    /// Its name, and that of its virtual Service.
+    pub name: String,
+    namespace: Namespace,
+}
+
+/// A manifest with timings that make tests quick: refusal is believed at once, silence after 3 s, the primary returns after 3 s.
+pub fn manifest(name: &str, primary: &ObjectServer, backup: &ObjectServer) -> Value {
+    let server =
+        |server: &ObjectServer| json!({"name": server.name, "host": server.host(), "port": OBJECT_SERVER_PORT});
+    json!({
+        "apiVersion": "proxypair.dev/v1alpha1",
+        "kind": "ProxyPair",
+        "metadata": {"name": name},
+        "spec": {
+            "serverName": "PROXY_V",
+            "primary": {"serverName": "PROXY_P", "objectServer": server(primary)},
+            "backup": {"serverName": "PROXY_B", "objectServer": server(backup)},
+            "healthCheck": {"unreachableAfter": "0s", "unresponsiveAfter": "3s", "healthyAfter": "1s"},
+            "failback": {"stableFor": "3s", "drain": {"gracePeriod": "5s"}},
+        },
+    })
+}
+
+impl Pair {
+    /// Applies a manifest.
+    pub async fn apply(namespace: &Namespace, manifest: Value) -> Result<Self> {
+        let applied: ProxyPair = namespace.apply(manifest).await?;
+        Ok(Self {
+            name: applied.name_any(),
+            namespace: namespace.clone(),
+        })
+    }
+
+    /// Where it is.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// ProxyPairs of the namespace.
+    pub fn api(&self) -> Api<ProxyPair> {
+        self.namespace.api()
+    }
+
+    /// What its status says now.
+    pub async fn status(&self) -> Result<ProxyPairStatus> {
+        let object = self.api().get_status(&self.name).await?;
+        object.status.context("no status yet")
+    }
+
+    /// Waits until its status is as `wanted`.
+    pub async fn until(
+        &self,
+        what: &str,
+        deadline: Duration,
+        wanted: impl Fn(&ProxyPairStatus) -> bool,
+    ) -> Result<ProxyPairStatus> {
+        eventually(deadline, format!("{}: {what}", self.name), async || {
+            let status = self.status().await?;
+            ensure!(wanted(&status), "{}", serde_json::to_string(&status)?);
+            Ok(status)
+        })
+        .await
+    }
+
+    /// Waits until `side` serves, no switch is under way, and the pair is ready.
+    pub async fn until_serving(&self, side: Side, deadline: Duration) -> Result<ProxyPairStatus> {
+        self.until(&format!("the {} side serves", side.label()), deadline, |status| {
+            serves(status, side) && condition(status, "Ready") == "True"
+        })
+        .await
+    }
+
+    /// Waits until `primary` serves and both sides are up: the state in which most tests begin.
+    pub async fn until_protected(&self, deadline: Duration) -> Result<ProxyPairStatus> {
+        self.until("the primary serves and both sides are up", deadline, |status| {
+            serves(status, Side::Primary)
+                && condition(status, "Ready") == "True"
+                && condition(status, "Protected") == "True"
+        })
+        .await
+    }
+
+    /// Waits until a side is of this health.
+    pub async fn until_health(&self, side: Side, health: Health, deadline: Duration) -> Result<ProxyPairStatus> {
+        self.until(
+            &format!("the {} side is {}", side.label(), health.as_str()),
+            deadline,
+            |status| status.side(side).is_some_and(|side| side.health == health),
+        )
+        .await
+    }
+
+    /// The proxy pod of a side.
+    pub async fn pod(&self, side: Side) -> Result<Pod> {
+        let pods = self
+            .namespace
+            .pods(&format!("{LABEL_PAIR}={},{LABEL_SIDE}={}", self.name, side.label()))
+            .await?;
+        pods.into_iter()
+            .next()
+            .with_context(|| format!("{} has no {} pod", self.name, side.label()))
+    }
+
+    /// How many sessions the gate of a side has with probes, as it tells Prometheus.
+    pub async fn gate_sessions(&self, side: Side) -> Result<u64> {
+        let pod = self.pod(side).await?.name_any();
+        let uri = format!(
+            "/api/v1/namespaces/{}/pods/{pod}:{GATE_METRICS}/proxy/metrics",
+            self.namespace.name
+        );
+        let request = http::Request::get(&uri).body(Vec::new())?;
+        let metrics = self.namespace.cluster.client.request_text(request).await?;
+        let sessions = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("proxypair_gate_sessions "));
+        Ok(sessions
+            .with_context(|| format!("{pod} does not count its sessions"))?
+            .parse()?)
+    }
+}
+
+/// Whether a side serves and no switch is under way.
+pub fn serves(status: &ProxyPairStatus, side: Side) -> bool {
+    status.serving == Some(side) && status.target == Some(side) && status.switching.is_none()
+}
+
+/// `True`, `False`, `Unknown`, or nothing.
+pub fn condition<'a>(status: &'a ProxyPairStatus, type_: &str) -> &'a str {
+    let found = status.conditions.iter().find(|condition| condition.type_ == type_);
+    found.map_or("", |condition| condition.status.as_str())
+}
+
+/// Fails unless the newest switches, oldest first, were of these kinds and went to these sides.
+pub fn expect_history(status: &ProxyPairStatus, wanted: &[(SwitchKind, Side)]) -> Result<()> {
+    let found: Vec<_> = status
+        .history
+        .iter()
+        .rev()
+        .map(|switch| (switch.kind, switch.to))
+        .collect();
+    ensure!(
+        found == wanted,
+        "history is {found:?}, not {wanted:?}: {}",
+        serde_json::to_string(&status.history)?
+    );
+    Ok(())
+}
+
+/// Fails unless the pair has failed over and come home, and nothing else.
+pub fn expect_there_and_back(status: &ProxyPairStatus) -> Result<()> {
+    expect_history(
+        status,
+        &[
+            (SwitchKind::Failover, Side::Backup),
+            (SwitchKind::Failback, Side::Primary),
+        ],
+    )
+}
