@@ -66,3 +66,6 @@ pub async fn run(
     }
     caches.abort();
 }
+
+#[cfg(test)]
+mod tests;

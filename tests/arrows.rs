@@ -62,7 +62,10 @@ fn sources(module: &str) -> Vec<PathBuf> {
             let path = entry.path();
             if path.is_dir() {
                 below(&path, found);
-            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && !path.ends_with("tests.rs")
+                && !path.iter().any(|part| part == "tests")
+            {
                 found.push(path);
             }
         }

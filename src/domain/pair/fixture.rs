@@ -31,7 +31,8 @@ pub fn pair(spec: Value) -> Pair {
     Pair::validate(&object(json!({"spec": spec}))).unwrap()
 }
 
-fn merge(into: &mut Value, from: Value) {
+/// Merges `from` into `into`, key by key (RFC 7386 without deletions).
+pub fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {
