@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt lint deny advisories unit chart e2e image load crds cluster cluster-down packages clients fuzz bench-failover
+.PHONY: help demo test check fmt lint deny advisories unit chart e2e programs image load kubernetes crds cluster cluster-down packages clients fuzz bench-failover
 
 E2E ?=
 TARGET ?= codec
@@ -7,17 +7,23 @@ INPUT ?=
 IMAGE ?= proxypair.test/proxypair:dev
 STAND_INS ?= proxypair.test/stand-ins:dev
 NCO_PROXYSERV ?= proxypair.test/nco-proxyserv:dev
+# One at a time where two compilers and a linker at once are too much for the memory.
+JOBS ?= $(shell awk '/^MemAvailable:/ { print ($$2 > 6 * 1024 * 1024) ? 3 : 1 }' /proc/meminfo)
 export IMAGE STAND_INS NCO_PROXYSERV
 
 CARGO_DENY_VERSION := 0.20.2
 TOOLS := $(or $(CARGO_TARGET_DIR),target)/tools
 CARGO_DENY := $(or $(shell command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
 
+# Built before by `programs`, out of the dependencies that the images are made of.
+CLUSTER_TEST := cargo test --quiet --locked --release --package testkit
+
 help: ## Print this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
+demo: export HARNESS = demo
 demo: load ## Watch a failover and a failback on a cluster that this builds and starts
-	@cargo test --quiet --locked --package testkit --test demo
+	@$(CLUSTER_TEST) --test demo
 
 test: check e2e ## Every check there is (CLUSTER=current IMAGE=… STAND_INS=… NCO_PROXYSERV=… for a cluster of your own)
 
@@ -47,20 +53,32 @@ unit: # everything that `cargo test` runs by itself: unit, property and protocol
 chart: ## Test the chart alone, without a cluster
 	@cargo test --quiet --locked --test chart
 
+e2e: export HARNESS = chart_on_cluster e2e
 e2e: load ## The end-to-end tests (E2E=name for those whose name has it)
-	@cargo test --quiet --locked --package testkit --test chart_on_cluster -- --ignored $(E2E)
-	@cargo test --quiet --locked --package testkit --test e2e -- $(E2E)
+	@$(CLUSTER_TEST) --test chart_on_cluster -- --ignored $(E2E)
+	@$(CLUSTER_TEST) --test e2e -- $(E2E)
 
+bench-failover: export HARNESS = bench_failover
 bench-failover: load ## Measure outages and where the time goes (RUNS=20, RUNS_NODE=20)
-	@cargo test --quiet --locked --package testkit --test bench_failover
+	@$(CLUSTER_TEST) --test bench_failover
 
 fuzz: packages ## Fuzz without an end, guided by coverage (TARGET=codec, tracker or common_name; INPUT=file for one input)
 	@fuzz/run $(TARGET) $(INPUT)
 
-image: packages ## Build the images (IMAGE=name:tag for the operator's), with docker, podman or buildah
-	@tests/cluster/image
+programs: # what goes into the images, and what HARNESS names
+	@tests/cluster/image programs
 
-load: cluster image
+# A machine without a linker gets one with the packages.
+ifeq ($(shell command -v cc),)
+programs: packages
+endif
+
+image: packages programs ## Build the images (IMAGE=name:tag for the operator's), with docker, podman or buildah
+	@tests/cluster/image images
+
+# Debian's packages, Kubernetes and the images are made side by side: while one downloads or links, another compiles.
+load:
+	@$(MAKE) --no-print-directory --jobs=$(JOBS) cluster image
 	@[ "$(CLUSTER)" = current ] || for file in target/images/*.tar; do tests/cluster/cluster load-image $$file || exit; done
 
 crds: ## Write crds/proxypairs.yaml, and the chart's copy, from the Rust types
@@ -69,11 +87,17 @@ crds: ## Write crds/proxypairs.yaml, and the chart's copy, from the Rust types
 	@cp target/proxypairs.yaml crds/proxypairs.yaml
 	@cp target/proxypairs.yaml charts/proxypair/files/proxypairs.yaml
 
+ifneq ($(CLUSTER),current)
+cluster: packages kubernetes
+endif
 cluster: ## Start the test cluster, or say that it runs (CLUSTER=current: check the current kubectl context)
 	@tests/cluster/cluster up
 
 cluster-down: ## Take the test cluster down
 	@tests/cluster/cluster down
+
+kubernetes: # compile it, unless it runs
+	@tests/cluster/cluster build
 
 packages:
 	@tests/cluster/cluster packages

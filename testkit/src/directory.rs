@@ -53,13 +53,8 @@ pub fn program(name: &str) -> PathBuf {
     let path = profile().join(name);
     assert!(
         path.exists(),
-        "{} is missing: run `cargo build --locked --package proxypair --package stand-ins --bins`{}",
-        path.display(),
-        if profile().ends_with("release") {
-            " with `--release`"
-        } else {
-            ""
-        },
+        "{} is missing: `cargo test --workspace --no-run` builds it",
+        path.display()
     );
     path
 }

@@ -49,6 +49,13 @@ build_key() {
   } | sha256sum
 }
 
+# go_packages MODULE PACKAGE...: how many packages make these; fetches their sources.
+go_packages() {
+  local module=$1
+  shift
+  go list -C "$HERE/$module" -mod=readonly -deps "$@" 2> >(follow '' modules '^go: downloading (.*)' '^$') | wc -l
+}
+
 # compile_alone: one build of a module at a time. A killed one leaves only a directory that the next one removes.
 compile_alone() {
   local module=$1 target=$2 partial=$2.partial lock
@@ -60,7 +67,10 @@ compile_alone() {
     mkdir "$partial"
     (
       close_lock
-      CGO_ENABLED=0 go build -C "$HERE/$module" "${BUILD_FLAGS[@]}" -ldflags "$LDFLAGS" -o "$partial/" "$@"
+      export CGO_ENABLED=0
+      total=$(go_packages "$module" "$@")
+      go build -C "$HERE/$module" -v "${BUILD_FLAGS[@]}" -ldflags "$LDFLAGS" -o "$partial/" "$@" 2>&1 |
+        follow "$total" packages '^([^[:space:]]+)$' '^go: downloading '
     )
     mv --no-target-directory "$partial" "$target"
   fi

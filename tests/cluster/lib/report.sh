@@ -23,6 +23,29 @@ seconds_since() {
   echo "$((tenths / 10)).$((tenths % 10))"
 }
 
+# follow TOTAL UNITS IS_UNIT IS_NOISE: reads what a compiler says and passes it on, but for the lines that match one of the two expressions. In
+# place of those that match the first it says every 15 s how many there were, of TOTAL if that is known.
+follow() {
+  local total=$1 units=$2 is_unit=$3 is_noise=$4 count=0 newest='' line status due=$((SECONDS + 15))
+  while true; do
+    status=0
+    IFS= read -r -t 5 line || status=$?
+    if ((status > 128)); then
+      : # nothing came in 5 s
+    elif ((status > 0)); then
+      return
+    elif [[ $line =~ $is_unit ]]; then
+      count=$((count + 1)) newest=${BASH_REMATCH[1]}
+    elif [[ ! $line =~ $is_noise ]]; then
+      echo "$line" >&2
+    fi
+    if ((SECONDS >= due && count > 0)); then
+      say "  $count ${total:+of $total }$units, the newest $newest"
+      due=$((SECONDS + 15))
+    fi
+  done
+}
+
 # wait_until SECONDS TITLE COMMAND...: repeats COMMAND until it succeeds; fails with TITLE when the time is over.
 wait_until() {
   local deadline=$((${EPOCHREALTIME/./} + $1 * 1000000)) title=$2
