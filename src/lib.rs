@@ -22,3 +22,6 @@ pub mod tds;
 pub mod telemetry;
 pub mod tls;
 pub mod worker;
+
+#[cfg(test)]
+mod messages;

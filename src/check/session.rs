@@ -35,8 +35,7 @@ const SHORT: Duration = Duration::from_secs(5);
 const GIVE_UP: Duration = Duration::from_secs(300);
 
 /// What the ObjectServer is called and whether it acts as primary: a few rows that always exist.
-const PROPERTIES: &str =
-    "select PropName, Value from catalog.properties where PropName in ('Name', 'ActingPrimary', 'BackupObjectServer')";
+const PROPERTIES: &str = "select PropName, Value from catalog.properties where PropName in ('Name', 'ActingPrimary')";
 /// The sessions of gateways, which copy between the ObjectServers.
 const GATEWAYS: &str = "select ConnectionID, AppDescription from catalog.connections where AppName = 'GATEWAY'";
 

@@ -30,7 +30,7 @@ use crate::{
         children::{self, Nodes},
         pair::{InvalidPair, Pair},
         references::{Contents, Need, authorities, lacking, login, named_in, needs},
-        rollout::{self, Step, Template},
+        rollout::{self, RolloutStep, Template},
         status::Problem,
     },
     metrics::ReasonLabels,
@@ -395,9 +395,9 @@ async fn apply_deployments(
     let steps = rollout::next(&templates, &registry.snapshot(pair), in_status.unwrap_or(Side::Primary));
     for (side, step) in steps.iter() {
         match step {
-            Step::Apply => drop(applier.apply_found(&wanted[side]).await),
-            Step::HoldBack => {}
-            Step::Wait => {
+            RolloutStep::Apply => drop(applier.apply_found(&wanted[side]).await),
+            RolloutStep::HoldBack => {}
+            RolloutStep::Wait => {
                 let (name, side) = (&pair.name, side.label());
                 tracing::debug!(
                     pair = name,
@@ -407,7 +407,7 @@ async fn apply_deployments(
             }
         }
     }
-    steps.iter().all(|(_, step)| *step != Step::Wait)
+    steps.iter().all(|(_, step)| *step != RolloutStep::Wait)
 }
 
 fn template_of(deployment: &Deployment) -> Option<String> {

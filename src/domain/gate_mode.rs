@@ -69,11 +69,10 @@ pub struct Occupancy {
 pub fn mode_for(side: Side, routing: &Routing, sides: Sides<&SideHealth>, gate: Occupancy, now: Instant) -> GateMode {
     let (this, other) = (sides[side], sides[side.other()]);
     let is_idle = routing.serving != side && routing.target != side;
-    let terminating = gate.terminating || this.cause == Some(Cause::ProxyTerminating);
-    if !is_idle || !other.may_serve() || (gate.sessions == 0 && !terminating) {
+    if !is_idle || !other.may_serve() || (gate.sessions == 0 && !gate.terminating) {
         return GateMode::Admit;
     }
-    let works = terminating || this.recovers() || this.cause.is_some_and(Cause::sessions_work);
+    let works = gate.terminating || this.recovers() || this.cause.is_some_and(Cause::sessions_work);
     let failed = this.health == Health::Down && !works;
     if failed || gate.last == Some(GateMode::Drop) {
         GateMode::Drop
@@ -153,7 +152,7 @@ mod tests {
             other,
             Occupancy {
                 sessions,
-                terminating: false,
+                terminating: this.cause == Some(Cause::ProxyTerminating),
                 last,
             },
             Instant::now(),

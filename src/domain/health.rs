@@ -12,11 +12,11 @@ pub struct SideHealth {
     pub health: Health,
     /// Why it is down.
     pub cause: Option<Cause>,
-    /// In words what was last wrong.
+    /// What was last wrong.
     pub message: Option<String>,
     /// Since when `health` is as it is.
     pub since: Instant,
-    /// When to look again, if nothing new is seen before.
+    /// When to step again, if nothing new is observed before.
     pub look_again: Option<Instant>,
     /// How the newest readings run on.
     run: Run,
@@ -62,76 +62,86 @@ impl SideHealth {
     #[must_use]
     pub fn step(self, reading: &Reading, timing: &Timing, now: Instant) -> Self {
         match reading {
-            Reading::Good => {
-                let since = if let Run::Good { since } = self.run { since } else { now };
-                let run = Run::Good { since };
-                let up_at = since + timing.healthy_after;
-                if self.health == Health::Down && now < up_at {
-                    return Self {
-                        run,
-                        look_again: Some(up_at),
-                        ..self
-                    };
-                }
-                let since = if self.health == Health::Up { self.since } else { now };
-                Self {
-                    health: Health::Up,
-                    cause: None,
-                    message: None,
-                    since,
-                    look_again: None,
-                    run,
-                }
-            }
+            Reading::Good => self.good(timing, now),
             Reading::Doubtful { until } => Self {
                 run: Run::Other,
                 look_again: *until,
                 ..self
             },
-            Reading::Bad { message, down_at, .. } if self.health != Health::Down && now < *down_at => Self {
-                message: Some(message.clone()),
-                run: Run::Other,
-                look_again: Some(*down_at),
+            Reading::Bad {
+                cause,
+                message,
+                down_at,
+            } => self.bad(*cause, message, *down_at, now),
+            Reading::Unknown => self.unobserved(timing, now),
+        }
+    }
+
+    fn good(self, timing: &Timing, now: Instant) -> Self {
+        let since = if let Run::Good { since } = self.run { since } else { now };
+        let run = Run::Good { since };
+        let up_at = since + timing.healthy_after;
+        if self.health == Health::Down && now < up_at {
+            return Self {
+                run,
+                look_again: Some(up_at),
                 ..self
-            },
-            Reading::Bad { cause, message, .. } => {
-                let since = if self.health == Health::Down { self.since } else { now };
-                Self {
-                    health: Health::Down,
-                    cause: Some(*cause),
-                    message: Some(message.clone()),
-                    since,
-                    look_again: None,
-                    run: Run::Other,
-                }
-            }
-            Reading::Unknown => {
-                let since = if let Run::Unknown { since } = self.run {
-                    since
-                } else {
-                    now
-                };
-                let run = Run::Unknown { since };
-                let unknown_at = since + timing.unresponsive_after;
-                if self.health == Health::Unknown {
-                    return Self {
-                        run,
-                        look_again: None,
-                        ..self
-                    };
-                }
-                if now < unknown_at {
-                    return Self {
-                        run,
-                        look_again: Some(unknown_at),
-                        ..self
-                    };
-                }
-                Self {
-                    run,
-                    ..Self::unknown(now)
-                }
-            }
+            };
+        }
+        Self {
+            health: Health::Up,
+            cause: None,
+            message: None,
+            since: if self.health == Health::Up { self.since } else { now },
+            look_again: None,
+            run,
+        }
+    }
+
+    fn bad(self, cause: Cause, message: &str, down_at: Instant, now: Instant) -> Self {
+        if self.health != Health::Down && now < down_at {
+            return Self {
+                message: Some(message.to_owned()),
+                run: Run::Other,
+                look_again: Some(down_at),
+                ..self
+            };
+        }
+        Self {
+            health: Health::Down,
+            cause: Some(cause),
+            message: Some(message.to_owned()),
+            since: if self.health == Health::Down { self.since } else { now },
+            look_again: None,
+            run: Run::Other,
+        }
+    }
+
+    fn unobserved(self, timing: &Timing, now: Instant) -> Self {
+        let since = if let Run::Unknown { since } = self.run {
+            since
+        } else {
+            now
+        };
+        let run = Run::Unknown { since };
+        let unknown_at = since + timing.unresponsive_after;
+        if self.health == Health::Unknown {
+            return Self {
+                run,
+                look_again: None,
+                ..self
+            };
+        }
+        if now < unknown_at {
+            return Self {
+                run,
+                look_again: Some(unknown_at),
+                ..self
+            };
+        }
+        Self {
+            run,
+            ..Self::unknown(now)
         }
     }
 }

@@ -93,7 +93,10 @@ fn switched(switch: &Switch, pair: &Pair) -> EventText {
     let server = |side: Side| &pair.spec.side(side).object_server.name;
     let cause = switch.cause.map(|cause| cause.as_str());
     EventText {
-        warning: switch.kind == SwitchKind::Failover,
+        warning: match switch.kind {
+            SwitchKind::Failover => true,
+            SwitchKind::Failback | SwitchKind::Switchover => false,
+        },
         reason: Reason::Switched(switch.kind, switch.cause),
         note: format!(
             "{} from {} ({}) to {} ({}) in {}{}",

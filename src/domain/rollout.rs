@@ -35,7 +35,7 @@ pub struct Snapshot {
 
 /// What to do with the Deployment of one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum RolloutStep {
     /// Apply what is declared.
     Apply,
     /// Leave it as it is until what it needs is there.
@@ -46,7 +46,7 @@ pub enum Step {
 
 /// The next step for both sides. While nothing is known of the pair, `fallback` counts as the serving side.
 #[must_use]
-pub fn next(templates: &Sides<Template>, snapshot: &Snapshot, fallback: Side) -> Sides<Step> {
+pub fn next(templates: &Sides<Template>, snapshot: &Snapshot, fallback: Side) -> Sides<RolloutStep> {
     let serving = snapshot.serving.unwrap_or(fallback);
     let idle = serving.other();
     let idle_has_it = snapshot.is_settled
@@ -61,11 +61,11 @@ pub fn next(templates: &Sides<Template>, snapshot: &Snapshot, fallback: Side) ->
         } = &templates[side];
         let changes = found.is_some() && found != wanted;
         if *held_back {
-            Step::HoldBack
+            RolloutStep::HoldBack
         } else if side == serving && changes && !idle_has_it {
-            Step::Wait
+            RolloutStep::Wait
         } else {
-            Step::Apply
+            RolloutStep::Apply
         }
     })
 }
@@ -107,11 +107,14 @@ mod tests {
         for serving in Side::BOTH {
             let steps = |snapshot: &Snapshot| next(&rolling(), snapshot, Side::Primary);
             let before = steps(&settled(serving, "old", Health::Up));
-            assert_eq!((before[serving.other()], before[serving]), (Step::Apply, Step::Wait));
+            assert_eq!(
+                (before[serving.other()], before[serving]),
+                (RolloutStep::Apply, RolloutStep::Wait)
+            );
             let starting = steps(&settled(serving, "new", Health::Down));
-            assert_eq!(starting[serving], Step::Wait);
+            assert_eq!(starting[serving], RolloutStep::Wait);
             let done = steps(&settled(serving, "new", Health::Up));
-            assert_eq!(done[serving], Step::Apply);
+            assert_eq!(done[serving], RolloutStep::Apply);
         }
     }
 
@@ -121,9 +124,12 @@ mod tests {
             is_settled: false,
             ..settled(Side::Primary, "new", Health::Up)
         };
-        assert_eq!(next(&rolling(), &during, Side::Primary).primary, Step::Wait);
+        assert_eq!(next(&rolling(), &during, Side::Primary).primary, RolloutStep::Wait);
         let unknown = next(&rolling(), &Snapshot::default(), Side::Backup);
-        assert_eq!((unknown.primary, unknown.backup), (Step::Apply, Step::Wait));
+        assert_eq!(
+            (unknown.primary, unknown.backup),
+            (RolloutStep::Apply, RolloutStep::Wait)
+        );
     }
 
     #[test]
@@ -133,7 +139,7 @@ mod tests {
             backup: template("new", None),
         };
         let steps = next(&new, &Snapshot::default(), Side::Primary);
-        assert_eq!((steps.primary, steps.backup), (Step::Apply, Step::Apply));
+        assert_eq!((steps.primary, steps.backup), (RolloutStep::Apply, RolloutStep::Apply));
     }
 
     #[test]
@@ -141,6 +147,9 @@ mod tests {
         let mut templates = rolling();
         templates.backup.held_back = true;
         let steps = next(&templates, &settled(Side::Primary, "old", Health::Up), Side::Primary);
-        assert_eq!((steps.primary, steps.backup), (Step::Wait, Step::HoldBack));
+        assert_eq!(
+            (steps.primary, steps.backup),
+            (RolloutStep::Wait, RolloutStep::HoldBack)
+        );
     }
 }

@@ -15,7 +15,7 @@ use super::{
     checks::{Checks, Observed},
     telemetry::Telemetry,
     view::View,
-    writer::{Calling, Versions, Writer},
+    writer::{Calling, KnownObjects, Writer},
 };
 use crate::{
     api::{Side, Sides},
@@ -134,7 +134,7 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
         Flow::Continue(())
     }
 
-    fn take_outcome(&mut self, outcome: Result<Done, CallError>, versions: Versions) -> Flow {
+    fn take_outcome(&mut self, outcome: Result<Done, CallError>, versions: KnownObjects) -> Flow {
         self.writer.take(versions);
         self.feed(Input::Outcome(outcome))
     }
@@ -209,7 +209,7 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
 }
 
 /// Resolves when the call has finished; never, when there is none.
-async fn finished(call: &mut Option<Calling>) -> (Result<Done, CallError>, Versions) {
+async fn finished(call: &mut Option<Calling>) -> (Result<Done, CallError>, KnownObjects) {
     let Some(calling) = call else { return pending().await };
     let finished = calling.await;
     *call = None;

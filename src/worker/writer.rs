@@ -25,14 +25,14 @@ use crate::{
 };
 
 /// A call under way. It resolves once, with the outcome and the newest versions of the objects.
-pub type Calling = Pin<Box<dyn Future<Output = (Result<Done, CallError>, Versions)> + Send>>;
+pub type Calling = Pin<Box<dyn Future<Output = (Result<Done, CallError>, KnownObjects)> + Send>>;
 
 /// What makes the calls of a worker.
 pub trait Writer: Send {
     /// Begins a call. No other one is begun before it has resolved and its versions have been taken.
     fn begin(&self, call: Call, pair: &Arc<Pair>) -> Calling;
     /// Takes what a finished call has learned.
-    fn take(&mut self, versions: Versions);
+    fn take(&mut self, versions: KnownObjects);
     /// Takes a version of the ProxyPair from elsewhere. Returns its status if it is newer than the one that is known.
     fn take_object(&mut self, object: &ProxyPair) -> Option<ProxyPairStatus>;
     /// Takes a version of the virtual Service from elsewhere. Returns what it selects if it is newer than the one that is known.
@@ -43,7 +43,7 @@ pub trait Writer: Send {
 
 /// The newest objects that are known.
 #[derive(Clone, Default)]
-pub struct Versions {
+pub struct KnownObjects {
     /// The ProxyPair.
     pub object: Option<ProxyPair>,
     /// The virtual Service; `None` inside when there is none.
@@ -76,13 +76,13 @@ impl Writer for ApiWriter {
             service: self.service.clone(),
         };
         Box::pin(async move {
-            let mut versions = Versions::default();
+            let mut versions = KnownObjects::default();
             let outcome = conversation.make(call, &mut versions).await;
             (outcome, versions)
         })
     }
 
-    fn take(&mut self, versions: Versions) {
+    fn take(&mut self, versions: KnownObjects) {
         if let Some(object) = versions.object {
             self.object = object;
         }
@@ -122,7 +122,7 @@ struct Conversation {
 }
 
 impl Conversation {
-    async fn make(self, call: Call, versions: &mut Versions) -> Result<Done, CallError> {
+    async fn make(self, call: Call, versions: &mut KnownObjects) -> Result<Done, CallError> {
         let outcome = match call {
             Call::WriteStatus(status) => self.write_status(*status, versions).await,
             Call::PatchSelector(side) => self.patch_selector(side, versions).await,
@@ -148,7 +148,7 @@ impl Conversation {
         Api::namespaced(self.cluster.client.clone(), &self.pair.namespace)
     }
 
-    async fn write_status(&self, status: ProxyPairStatus, versions: &mut Versions) -> Result<(), ApplyError> {
+    async fn write_status(&self, status: ProxyPairStatus, versions: &mut KnownObjects) -> Result<(), ApplyError> {
         self.cluster.claim()?;
         let object = ProxyPair {
             status: Some(status),
@@ -161,7 +161,7 @@ impl Conversation {
     }
 
     /// Changes the selector and nothing else, so that no other field can have it refused.
-    async fn patch_selector(&self, side: Side, versions: &mut Versions) -> Result<(), ApplyError> {
+    async fn patch_selector(&self, side: Side, versions: &mut KnownObjects) -> Result<(), ApplyError> {
         self.cluster.claim()?;
         let patch = selector_patch(self.service.as_ref(), &self.pair, side);
         let params = PatchParams {
@@ -192,7 +192,7 @@ impl Conversation {
         }
     }
 
-    async fn read(&self, versions: &mut Versions) -> Result<Done, CallError> {
+    async fn read(&self, versions: &mut KnownObjects) -> Result<Done, CallError> {
         let failed = |error: ApplyError| {
             let Pair { name, namespace, .. } = &*self.pair;
             tracing::warn!(pair = name, namespace, %error, "failed to read the state");
@@ -249,7 +249,7 @@ fn selector_patch(known: Option<&Service>, pair: &Pair, side: Side) -> Value {
     })
 }
 
-/// Whether `a` is a later version of an object than `b`. Versions are numbers that grow.
+/// Whether `a` is a later version of an object than `b`. KnownObjects are numbers that grow.
 fn is_newer<K: Resource>(a: &K, b: &K) -> bool {
     let version = |object: &K| {
         object

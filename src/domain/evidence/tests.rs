@@ -1,6 +1,6 @@
 //! Evidence of each kind, and what it is taken for.
 
-use super::*;
+use super::{classify::CONFIRMED_AFTER, *};
 
 const TIMING: Timing = Timing {
     interval: Duration::from_secs(1),
