@@ -33,9 +33,9 @@ mod settled;
 mod side;
 mod switching;
 
-pub use input::{Call, CallError, Done, Effect, Input, Selects, Source, StopReason, Stored, Switched};
+pub use input::{Call, CallError, Done, Effect, Input, Selects, StopReason, Stored, Switched};
 pub use phase::{PendingSwitch, Phase, Step, Timeline};
-pub use side::{Gate, GateObservation, PodView, ServerObservation, SideState};
+pub use side::{Gate, GateObservation, PodView, ServerObservation, SideState, Source};
 
 use std::{
     collections::{HashMap, HashSet},

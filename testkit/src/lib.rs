@@ -21,6 +21,7 @@ pub mod evidence;
 pub mod gate;
 pub mod helm;
 pub mod hold;
+pub mod manifest;
 pub mod namespace;
 pub mod operator;
 pub mod outage;

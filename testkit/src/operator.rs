@@ -13,8 +13,8 @@ use tokio::process::Command;
 
 use crate::{
     cluster::Cluster,
+    manifest::merge,
     namespace::{Namespace, is_ready},
-    stage::merge,
     wait::eventually,
 };
 

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::{
     certificates::{Identity, Issuer},
+    manifest::merge,
     namespace::Namespace,
-    stage::merge,
     stand_ins::{FleetOptions, Gateway, OBJECT_SERVER_PORT, ObjectServer, ServerOptions},
 };
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::{
     auditor::{Auditor, Ledger, duplicates, timeline},
     cluster::Cluster,
+    manifest::merge,
     namespace::Namespace,
     operator::Operator,
     pair::{self, Pair},
@@ -294,18 +295,5 @@ impl Drop for Watched<'_> {
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(words);
         }
-    }
-}
-
-/// Puts `over` over `into`, object by object.
-pub fn merge(into: &mut Value, over: &Value) {
-    match (into, over) {
-        (Value::Object(into), Value::Object(over)) => {
-            for (key, value) in over {
-                merge(into.entry(key.clone()).or_insert(Value::Null), value);
-            }
-        }
-        (_, Value::Null) => {}
-        (into, over) => *into = over.clone(),
     }
 }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use super::{
     phase::Timeline,
-    side::{GateObservation, PodView, ServerObservation},
+    side::{GateObservation, PodView, ServerObservation, Source},
 };
 use crate::{
     api::{ProxyPairStatus, Side, Sides, Switch},
@@ -37,15 +37,6 @@ pub enum Input {
     Outcome(Result<Done, CallError>),
     /// Time has passed.
     Tick,
-}
-
-/// What a check looks at.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Source {
-    /// The gate in the pod with that `metadata.uid`.
-    Gate(String),
-    /// The ObjectServer.
-    Server,
 }
 
 /// What is to be done.

@@ -24,8 +24,6 @@ use crate::{
     protocol::{GateState, Report, Request, Upstream},
 };
 
-use super::input::Source;
-
 /// A proxy pod, as the API server has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodView {
@@ -43,6 +41,15 @@ pub struct PodView {
     pub failure: Option<String>,
     /// The pod template that it was made from.
     pub template: Option<String>,
+}
+
+/// What a check looks at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    /// The gate in the pod with that `metadata.uid`.
+    Gate(String),
+    /// The ObjectServer.
+    Server,
 }
 
 /// An observation of one gate.
