@@ -93,7 +93,7 @@ impl Scenario {
         let writes_object = |server: &ApiServer| {
             let server = server.clone();
             Fault::hook(move |_| {
-                server.merge::<ProxyPair>(NAMESPACE, NAME, &json!({"metadata": {"labels": {"a": "b"}}}))
+                server.merge::<ProxyPair>(NAMESPACE, NAME, &json!({"metadata": {"labels": {"a": "b"}}}));
             })
         };
         match self {

@@ -234,7 +234,12 @@ pub async fn authorities_are_missing_or_garbage(scene: Arc<Scene>) -> Result<()>
     goes_on(&stage).await?;
 
     set_authorities(namespace, "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n").await?;
-    until_not_ready(&stage, "CaBundleUnusable", &["spec.primary.objectServer.tls", "no PEM"]).await?;
+    until_not_ready(
+        &stage,
+        "CaBundleUnusable",
+        &["spec.primary.objectServer.tls", "is not PEM"],
+    )
+    .await?;
     goes_on(&stage).await?;
 
     set_authorities(namespace, &authority.pem()).await?;

@@ -44,7 +44,11 @@ pub async fn beside_a_healthy_one(scene: Arc<Scene>) -> Result<()> {
 
     let said = until_said(&secretless, &["SecretMissing", NO_SECRET, "spec.proxy.secretName"]).await?;
     scene.say(format_args!("secretless: {said}"));
-    let said = until_said(&refused, &["container proxy ended", "ConfigCryptoAlg AES_FIPS"]).await?;
+    let said = until_said(
+        &refused,
+        &["container proxy exited with code 1", "ConfigCryptoAlg AES_FIPS"],
+    )
+    .await?;
     scene.say(format_args!("refused: {said}"));
     let said = until_said(&imageless, &[NO_IMAGE, "cannot be pulled"]).await?;
     scene.say(format_args!("imageless: {said}"));
