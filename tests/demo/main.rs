@@ -19,10 +19,10 @@ use testkit::{
     certificates::Issuer,
     cluster::Cluster,
     directory::repository,
+    manifest::merge,
     outage::{Micros, Reading, millis, now},
     pair::{self, Pair},
     site::Site,
-    stage::merge,
     stand_ins::{Fleet, FleetOptions, Gateway, ObjectServer},
     wait::eventually,
 };

@@ -8,9 +8,10 @@ use kube::ResourceExt;
 use proxypair::api::{ProxyPairStatus, Side};
 use serde_json::{Value, json};
 use testkit::{
+    manifest::merge,
     pair::{self, Pair, condition},
     site::{PROXY_USERS, Site, WhenGone, set_proxy_user},
-    stage::{SOON, Scene, Setting, merge},
+    stage::{SOON, Scene, Setting},
 };
 
 /// The image that no node can pull: nobody listens there.
