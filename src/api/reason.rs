@@ -94,7 +94,7 @@ reasons! {
     ApiServerTimeout,
     /// `Ready` is `False`: the API server answered with an error that has no reason of its own here.
     ApiServerError,
-    /// `Ready` is `False`: an object was changed between reading and writing it (HTTP status 409).
+    /// Metric only: an object was changed between reading and writing it (HTTP status 409).
     Conflict,
     /// `Ready` is `False`: the operator's role does not allow a call (HTTP status 403).
     Forbidden,

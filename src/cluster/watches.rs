@@ -1,7 +1,5 @@
 //! The caches: what the operator made, as the API server has it.
 
-use std::fmt::Debug;
-
 use futures::{StreamExt, future::BoxFuture};
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -16,10 +14,12 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{LABEL_MANAGED_BY, LABEL_PAIR, MANAGED_BY, ProxyPair};
+use crate::{
+    api::{LABEL_MANAGED_BY, LABEL_PAIR, MANAGED_BY, ProxyPair},
+    domain::children::Child,
+};
 
 /// The guarded type keeps one malformed ProxyPair from stopping the watch for all.
 pub type GuardedPair = DeserializeGuard<ProxyPair>;
@@ -65,20 +65,11 @@ pub fn owner<K: Resource>(object: &K) -> Option<ObjectRef<GuardedPair>> {
 }
 
 /// Caches the metadata of one kind of child, and asks for a reconciliation when one changes or goes.
-pub fn children<K>(
+pub fn children<K: Child>(
     client: &Client,
     namespace: Option<&str>,
     requeue: &Requeue,
-) -> (Store<PartialObjectMeta<K>>, BoxFuture<'static, ()>)
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
-{
+) -> (Store<PartialObjectMeta<K>>, BoxFuture<'static, ()>) {
     let (store, writer) = reflector::store();
     let requeue = requeue.clone();
     let stream = watcher(api::<PartialObjectMeta<K>>(client, namespace), ours())

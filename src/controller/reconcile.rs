@@ -88,8 +88,11 @@ pub async fn reconcile(object: Arc<GuardedPair>, registry: Arc<Registry>) -> Res
         Err(error) => return Err(ReconcileError::Malformed(error.error.clone())),
     };
     let outcome = reconcile_pair(&object, &registry).await;
-    if let Err(error) = &outcome {
-        report(&object, &registry, error.problem()).await;
+    match &outcome {
+        // It is resolved by the next pass, which follows at once.
+        Err(ReconcileError::Apply(error)) if error.is_conflict() => {}
+        Err(error) => report(&object, &registry, error.problem()).await,
+        Ok(_) => {}
     }
     outcome
 }

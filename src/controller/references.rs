@@ -6,16 +6,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    fmt::Debug,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use futures::{StreamExt, future::BoxFuture};
-use k8s_openapi::{
-    NamespaceResourceScope,
-    api::core::v1::{ConfigMap, Secret},
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::PartialObjectMeta,
@@ -25,11 +21,13 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use serde::de::DeserializeOwned;
 
 use crate::{
     cluster::{self, ApplyError, GuardedPair, Requeue, within_deadline},
-    domain::references::{Content, Contents, Reference, ReferenceKind},
+    domain::{
+        children::Child,
+        references::{Content, Contents, Reference, ReferenceKind},
+    },
 };
 
 /// `metadata.resourceVersion` of each object that was read; `None` for one that did not exist.
@@ -179,22 +177,13 @@ pub fn watch(
     })
 }
 
-fn watch_kind<K>(
+fn watch_kind<K: Child>(
     client: &Client,
     namespace: Option<&str>,
     kind: ReferenceKind,
     references: &Arc<References>,
     requeue: &Requeue,
-) -> impl Future<Output = ()> + Send + use<K>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
-{
+) -> impl Future<Output = ()> + Send + use<K> {
     let api = cluster::api::<PartialObjectMeta<K>>(client, namespace);
     let stream = watcher(api, watcher::Config::default()).default_backoff();
     let mut state = WatchState {
