@@ -9,8 +9,8 @@
 mod omni_dat;
 mod props;
 
-pub use omni_dat::{Entry, Server, omni_dat};
-pub use props::{Credentials, Proxyserv, Value, property, proxyserv_props};
+pub use omni_dat::{OmniDatEntry, OmniDatServer, omni_dat};
+pub use props::{ProxyCredentials, Proxyserv, Value, property, proxyserv_props};
 
 use crate::api::rules;
 

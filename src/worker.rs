@@ -50,7 +50,7 @@ pub struct Handover {
     pub keys: Option<Keys>,
 }
 
-enum Message {
+enum WorkerMessage {
     Handover(Box<Handover>),
     Service(Box<Option<Service>>),
     Problem(Option<Problem>),
@@ -59,7 +59,7 @@ enum Message {
 /// A handle on the worker of one pair. The worker ends with it.
 pub struct Worker {
     uid: String,
-    messages: mpsc::UnboundedSender<Message>,
+    messages: mpsc::UnboundedSender<WorkerMessage>,
     snapshot: watch::Receiver<Snapshot>,
     task: JoinHandle<()>,
 }
@@ -93,17 +93,17 @@ impl Worker {
 
     /// Hands over what is declared now.
     pub fn hand_over(&self, handover: Handover) {
-        self.send(Message::Handover(Box::new(handover)));
+        self.send(WorkerMessage::Handover(Box::new(handover)));
     }
 
     /// Hands over the virtual Service as it was found or applied.
     pub fn hand_over_service(&self, service: Option<Service>) {
-        self.send(Message::Service(Box::new(service)));
+        self.send(WorkerMessage::Service(Box::new(service)));
     }
 
     /// Has status say why the pair is not as declared; `None` when it is.
     pub fn report(&self, problem: Option<Problem>) {
-        self.send(Message::Problem(problem));
+        self.send(WorkerMessage::Problem(problem));
     }
 
     /// What is known of the pair now.
@@ -113,7 +113,7 @@ impl Worker {
     }
 
     /// A worker that has ended is replaced by the next reconciliation, which sends everything again.
-    fn send(&self, message: Message) {
+    fn send(&self, message: WorkerMessage) {
         let _ = self.messages.send(message);
     }
 }

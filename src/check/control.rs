@@ -75,7 +75,7 @@ where
     loop {
         let failure = match reporter.connect(dial()).await {
             Ok(stream) => {
-                let mut session = Session {
+                let mut session = ControlSession {
                     lines: Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE)),
                     timing,
                     reporter: &mut reporter,
@@ -102,7 +102,7 @@ where
     }
 }
 
-struct Session<'a, S> {
+struct ControlSession<'a, S> {
     lines: Framed<S, LinesCodec>,
     timing: &'a Timing,
     reporter: &'a mut LinkReporter,
@@ -115,7 +115,7 @@ struct Session<'a, S> {
     is_silent: bool,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> ControlSession<'_, S> {
     /// Runs the session until it fails.
     async fn run(&mut self, commands: &mut watch::Receiver<GateCommands>) -> Result<Infallible, Failure> {
         let GateCommands {

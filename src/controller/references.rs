@@ -36,11 +36,11 @@ pub type ReferenceVersions = BTreeMap<Reference, Option<String>>;
 /// Which pairs refer to which objects.
 #[derive(Default)]
 pub struct References {
-    entries: Mutex<HashMap<(String, Reference), Entry>>,
+    entries: Mutex<HashMap<(String, Reference), ReferenceEntry>>,
 }
 
 #[derive(Default)]
-struct Entry {
+struct ReferenceEntry {
     pairs: HashSet<ObjectRef<GuardedPair>>,
     /// Its newest known version, `None` inside if it does not exist; `None` when that may be out of date.
     known: Option<Option<String>>,
@@ -149,7 +149,7 @@ impl References {
         self.entries().contains_key(key)
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<(String, Reference), Entry>> {
+    fn entries(&self) -> MutexGuard<'_, HashMap<(String, Reference), ReferenceEntry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -33,7 +33,7 @@ mod settled;
 mod side;
 mod switching;
 
-pub use input::{Call, CallError, Done, Effect, Input, Selects, StopReason, Stored, Switched};
+pub use input::{Call, CallDone, CallError, Effect, Input, Selects, StopReason, Stored, Switched};
 pub use phase::{PendingSwitch, Phase, Step, Timeline};
 pub use side::{Gate, GateObservation, PodView, ServerObservation, SideState, Source};
 
@@ -238,7 +238,7 @@ impl Machine {
         self.pair = pair;
     }
 
-    fn take_outcome(&mut self, outcome: Result<Done, CallError>, now: Now, effects: &mut Vec<Effect>) {
+    fn take_outcome(&mut self, outcome: Result<CallDone, CallError>, now: Now, effects: &mut Vec<Effect>) {
         let Traffic::Calling(call) = std::mem::replace(&mut self.api.traffic, Traffic::Idle) else {
             return;
         };
@@ -246,19 +246,19 @@ impl Machine {
             (_, Err(CallError::Stop(reason))) => effects.push(Effect::Stop(reason)),
             (Call::DeletePod { side, name, .. }, outcome) => self.pod_deleted(side, name, &outcome, now, effects),
             (_, Err(CallError::Failed)) => self.read_later(now),
-            (_, Ok(Done::Read(stored))) => self.resync_with(*stored, now, effects),
-            (Call::WriteStatus(status), Ok(Done::Written)) => {
+            (_, Ok(CallDone::Read(stored))) => self.resync_with(*stored, now, effects),
+            (Call::WriteStatus(status), Ok(CallDone::Written)) => {
                 self.api.failures = 0;
                 self.api.status = *status;
                 self.memory.written_at = Some(now.monotonic);
                 self.status_written(now, effects);
             }
-            (Call::PatchSelector(side), Ok(Done::Written)) => {
+            (Call::PatchSelector(side), Ok(CallDone::Written)) => {
                 self.api.failures = 0;
                 self.api.selects = Selects::Side(side);
                 self.selector_patched(side, now);
             }
-            (Call::Read, Ok(Done::Written)) => self.read_later(now),
+            (Call::Read, Ok(CallDone::Written)) => self.read_later(now),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::api::rules;
 
 /// Address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
+pub struct OmniDatServer {
     host: String,
     port: u16,
     ssl: bool,
@@ -15,13 +15,13 @@ pub struct Server {
 
 /// A server, or a virtual pair of two.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct OmniDatEntry {
     name: String,
-    primary: Server,
-    backup: Option<Server>,
+    primary: OmniDatServer,
+    backup: Option<OmniDatServer>,
 }
 
-impl Server {
+impl OmniDatServer {
     /// `host` is a name or an IP address without brackets; `ssl` marks a port that speaks TLS.
     ///
     /// # Errors
@@ -41,13 +41,13 @@ impl Server {
     }
 }
 
-impl Entry {
+impl OmniDatEntry {
     /// An entry under `name`; with `backup` it is a virtual pair.
     ///
     /// # Errors
     ///
     /// [`Unwritable::Name`] if OMNIbus does not allow the name.
-    pub fn new(name: &str, primary: Server, backup: Option<Server>) -> Result<Self, Unwritable> {
+    pub fn new(name: &str, primary: OmniDatServer, backup: Option<OmniDatServer>) -> Result<Self, Unwritable> {
         rules::server_name()
             .check("name", name)
             .map_err(|_| Unwritable::Name(name.chars().take(40).collect()))?;
@@ -60,9 +60,9 @@ impl Entry {
 }
 
 /// The text of an `omni.dat` with these entries.
-pub fn omni_dat(entries: &[Entry]) -> String {
+pub fn omni_dat(entries: &[OmniDatEntry]) -> String {
     let mut text = String::new();
-    for Entry { name, primary, backup } in entries {
+    for OmniDatEntry { name, primary, backup } in entries {
         let _ = write!(text, "[{name}]\n{{\n\tPrimary: {}\n", written(primary));
         if let Some(backup) = backup {
             let _ = writeln!(text, "\tBackup: {}", written(backup));
@@ -72,6 +72,6 @@ pub fn omni_dat(entries: &[Entry]) -> String {
     text
 }
 
-fn written(Server { host, port, ssl }: &Server) -> String {
+fn written(OmniDatServer { host, port, ssl }: &OmniDatServer) -> String {
     format!("{host} {}{port}", if *ssl { "ssl " } else { "" })
 }

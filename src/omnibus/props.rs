@@ -50,7 +50,7 @@ fn unsafe_character(c: char) -> Option<&'static str> {
 
 /// The login of a proxy server to its ObjectServer.
 #[derive(Clone, Copy)]
-pub struct Credentials<'a> {
+pub struct ProxyCredentials<'a> {
     /// Value of AuthUserName.
     pub user: &'a str,
     /// Value of AuthPassword, plain or encrypted.
@@ -65,7 +65,7 @@ pub struct Proxyserv<'a> {
     /// Value of RemoteServer: the ObjectServer's name.
     pub remote_server: &'a str,
     /// Values of AuthUserName and AuthPassword.
-    pub credentials: Option<Credentials<'a>>,
+    pub credentials: Option<ProxyCredentials<'a>>,
     /// Value of ConfigKeyFile, a path.
     pub key_file: Option<&'a str>,
     /// The properties in the ProxyPair's spec.
@@ -88,7 +88,7 @@ pub fn proxyserv_props(proxy: &Proxyserv<'_>) -> Result<String, Unwritable> {
     let mut text = "# Written when the pod starts, from the ProxyPair and its Secret.\n".to_owned();
     text += &property("Name", Value::Text(name))?;
     text += &property("RemoteServer", Value::Text(remote_server))?;
-    if let Some(Credentials { user, password }) = credentials {
+    if let Some(ProxyCredentials { user, password }) = credentials {
         text += &property("AuthUserName", Value::Text(user))?;
         text += &property("AuthPassword", Value::Text(password))?;
     }

@@ -82,7 +82,7 @@ fn proxyserv<'a>(password: &'a str, properties: &'a ProxyProperties) -> Proxyser
     Proxyserv {
         name: "PROXY_P",
         remote_server: "AGG_P",
-        credentials: Some(Credentials {
+        credentials: Some(ProxyCredentials {
             user: "proxy",
             password,
         }),
@@ -144,10 +144,15 @@ fn refuses_a_password_that_cannot_be_written_safely_without_telling_it() {
 
 #[test]
 fn writes_servers_and_virtual_pairs() {
-    let server = |host: &str, ssl| Server::new(host, 4401, ssl).unwrap();
+    let server = |host: &str, ssl| OmniDatServer::new(host, 4401, ssl).unwrap();
     let entries = [
-        Entry::new("AGG_P", Server::new("aggp.example.com", 4100, false).unwrap(), None).unwrap(),
-        Entry::new(
+        OmniDatEntry::new(
+            "AGG_P",
+            OmniDatServer::new("aggp.example.com", 4100, false).unwrap(),
+            None,
+        )
+        .unwrap(),
+        OmniDatEntry::new(
             "PROXY_V",
             server("proxy-p.example.com", true),
             Some(server("2001:db8::1", true)),
@@ -164,11 +169,17 @@ fn writes_servers_and_virtual_pairs() {
 #[test]
 fn refuses_names_and_hosts_that_would_break_the_file() {
     for host in ["", "a b", "a\nb", "a}", "ssl 1", "[::1]"] {
-        assert_eq!(Server::new(host, 1, false), Err(Unwritable::Host(host.to_owned())));
+        assert_eq!(
+            OmniDatServer::new(host, 1, false),
+            Err(Unwritable::Host(host.to_owned()))
+        );
     }
     for name in ["", "agg", "1AGG", "AGG]", "A_NAME_OF_MORE_THAN_29_LETTERS"] {
-        let server = Server::new("aggp", 4100, false).unwrap();
-        assert_eq!(Entry::new(name, server, None), Err(Unwritable::Name(name.to_owned())));
+        let server = OmniDatServer::new("aggp", 4100, false).unwrap();
+        assert_eq!(
+            OmniDatEntry::new(name, server, None),
+            Err(Unwritable::Name(name.to_owned()))
+        );
     }
 }
 
@@ -192,11 +203,11 @@ proptest! {
     fn entries_read_back(
         servers in prop::collection::vec(("[A-Z_][A-Z0-9_]{0,28}", "[a-z0-9.:_-]{1,40}", 1u16.., any::<bool>(), any::<bool>()), 0..6)
     ) {
-        let entries: Vec<Entry> = servers
+        let entries: Vec<OmniDatEntry> = servers
             .iter()
             .map(|(name, host, port, ssl, pair)| {
-                let server = Server::new(host, *port, *ssl).unwrap();
-                Entry::new(name, server.clone(), pair.then_some(server)).unwrap()
+                let server = OmniDatServer::new(host, *port, *ssl).unwrap();
+                OmniDatEntry::new(name, server.clone(), pair.then_some(server)).unwrap()
             })
             .collect();
         let read = read_omni_dat(&omni_dat(&entries));
@@ -210,8 +221,8 @@ proptest! {
 
     #[test]
     fn a_host_never_breaks_out_of_its_line(host in "[ -~\\n\\t]{0,30}", ssl in any::<bool>(), name in select(vec!["A", "B"])) {
-        if let Ok(server) = Server::new(&host, 4400, ssl) {
-            let read = read_omni_dat(&omni_dat(&[Entry::new(name, server, None).unwrap()]));
+        if let Ok(server) = OmniDatServer::new(&host, 4400, ssl) {
+            let read = read_omni_dat(&omni_dat(&[OmniDatEntry::new(name, server, None).unwrap()]));
             prop_assert_eq!(&read[0].1["Primary"], &(host, ssl, 4400));
         }
     }

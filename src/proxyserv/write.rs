@@ -12,7 +12,7 @@ use super::{PrepareError, WriteArgs, copy::remove, props_file};
 use crate::{
     address::Address,
     api::{AUTH_PASSWORD, AUTH_USER_NAME, ENCRYPTION_KEYFILE, OMNI_KDB, OMNI_STH},
-    omnibus::{Credentials, Entry, Proxyserv, Server, Unwritable, omni_dat, proxyserv_props},
+    omnibus::{OmniDatEntry, OmniDatServer, ProxyCredentials, Proxyserv, Unwritable, omni_dat, proxyserv_props},
 };
 
 /// Length of the end of nco_igen's output that is reported, in bytes.
@@ -49,7 +49,9 @@ pub(super) fn write(args: &WriteArgs) -> Result<(), PrepareError> {
     let props = proxyserv_props(&Proxyserv {
         name: &args.name,
         remote_server: &args.object_server_name,
-        credentials: login.as_ref().map(|(user, password)| Credentials { user, password }),
+        credentials: login
+            .as_ref()
+            .map(|(user, password)| ProxyCredentials { user, password }),
         key_file: key.is_some().then_some(&*key_file),
         properties: &args.properties,
     })?;
@@ -57,8 +59,8 @@ pub(super) fn write(args: &WriteArgs) -> Result<(), PrepareError> {
     compile(&args.nc_home)
 }
 
-fn entry(name: &str, address: &Address, ssl: bool) -> Result<Entry, Unwritable> {
-    Entry::new(name, Server::new(address.host(), address.port(), ssl)?, None)
+fn entry(name: &str, address: &Address, ssl: bool) -> Result<OmniDatEntry, Unwritable> {
+    OmniDatEntry::new(name, OmniDatServer::new(address.host(), address.port(), ssl)?, None)
 }
 
 /// The mounted Secret, if there is one.

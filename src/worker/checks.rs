@@ -84,7 +84,7 @@ struct Declared {
     keys: Option<Keys>,
     timing: Timing,
     login: Option<Credentials>,
-    servers: Sides<Server>,
+    servers: Sides<ObjectServerTarget>,
 }
 
 impl Declared {
@@ -95,7 +95,7 @@ impl Declared {
 
 /// How to reach an ObjectServer, and what it must prove.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Server {
+struct ObjectServerTarget {
     address: Address,
     /// The name that it must say, and must have in its certificate.
     name: String,
@@ -398,10 +398,10 @@ fn declared(handover: &Handover, before: Option<&Declared>) -> Declared {
     }
 }
 
-fn server(pair: &Pair, side: Side, authorities: Option<Arc<Vec<u8>>>) -> Server {
+fn server(pair: &Pair, side: Side, authorities: Option<Arc<Vec<u8>>>) -> ObjectServerTarget {
     let (declared, login) = (pair.spec.side(side), pair.spec.health_check.login.as_ref());
     let is_proxied = pair.spec.proxy.engine == Engine::Proxyserv;
-    Server {
+    ObjectServerTarget {
         address: pair.object_server(side).clone(),
         name: declared.object_server.name.clone(),
         authorities: declared
@@ -415,7 +415,7 @@ fn server(pair: &Pair, side: Side, authorities: Option<Arc<Vec<u8>>>) -> Server 
 }
 
 /// A dialer that takes silence for absence after `unresponsiveAfter`; or why the CA bundle cannot be used.
-fn dialer(server: &Server, timing: &Timing) -> Result<Dialer, String> {
+fn dialer(server: &ObjectServerTarget, timing: &Timing) -> Result<Dialer, String> {
     let dialer = Dialer::new(server.address.clone(), timing.unresponsive_after);
     match &server.authorities {
         None => Ok(dialer),

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    Handover, Message,
+    Handover, WorkerMessage,
     checks::{Checks, Observed},
     telemetry::Telemetry,
     view::View,
@@ -21,7 +21,7 @@ use crate::{
     api::{Side, Sides},
     cluster::Cluster,
     domain::{
-        machine::{CallError, Done, Effect, Input, Machine, PodView, Source, StopReason, Stored},
+        machine::{CallDone, CallError, Effect, Input, Machine, PodView, Source, StopReason, Stored},
         rollout::Snapshot,
     },
 };
@@ -72,7 +72,11 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
     }
 
     /// Runs until the handle is dropped, leadership is lost, or the ProxyPair is gone.
-    pub async fn run(mut self, mut messages: mpsc::UnboundedReceiver<Message>, mut observed: mpsc::Receiver<Observed>) {
+    pub async fn run(
+        mut self,
+        mut messages: mpsc::UnboundedReceiver<WorkerMessage>,
+        mut observed: mpsc::Receiver<Observed>,
+    ) {
         let mut changes = self.cluster.changes.subscribe();
         let mut flow = self.look();
         while flow.is_continue() {
@@ -134,19 +138,19 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
         Flow::Continue(())
     }
 
-    fn take_outcome(&mut self, outcome: Result<Done, CallError>, versions: KnownObjects) -> Flow {
+    fn take_outcome(&mut self, outcome: Result<CallDone, CallError>, versions: KnownObjects) -> Flow {
         self.writer.take(versions);
         self.feed(Input::Outcome(outcome))
     }
 
-    fn take_message(&mut self, message: Message) -> Flow {
+    fn take_message(&mut self, message: WorkerMessage) -> Flow {
         match message {
-            Message::Handover(handover) => self.take_handover(&handover),
-            Message::Service(service) => match self.writer.take_service(*service, self.machine.pair()) {
+            WorkerMessage::Handover(handover) => self.take_handover(&handover),
+            WorkerMessage::Service(service) => match self.writer.take_service(*service, self.machine.pair()) {
                 Some(selects) => self.feed(Input::Service(selects)),
                 None => Flow::Continue(()),
             },
-            Message::Problem(problem) => self.feed(Input::Problem(problem)),
+            WorkerMessage::Problem(problem) => self.feed(Input::Problem(problem)),
         }
     }
 
@@ -209,7 +213,7 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
 }
 
 /// Resolves when the call has finished; never, when there is none.
-async fn finished(call: &mut Option<Calling>) -> (Result<Done, CallError>, KnownObjects) {
+async fn finished(call: &mut Option<Calling>) -> (Result<CallDone, CallError>, KnownObjects) {
     let Some(calling) = call else { return pending().await };
     let finished = calling.await;
     *call = None;

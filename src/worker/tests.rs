@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    Handover, Message,
+    Handover, WorkerMessage,
     checks::{Checks, Observed, input},
     task::Task,
     view::View,
@@ -215,7 +215,7 @@ struct Stage {
     cluster: Arc<Cluster>,
     checks: FakeChecks,
     standing: watch::Sender<Standing>,
-    messages: mpsc::UnboundedSender<Message>,
+    messages: mpsc::UnboundedSender<WorkerMessage>,
     observed: mpsc::Sender<Observed>,
     worker: JoinHandle<()>,
     pair: Arc<Pair>,
@@ -291,7 +291,7 @@ impl Stage {
             worker: tokio::spawn(task.run(received, observations)),
             pair,
         };
-        stage.send(Message::Service(Box::new(Some(service))));
+        stage.send(WorkerMessage::Service(Box::new(Some(service))));
         stage
     }
 
@@ -314,7 +314,7 @@ impl Stage {
         stage
     }
 
-    fn send(&self, message: Message) {
+    fn send(&self, message: WorkerMessage) {
         assert!(self.messages.send(message).is_ok(), "the worker has ended");
     }
 
@@ -618,7 +618,7 @@ async fn an_edited_label_costs_no_conflict() {
         .server
         .merge::<ProxyPair>(NAMESPACE, NAME, &json!({"metadata": {"labels": {"team": "noc"}}}));
     let object = stage.server.get::<ProxyPair>(NAMESPACE, NAME).unwrap();
-    stage.send(Message::Handover(Box::new(Handover {
+    stage.send(WorkerMessage::Handover(Box::new(Handover {
         pair: Arc::clone(&stage.pair),
         object: Arc::new(object),
         login: None,
@@ -644,7 +644,7 @@ async fn a_selector_that_was_edited_by_hand_is_patched_back_with_all_its_keys() 
     let wrong = json!({"spec": {"selector": {"app": "nginx", LABEL_SIDE: null}}});
     stage.server.merge::<Service>(NAMESPACE, NAME, &wrong);
     let service = stage.server.get::<Service>(NAMESPACE, NAME);
-    stage.send(Message::Service(Box::new(service)));
+    stage.send(WorkerMessage::Service(Box::new(service)));
     stage
         .until("the selector is back", |stage| {
             selected(&stage.server) == Some(Side::Primary)
@@ -662,7 +662,7 @@ async fn a_service_of_somebody_else_is_never_patched() {
     let mut foreign = children::virtual_service(&stage.pair, Side::Primary);
     foreign.meta_mut().owner_references = None;
     let foreign = stage.server.put(&foreign);
-    stage.send(Message::Service(Box::new(Some(foreign))));
+    stage.send(WorkerMessage::Service(Box::new(Some(foreign))));
     stage.down(Side::Primary).await;
     stage
         .until("the intent is written", |stage| {

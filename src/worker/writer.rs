@@ -18,14 +18,14 @@ use crate::{
     cluster::{ApplyError, Cluster, within_deadline},
     domain::{
         children,
-        machine::{Call, CallError, Done, Selects, StopReason, Stored},
+        machine::{Call, CallDone, CallError, Selects, StopReason, Stored},
         pair::Pair,
         status::{Problem, refused},
     },
 };
 
 /// A call under way. It resolves once, with the outcome and the newest versions of the objects.
-pub type Calling = Pin<Box<dyn Future<Output = (Result<Done, CallError>, KnownObjects)> + Send>>;
+pub type Calling = Pin<Box<dyn Future<Output = (Result<CallDone, CallError>, KnownObjects)> + Send>>;
 
 /// What makes the calls of a worker.
 pub trait Writer: Send {
@@ -122,7 +122,7 @@ struct Conversation {
 }
 
 impl Conversation {
-    async fn make(self, call: Call, versions: &mut KnownObjects) -> Result<Done, CallError> {
+    async fn make(self, call: Call, versions: &mut KnownObjects) -> Result<CallDone, CallError> {
         let outcome = match call {
             Call::WriteStatus(status) => self.write_status(*status, versions).await,
             Call::PatchSelector(side) => self.patch_selector(side, versions).await,
@@ -130,7 +130,7 @@ impl Conversation {
             Call::DeletePod { name, uid, .. } => self.delete_pod(&name, uid).await,
         };
         match outcome {
-            Ok(()) => Ok(Done::Written),
+            Ok(()) => Ok(CallDone::Written),
             Err(ApplyError::NotLeading) => Err(CallError::Stop(StopReason::NotLeading)),
             Err(error) => {
                 let Pair { name, namespace, .. } = &*self.pair;
@@ -192,7 +192,7 @@ impl Conversation {
         }
     }
 
-    async fn read(&self, versions: &mut KnownObjects) -> Result<Done, CallError> {
+    async fn read(&self, versions: &mut KnownObjects) -> Result<CallDone, CallError> {
         let failed = |error: ApplyError| {
             let Pair { name, namespace, .. } = &*self.pair;
             tracing::warn!(pair = name, namespace, %error, "failed to read the state");
@@ -214,7 +214,7 @@ impl Conversation {
         };
         versions.object = Some(object);
         versions.service = Some(service);
-        Ok(Done::Read(Box::new(stored)))
+        Ok(CallDone::Read(Box::new(stored)))
     }
 }
 

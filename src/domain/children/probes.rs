@@ -8,7 +8,7 @@ use super::{labels, metadata};
 use crate::{
     api::{ServiceType, Side, Sides},
     domain::pair::{Listener, Pair},
-    omnibus::{Entry, Server, Value, omni_dat, property},
+    omnibus::{OmniDatEntry, OmniDatServer, Value, omni_dat, property},
 };
 
 /// Key of the `omni.dat`.
@@ -25,9 +25,9 @@ pub type Nodes = Sides<Option<String>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reach {
     /// The virtual Service's.
-    pub pair: Option<Server>,
+    pub pair: Option<OmniDatServer>,
     /// Those of the Services of the sides.
-    pub sides: Sides<Option<Server>>,
+    pub sides: Sides<Option<OmniDatServer>>,
 }
 
 /// The addresses of the Services: their names with type ClusterIP, a node and their own port of it with NodePort, the
@@ -41,11 +41,11 @@ pub fn reach(pair: &Pair, virtual_service: &Service, sides: Sides<&Service>, nod
     }
 }
 
-fn address(pair: &Pair, service: &Service, side: Side, node: Option<&str>) -> Option<Server> {
+fn address(pair: &Pair, service: &Service, side: Side, node: Option<&str>) -> Option<OmniDatServer> {
     let ssl = *pair.listener(side) != Listener::Plain;
     let declared = u16::try_from(pair.spec.service.port).ok()?;
     let name = service.metadata.name.as_deref()?;
-    let at = |host: &str, port| Server::new(host, port, ssl).ok();
+    let at = |host: &str, port| OmniDatServer::new(host, port, ssl).ok();
     match pair.spec.service.type_ {
         ServiceType::ClusterIP => at(&format!("{name}.{}.svc", pair.namespace), declared),
         ServiceType::NodePort => {
@@ -98,11 +98,11 @@ fn servers(pair: &Pair, reach: &Reach) -> String {
 }
 
 /// An entry of the `omni.dat`, or a comment that says why there is none.
-fn entry(pair: &Pair, name: &str, address: &Option<Server>, second: Option<Server>) -> String {
+fn entry(pair: &Pair, name: &str, address: &Option<OmniDatServer>, second: Option<OmniDatServer>) -> String {
     // The names are valid, so there is an entry for each address.
     let entry = address
         .clone()
-        .and_then(|address| Entry::new(name, address, second).ok());
+        .and_then(|address| OmniDatEntry::new(name, address, second).ok());
     match entry {
         Some(entry) => omni_dat(&[entry]),
         None => format!("# {name} is not here: {}\n", missing(pair.spec.service.type_)),

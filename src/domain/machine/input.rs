@@ -34,7 +34,7 @@ pub enum Input {
     /// An observation of an ObjectServer.
     Server(Side, ServerObservation),
     /// The outcome of the call under way.
-    Outcome(Result<Done, CallError>),
+    Outcome(Result<CallDone, CallError>),
     /// Time has passed.
     Tick,
 }
@@ -93,7 +93,7 @@ pub enum Call {
 
 /// A call that succeeded.
 #[derive(Clone, Debug)]
-pub enum Done {
+pub enum CallDone {
     /// It has taken effect.
     Written,
     /// What is stored.

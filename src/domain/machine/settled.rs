@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Machine,
-    input::{Call, CallError, Done, Effect},
+    input::{Call, CallDone, CallError, Effect},
     phase::Phase,
 };
 use crate::{
@@ -96,7 +96,7 @@ impl Machine {
         &mut self,
         side: Side,
         name: String,
-        outcome: &Result<Done, CallError>,
+        outcome: &Result<CallDone, CallError>,
         now: Now,
         effects: &mut Vec<Effect>,
     ) {

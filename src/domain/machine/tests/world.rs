@@ -16,7 +16,7 @@ use crate::{
     domain::{
         evidence::{Fault as LinkFault, Link},
         machine::{
-            Call, CallError, Done, Effect, GateObservation, Input, Machine, PodView, Selects, ServerObservation,
+            Call, CallDone, CallError, Effect, GateObservation, Input, Machine, PodView, Selects, ServerObservation,
             StopReason, Stored,
         },
         now::Now,
@@ -422,10 +422,10 @@ impl World {
         }
     }
 
-    fn execute(&mut self, call: &Call) -> Done {
+    fn execute(&mut self, call: &Call) -> CallDone {
         match call {
             Call::Read => {
-                return Done::Read(Box::new(Stored {
+                return CallDone::Read(Box::new(Stored {
                     status: self.status.clone(),
                     selects: self.selects,
                 }));
@@ -447,7 +447,7 @@ impl World {
             }
             Call::DeletePod { name, .. } => self.calls.push(format!("delete {name}")),
         }
-        Done::Written
+        CallDone::Written
     }
 
     /// Answers calls until none is left.
