@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{
-    auditor::{Auditor, Ledger, duplicates, timeline},
+    auditor::{Auditor, Ledger, duplicates, held_by, timeline},
     cluster::Cluster,
     manifest::merge,
     namespace::Namespace,
@@ -216,6 +216,11 @@ impl Stage<'_> {
 
     fn has_proxyserv(&self) -> bool {
         self.site.as_ref().is_some_and(|site| site.proxyserv.is_some())
+    }
+
+    /// How often each event came, over both ObjectServers.
+    pub async fn held(&self) -> Result<BTreeMap<String, u64>> {
+        held_by(&[&self.agg_p, &self.agg_b]).await
     }
 
     /// Events that have come more than once until now.
