@@ -63,9 +63,9 @@ impl Machine {
         due
     }
 
-    /// Until then the status of an earlier operator is better than that nothing was observed yet.
+    /// Until then the status of an earlier operator is better than that nothing was observed yet. A problem is said at once.
     fn unobserved_until(&self) -> Option<Instant> {
-        let has_status = self.api.status.serving.is_some();
+        let has_status = self.api.status.serving.is_some() && self.problem.is_none();
         let is_unobserved = self.sides.iter().any(|(_, side)| side.is_unobserved());
         (has_status && is_unobserved).then(|| self.started_at + self.timing.unresponsive_after)
     }

@@ -349,6 +349,28 @@ fn session_counts_alone_are_written_every_two_seconds_at_the_most() {
 }
 
 #[test]
+fn a_new_leader_waits_with_status_for_observations_but_not_with_a_problem() {
+    let world = World::settled(Side::Primary);
+    let stored = Stored {
+        status: world.status.clone(),
+        selects: world.selects,
+    };
+    let pair = Arc::new(crate::domain::pair::fixture::pair(serde_json::json!({})));
+    let mut machine = Machine::resume(pair, &stored, world.now);
+    let writes = |effects: &[Effect]| {
+        effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Call(Call::WriteStatus(_))))
+    };
+    assert!(!writes(&machine.handle(Input::Tick, world.now)));
+    let problem = Problem {
+        reason: crate::api::Reason::NameTaken,
+        message: "Service proxy-v exists".to_owned(),
+    };
+    assert!(writes(&machine.handle(Input::Problem(Some(problem)), world.now)));
+}
+
+#[test]
 fn a_command_that_a_gate_rejects_is_announced_once() {
     let mut world = World::settled(Side::Primary);
     let mut operator = world.start();
