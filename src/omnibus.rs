@@ -10,7 +10,7 @@ mod omni_dat;
 mod props;
 
 pub use omni_dat::{OmniDatEntry, OmniDatServer, omni_dat};
-pub use props::{ProxyCredentials, Proxyserv, Value, property, proxyserv_props};
+pub use props::{PropertyValue, ProxyCredentials, Proxyserv, property, proxyserv_props};
 
 use crate::api::rules;
 

@@ -6,7 +6,7 @@ use proxypair::tds::Error;
 use proxypair::tds::format::Column;
 use proxypair::tds::login::LoginRecord;
 use proxypair::tds::packet::{Assembler, Message, write_message};
-use proxypair::tds::request::Request;
+use proxypair::tds::request::RequestToken;
 use proxypair::tds::response::{AnswerWriter, Token, Tokens};
 use proxypair::tds::value::{DataType, Value};
 use proxypair::tds::wire::ByteOrder;
@@ -65,7 +65,7 @@ pub fn check(input: &[u8]) -> bool {
 fn read_once(kind: u8, payload: &[u8], order: ByteOrder) {
     match kind {
         0 => Tokens::new(payload, order).for_each(drop),
-        1 => drop(Request::decode_all(payload, order)),
+        1 => drop(RequestToken::decode_all(payload, order)),
         2 => drop(LoginRecord::decode(payload)),
         _ => {
             let mut assembler = Assembler::new(LIMITS.into());
@@ -181,7 +181,7 @@ fn same(left: &[Token], right: &[Token]) -> bool {
 }
 
 fn request(payload: &[u8], order: ByteOrder) -> bool {
-    let Ok(requests) = Request::decode_all(payload, order) else {
+    let Ok(requests) = RequestToken::decode_all(payload, order) else {
         return false;
     };
     assert!(requests.len() <= payload.len(), "more requests than bytes");
@@ -191,7 +191,7 @@ fn request(payload: &[u8], order: ByteOrder) -> bool {
             .encode(order, &mut written)
             .unwrap_or_else(|error| panic!("{request:?} was read and cannot be written: {error}"));
     }
-    let again = Request::decode_all(&written, order);
+    let again = RequestToken::decode_all(&written, order);
     assert_eq!(again.as_ref(), Ok(&requests), "written and read again");
     true
 }

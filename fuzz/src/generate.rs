@@ -6,8 +6,8 @@ use proxypair::tds::capability::Capability;
 use proxypair::tds::format::Column;
 use proxypair::tds::login::LoginRecord;
 use proxypair::tds::packet::{Header, PacketType, STATUS_ATTN, STATUS_EOM, STATUS_EVENT, write_message};
-use proxypair::tds::request::Request;
-use proxypair::tds::response::{AnswerWriter, Done, DoneKind, EnvChange, LoginAck, Message, MessageForm, Token};
+use proxypair::tds::request::RequestToken;
+use proxypair::tds::response::{AnswerWriter, Done, DoneKind, EnvChange, LoginAck, MessageForm, ServerMessage, Token};
 use proxypair::tds::value::{DataType, Value};
 use proxypair::tds::wire::ByteOrder;
 
@@ -107,14 +107,14 @@ fn request(rng: &mut Rng, order: ByteOrder) -> Vec<u8> {
     let mut payload = Vec::new();
     for _ in 0..rng.u8(1..4) {
         let request = match rng.u8(..5) {
-            0 => Request::Logout,
-            1 => Request::Option {
+            0 => RequestToken::Logout,
+            1 => RequestToken::Option {
                 command: rng.u8(..),
                 option: rng.u8(..),
                 argument: bytes(rng, 20),
             },
-            2 => Request::Unknown { token: rng.u8(..) },
-            _ => Request::Language {
+            2 => RequestToken::Unknown { token: rng.u8(..) },
+            _ => RequestToken::Language {
                 sql: text(rng, 80),
                 has_parameters: rng.u8(..4) == 0,
             },
@@ -189,8 +189,8 @@ fn tokens(rng: &mut Rng) -> Vec<Token> {
     }]
 }
 
-fn message(rng: &mut Rng) -> Message {
-    let mut message = Message::new(rng.u32(..), rng.u8(..20), &text(rng, 12), &text(rng, 60));
+fn message(rng: &mut Rng) -> ServerMessage {
+    let mut message = ServerMessage::new(rng.u32(..), rng.u8(..20), &text(rng, 12), &text(rng, 60));
     match rng.u8(..3) {
         0 => message.form = MessageForm::Error,
         1 => message.form = MessageForm::Info,

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     api::{AUTH_PASSWORD, AUTH_USER_NAME, CaBundleSpec, OMNI_KDB, OMNI_STH, Reason, Side},
-    omnibus::{Value, property},
+    omnibus::{PropertyValue, property},
 };
 
 /// Kind of an object that a pair refers to.
@@ -228,7 +228,7 @@ pub fn lacking(need: &Need, contents: &Contents) -> Option<Problem> {
     let Some(key) = missing.or(alone) else {
         let unwritable = properties
             .iter()
-            .find_map(|key| property(key, Value::Text(&text(content, key)?)).err())?;
+            .find_map(|key| property(key, PropertyValue::Text(&text(content, key)?)).err())?;
         return Some(Problem {
             reason: Reason::SecretUnusable,
             message: format!("{kind} {name} ({field}): {unwritable}"),

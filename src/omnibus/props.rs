@@ -5,7 +5,7 @@ use crate::api::ProxyProperties;
 
 /// The value of a property.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value<'a> {
+pub enum PropertyValue<'a> {
     /// Written in single quotation marks.
     Text(&'a str),
     /// A number.
@@ -19,9 +19,9 @@ pub enum Value<'a> {
 /// # Errors
 ///
 /// [`Unwritable::Property`] if the value has a quotation mark, a backslash, or anything but printable ASCII.
-pub fn property(key: &str, value: Value<'_>) -> Result<String, Unwritable> {
+pub fn property(key: &str, value: PropertyValue<'_>) -> Result<String, Unwritable> {
     let written = match value {
-        Value::Text(text) => {
+        PropertyValue::Text(text) => {
             if let Some(character) = text.chars().find_map(unsafe_character) {
                 return Err(Unwritable::Property {
                     key: key.to_owned(),
@@ -30,9 +30,9 @@ pub fn property(key: &str, value: Value<'_>) -> Result<String, Unwritable> {
             }
             format!("'{text}'")
         }
-        Value::Number(number) => number.to_string(),
-        Value::Flag(true) => "TRUE".to_owned(),
-        Value::Flag(false) => "FALSE".to_owned(),
+        PropertyValue::Number(number) => number.to_string(),
+        PropertyValue::Flag(true) => "TRUE".to_owned(),
+        PropertyValue::Flag(false) => "FALSE".to_owned(),
     };
     Ok(format!("{key}: {written}\n"))
 }
@@ -86,25 +86,25 @@ pub fn proxyserv_props(proxy: &Proxyserv<'_>) -> Result<String, Unwritable> {
         properties,
     } = proxy;
     let mut text = "# Written when the pod starts, from the ProxyPair and its Secret.\n".to_owned();
-    text += &property("Name", Value::Text(name))?;
-    text += &property("RemoteServer", Value::Text(remote_server))?;
+    text += &property("Name", PropertyValue::Text(name))?;
+    text += &property("RemoteServer", PropertyValue::Text(remote_server))?;
     if let Some(ProxyCredentials { user, password }) = credentials {
-        text += &property("AuthUserName", Value::Text(user))?;
-        text += &property("AuthPassword", Value::Text(password))?;
+        text += &property("AuthUserName", PropertyValue::Text(user))?;
+        text += &property("AuthPassword", PropertyValue::Text(password))?;
     }
     if let Some(key_file) = key_file {
-        text += &property("ConfigKeyFile", Value::Text(key_file))?;
+        text += &property("ConfigKeyFile", PropertyValue::Text(key_file))?;
     }
     if properties.message_log.is_none() {
-        text += &property("MessageLog", Value::Text("stderr"))?;
+        text += &property("MessageLog", PropertyValue::Text("stderr"))?;
     }
     // The API's own names are OMNIbus's.
     let set = serde_json::to_value(properties).unwrap_or_default();
     for (key, value) in set.as_object().into_iter().flatten() {
         let value = match value {
-            serde_json::Value::Bool(flag) => Value::Flag(*flag),
-            serde_json::Value::Number(number) => Value::Number(number.as_i64().unwrap_or_default()),
-            other => Value::Text(other.as_str().unwrap_or_default()),
+            serde_json::Value::Bool(flag) => PropertyValue::Flag(*flag),
+            serde_json::Value::Number(number) => PropertyValue::Number(number.as_i64().unwrap_or_default()),
+            other => PropertyValue::Text(other.as_str().unwrap_or_default()),
         };
         text += &property(key, value)?;
     }

@@ -186,7 +186,7 @@ fn refuses_names_and_hosts_that_would_break_the_file() {
 proptest! {
     #[test]
     fn a_property_reads_back_as_it_was_or_is_refused(text in any::<String>()) {
-        match property("Key", Value::Text(&text)) {
+        match property("Key", PropertyValue::Text(&text)) {
             Ok(line) => prop_assert_eq!(read_props(&line), BTreeMap::from([("Key".to_owned(), Read::Text(text))])),
             Err(_) => prop_assert!(text.chars().any(|c| !(' '..='~').contains(&c) || c == '\'' || c == '\\')),
         }

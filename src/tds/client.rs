@@ -29,9 +29,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::channel::{Channel, ReceiveError};
 use super::encryption::{Challenge, OFFER};
 use super::login::LoginRecord;
-use super::packet::{Message as Packets, PacketType};
-use super::request::Request;
-use super::response::{Done, EnvChange, LoginAck, Message, Token, Tokens};
+use super::packet::{Message, PacketType};
+use super::request::RequestToken;
+use super::response::{Done, EnvChange, LoginAck, ServerMessage, Token, Tokens};
 use super::wire::ByteOrder;
 
 mod answer;
@@ -169,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
     ///
     /// Those of [`QueryError`] that end the session.
     pub async fn exchange(&mut self, sql: &str) -> Result<Vec<u8>, QueryError> {
-        let request = Request::Language {
+        let request = RequestToken::Language {
             sql: sql.to_owned(),
             has_parameters: false,
         };
@@ -196,14 +196,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
     /// The stream's error; the session is over all the same.
     pub async fn close(mut self) -> io::Result<()> {
         let mut payload = Vec::new();
-        Request::Logout
+        RequestToken::Logout
             .encode(self.order, &mut payload)
             .map_err(io::Error::other)?;
         self.channel.send(PacketType::NORMAL, &payload).await?;
         self.channel.shutdown().await
     }
 
-    async fn receive(&mut self) -> Result<Packets, QueryError> {
+    async fn receive(&mut self) -> Result<Message, QueryError> {
         match self.channel.receive().await {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(QueryError::Closed),
@@ -213,7 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         }
     }
 
-    async fn login_answer(&mut self) -> Result<Packets, LoginError> {
+    async fn login_answer(&mut self) -> Result<Message, LoginError> {
         match self.channel.peek().await.map_err(LoginError::Io)? {
             None => return Err(LoginError::Closed { spoke: false }),
             Some(PacketType::RESPONSE) => {}
@@ -233,11 +233,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         self.judge(&answer)
     }
 
-    fn judge(&mut self, answer: &Packets) -> Result<Verdict, LoginError> {
+    fn judge(&mut self, answer: &Message) -> Result<Verdict, LoginError> {
         let tokens = Tokens::new(&answer.payload, self.order).collect::<Result<Vec<_>, _>>();
         let tokens = tokens.map_err(LoginError::Protocol)?;
         let mut ack = None;
-        let mut messages: Vec<&Message> = Vec::new();
+        let mut messages: Vec<&ServerMessage> = Vec::new();
         let mut done: Option<Done> = None;
         for token in &tokens {
             match token {
@@ -285,7 +285,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         }
     }
 
-    fn learn_server<'m>(&mut self, mut messages: impl Iterator<Item = &'m Message>) {
+    fn learn_server<'m>(&mut self, mut messages: impl Iterator<Item = &'m ServerMessage>) {
         if let Some(message) = messages.find(|message| !message.server.is_empty()) {
             self.server = Some(message.server.clone());
         }

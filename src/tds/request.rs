@@ -7,7 +7,7 @@ const PARAMETERS_FOLLOW: u8 = 1;
 
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
+pub enum RequestToken {
     /// SQL text.
     Language {
         /// The text.
@@ -33,7 +33,7 @@ pub enum Request {
     },
 }
 
-impl Request {
+impl RequestToken {
     /// Reads all requests of a message. It stops after one that has parameters or is unknown.
     ///
     /// # Errors

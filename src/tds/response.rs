@@ -11,7 +11,7 @@ mod message;
 mod writer;
 
 pub use fields::{Done, DoneKind, EnvChange, LoginAck};
-pub use message::{Message, MessageForm};
+pub use message::{MessageForm, ServerMessage};
 pub use writer::AnswerWriter;
 
 /// One token of an answer.
@@ -24,7 +24,7 @@ pub enum Token {
     /// What the server changed in the session.
     EnvChange(Vec<EnvChange>),
     /// An error or an information.
-    Message(Message),
+    Message(ServerMessage),
     /// The columns of the rows that follow.
     RowFormat {
         /// Sent as ROWFMT2.
@@ -100,9 +100,9 @@ impl<'a> Tokens<'a> {
             token::LOGINACK => Token::LoginAck(LoginAck::decode(reader)?),
             token::CAPABILITY => Token::Capability(Capability::decode(reader)?),
             token::ENVCHANGE => Token::EnvChange(EnvChange::decode_all(reader)?),
-            token::EED => Token::Message(Message::decode_extended(reader)?),
-            token::ERROR => Token::Message(Message::decode_short(MessageForm::Error, reader)?),
-            token::INFO => Token::Message(Message::decode_short(MessageForm::Info, reader)?),
+            token::EED => Token::Message(ServerMessage::decode_extended(reader)?),
+            token::ERROR => Token::Message(ServerMessage::decode_short(MessageForm::Error, reader)?),
+            token::INFO => Token::Message(ServerMessage::decode_short(MessageForm::Info, reader)?),
             found @ (token::ROWFMT | token::ROWFMT2) => {
                 let wide = found == token::ROWFMT2;
                 let columns = decode_format(kind(wide, true), reader)?;

@@ -9,7 +9,7 @@ use super::encryption::{
     parameters,
 };
 use super::format::{COLUMN_NULLABLE, Column};
-use super::response::{Done, DoneKind, Message, MessageForm, Token, Tokens};
+use super::response::{Done, DoneKind, MessageForm, ServerMessage, Token, Tokens};
 use super::value::{DataType, Value};
 use super::wire::ByteOrder;
 
@@ -111,7 +111,7 @@ impl Column {
     }
 }
 
-impl Message {
+impl ServerMessage {
     /// An extended message without parameters: an information up to class 10, else an error.
     #[must_use]
     pub fn new(number: u32, class: u8, server: &str, text: &str) -> Self {

@@ -8,7 +8,7 @@ use proxypair::tds::channel::{Channel, ReceiveError};
 use proxypair::tds::encryption::{EncryptionError, OFFER_ENCRYPT3};
 use proxypair::tds::login::LoginRecord;
 use proxypair::tds::packet::PacketType;
-use proxypair::tds::response::{AnswerWriter, Done, EnvChange, LoginAck, Message, Token};
+use proxypair::tds::response::{AnswerWriter, Done, EnvChange, LoginAck, ServerMessage, Token};
 use proxypair::tds::server::{Challenger, challenge_tokens};
 
 use crate::wire::Wire;
@@ -140,7 +140,12 @@ pub fn accepted(login: &LoginRecord, server: &str) -> Result<Vec<u8>, Error> {
         change(EnvChange::PACKET_SIZE, "512", "512"),
         change(EnvChange::CHARSET, "utf8", &login.charset),
         change(EnvChange::DATABASE, "alerts", ""),
-        Token::Message(Message::new(5701, 10, server, "Changed database context to 'alerts'.")),
+        Token::Message(ServerMessage::new(
+            5701,
+            10,
+            server,
+            "Changed database context to 'alerts'.",
+        )),
         change(EnvChange::LANGUAGE, &login.language, ""),
         Token::Done(Done::statement(0, None)),
     ]);
@@ -151,7 +156,12 @@ pub fn accepted(login: &LoginRecord, server: &str) -> Result<Vec<u8>, Error> {
 pub fn refused(login: &LoginRecord, server: &str) -> Result<Vec<u8>, Error> {
     let tokens = [
         login_ack(LoginAck::FAIL),
-        Token::Message(Message::new(LOGIN_FAILED, LOGIN_FAILED_CLASS, server, "Login failed.")),
+        Token::Message(ServerMessage::new(
+            LOGIN_FAILED,
+            LOGIN_FAILED_CLASS,
+            server,
+            "Login failed.",
+        )),
         Token::Done(Done::statement(Done::ERROR, None)),
     ];
     written(login, &tokens)

@@ -94,6 +94,11 @@ impl Cluster {
         Fault::make(&["api-cut", namespace, pod], &["api-restore", namespace, pod]).await
     }
 
+    /// Stops the API server with a signal, until the guard is dropped: connections are accepted, and nothing is answered.
+    pub async fn freeze_api_server(&self) -> Result<Fault> {
+        Fault::make(&["api-freeze"], &["api-thaw"]).await
+    }
+
     /// Drops all packets between a pod and another pod's address, until the guard is dropped.
     pub async fn cut_path(&self, namespace: &str, pod: &str, address: &str) -> Result<Fault> {
         let [begin, end] = ["path-cut", "path-restore"].map(|command| [command, namespace, pod, address]);

@@ -1,4 +1,4 @@
-//! Holds an operator at one step of a switch, from outside: a ValidatingAdmissionPolicy refuses the write that comes next, to that operator
+//! Holds an operator at one of its writes, from outside: a ValidatingAdmissionPolicy refuses it, to that operator
 //! and in its namespace alone.
 
 use std::time::Duration;
@@ -7,6 +7,7 @@ use anyhow::{Result, bail, ensure};
 use k8s_openapi::api::{
     admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
     core::v1::Service,
+    policy::v1::PodDisruptionBudget,
 };
 use kube::{
     Api, Client,
@@ -15,23 +16,30 @@ use kube::{
 use proxypair::api::{LABEL_SIDE, ProxyPair, Side};
 use serde_json::json;
 
-use crate::{namespace::Namespace, operator::Operator, pair::Pair, wait::eventually};
+use crate::{
+    namespace::{Namespace, TESTER},
+    operator::Operator,
+    pair::Pair,
+    wait::eventually,
+};
 
 /// Label that names the namespace whose test made a policy.
 const TEST: &str = "proxypair.dev/e2e-of";
 
-/// A step of the switch from primary to backup.
+/// A write of the operator: those of the switch from primary to backup, and one of a child that no switch needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum Write {
     /// `status.target` cannot be written.
     Intent,
     /// The virtual Service cannot be patched.
     Patch,
     /// `status.serving` cannot be written.
     Fact,
+    /// The PodDisruptionBudget cannot be written.
+    Budget,
 }
 
-/// An operator that cannot take a step.
+/// An operator that cannot do a write.
 pub struct Hold {
     namespace: Namespace,
     name: String,
@@ -39,22 +47,23 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Refuses the step from now on; returns when that is in force.
-    pub async fn place(namespace: &Namespace, operator: &Operator, pair: &Pair, step: Step) -> Result<Self> {
+    /// Refuses the write from now on; returns when that is in force.
+    pub async fn place(namespace: &Namespace, operator: &Operator, pair: &Pair, write: Write) -> Result<Self> {
         let client = &namespace.cluster.client;
         let name = namespace.name.clone();
-        let (group, resource, allowed) = match step {
-            Step::Intent => (
+        let (group, resource, allowed) = match write {
+            Write::Intent => (
                 "proxypair.dev",
                 "proxypairs/status",
                 changes_nothing_in("status", "target"),
             ),
-            Step::Patch => ("", "services", changes_nothing_in("spec", "selector")),
-            Step::Fact => (
+            Write::Patch => ("", "services", changes_nothing_in("spec", "selector")),
+            Write::Fact => (
                 "proxypair.dev",
                 "proxypairs/status",
                 changes_nothing_in("status", "serving"),
             ),
+            Write::Budget => ("policy", "poddisruptionbudgets", "false".to_owned()),
         };
         let metadata = json!({"name": name, "labels": {TEST: namespace.name}});
         let policy = json!({
@@ -70,7 +79,7 @@ impl Hold {
                     {"name": "operator", "expression": format!("request.userInfo.username == '{}'", operator.user())},
                     {"name": "pair", "expression": format!("request.name == '{}'", pair.name)},
                 ],
-                "validations": [{"expression": allowed, "message": format!("held at {step:?}")}],
+                "validations": [{"expression": allowed, "message": format!("held at {write:?}")}],
             },
         });
         let binding = json!({
@@ -101,15 +110,15 @@ impl Hold {
         let as_operator = namespace.cluster.client_as(&operator.user())?;
         eventually(
             Duration::from_secs(20),
-            format!("the API server refuses the step {step:?}"),
-            async || hold.try_step(as_operator.clone(), pair, step).await,
+            format!("the API server refuses the write {write:?}"),
+            async || hold.try_write(as_operator.clone(), pair, write).await,
         )
         .await?;
         hold.refused_before = hold.refusals().await?;
         Ok(hold)
     }
 
-    /// Waits until the operator has tried the step and was refused.
+    /// Waits until the operator has tried the write and was refused.
     pub async fn until_felt(&self, deadline: Duration) -> Result<()> {
         eventually(deadline, "the operator is refused", async || {
             let refused = self.refusals().await?;
@@ -119,7 +128,7 @@ impl Hold {
         .await
     }
 
-    /// Lets the step be taken again.
+    /// Lets the write pass again.
     pub async fn lift(self) -> Result<()> {
         Self::lift_all(&self.namespace).await
     }
@@ -138,12 +147,12 @@ impl Hold {
         Ok(())
     }
 
-    /// Tries the step in the operator's name without effect. An error while it is allowed.
-    async fn try_step(&self, client: Client, pair: &Pair, step: Step) -> Result<()> {
+    /// Tries the write in the operator's name without effect. An error while it is allowed.
+    async fn try_write(&self, client: Client, pair: &Pair, write: Write) -> Result<()> {
         // With the same calls as the operator's, which has no rights to others.
         let (name, namespace) = (&pair.name, &self.namespace.name);
-        let outcome = match step {
-            Step::Patch => {
+        let outcome = match write {
+            Write::Patch => {
                 let dry = PatchParams {
                     dry_run: true,
                     ..PatchParams::default()
@@ -154,10 +163,22 @@ impl Hold {
                     .await
                     .map(drop)
             }
-            Step::Intent | Step::Fact => {
+            Write::Budget => {
+                let dry = PatchParams {
+                    dry_run: true,
+                    ..PatchParams::apply(TESTER).force()
+                };
+                let budget =
+                    json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": name}});
+                Api::<PodDisruptionBudget>::namespaced(client, namespace)
+                    .patch(name, &dry, &Patch::Apply(budget))
+                    .await
+                    .map(drop)
+            }
+            Write::Intent | Write::Fact => {
                 let mut object = pair.api().get(name).await?;
                 if let Some(status) = &mut object.status {
-                    let field = if step == Step::Intent {
+                    let field = if write == Write::Intent {
                         &mut status.target
                     } else {
                         &mut status.serving

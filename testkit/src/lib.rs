@@ -3,7 +3,7 @@
 //! - On loopback: [`gate`] runs a gate with everything around it, [`programs`] runs the stand-ins, [`certificates`] signs,
 //!   [`directory`] has room for files.
 //! - On a cluster: [`stage`] sets a scene with all that is on it, from [`namespace`], [`operator`], [`pair`] and [`stand_ins`];
-//!   [`auditor`] watches it, [`hold`] and [`cluster`] place faults, [`outage`] and [`evidence`] say what happened.
+//!   [`auditor`] watches it, [`hold`], [`hop`] and [`cluster`] place faults, [`outage`] and [`evidence`] say what happened.
 //! - The chart: [`helm`].
 
 #![allow(
@@ -21,6 +21,7 @@ pub mod evidence;
 pub mod gate;
 pub mod helm;
 pub mod hold;
+pub mod hop;
 pub mod manifest;
 pub mod namespace;
 pub mod operator;

@@ -22,6 +22,8 @@ use crate::{
 const RELEASE: &str = "proxypair";
 /// Labels of the operator's pods.
 const PODS: &str = "app.kubernetes.io/name=proxypair,app.kubernetes.io/component=operator";
+/// A name in the API server's certificate.
+const API_SERVER: &str = "kubernetes.default.svc";
 /// Pods of an operator: one leads, one stands by.
 const REPLICAS: usize = 2;
 
@@ -155,6 +157,32 @@ impl Operator {
             },
         )
         .await
+    }
+
+    /// Has it reach the API server through this address from now on, under the API server's own name; returns when all replicas do.
+    pub async fn reach_api_through(&self, address: &str, port: u16) -> Result<()> {
+        let patch = json!({"spec": {"template": {"spec": {
+            "hostAliases": [{"ip": address, "hostnames": [API_SERVER]}],
+            "containers": [{"name": "operator", "env": [
+                {"name": "KUBERNETES_SERVICE_HOST", "value": API_SERVER},
+                {"name": "KUBERNETES_SERVICE_PORT", "value": port.to_string()},
+            ]}],
+        }}}});
+        let deployments = self.namespace.api::<Deployment>();
+        let patched = deployments
+            .patch(RELEASE, &PatchParams::default(), &Patch::Strategic(&patch))
+            .await?;
+        eventually(Duration::from_secs(120), "the operator was rolled out", async || {
+            let status = deployments.get(RELEASE).await?.status.unwrap_or_default();
+            let (observed, updated, all) = (status.observed_generation, status.updated_replicas, status.replicas);
+            ensure!(
+                observed >= patched.metadata.generation && updated == Some(2) && all == Some(2),
+                "generation {observed:?}, {updated:?} of {all:?} updated"
+            );
+            Ok(())
+        })
+        .await?;
+        self.until_complete(Duration::from_secs(60)).await
     }
 
     /// Who leads, as the Lease says.

@@ -9,6 +9,7 @@ use proxypair::api::{Health, LABEL_PAIR, LABEL_SIDE, ProxyPair, ProxyPairStatus,
 use serde_json::{Value, json};
 
 use crate::{
+    manifest::merge,
     namespace::Namespace,
     stand_ins::{OBJECT_SERVER_PORT, ObjectServer},
     wait::eventually,
@@ -30,6 +31,17 @@ pub struct Pair {
 
 /// A manifest with timings that make tests quick: refusal is believed at once, silence after 3 s, the primary returns after 3 s.
 pub fn manifest(name: &str, primary: &ObjectServer, backup: &ObjectServer) -> Value {
+    let mut manifest = shortest_manifest(name, primary, backup);
+    let quick = json!({
+        "healthCheck": {"unreachableAfter": "0s", "unresponsiveAfter": "3s", "healthyAfter": "1s"},
+        "failback": {"stableFor": "3s", "drain": {"gracePeriod": "5s"}},
+    });
+    merge(&mut manifest["spec"], &quick);
+    manifest
+}
+
+/// The shortest manifest there is, with every default.
+pub fn shortest_manifest(name: &str, primary: &ObjectServer, backup: &ObjectServer) -> Value {
     let server =
         |server: &ObjectServer| json!({"name": server.name, "host": server.host(), "port": OBJECT_SERVER_PORT});
     json!({
@@ -40,8 +52,6 @@ pub fn manifest(name: &str, primary: &ObjectServer, backup: &ObjectServer) -> Va
             "serverName": "PROXY_V",
             "primary": {"serverName": "PROXY_P", "objectServer": server(primary)},
             "backup": {"serverName": "PROXY_B", "objectServer": server(backup)},
-            "healthCheck": {"unreachableAfter": "0s", "unresponsiveAfter": "3s", "healthyAfter": "1s"},
-            "failback": {"stableFor": "3s", "drain": {"gracePeriod": "5s"}},
         },
     })
 }

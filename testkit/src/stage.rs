@@ -82,7 +82,11 @@ impl Scene {
             Some(site) => site.gateway(namespace, &agg_p, &agg_b).await?,
             None => None,
         };
-        let mut manifest = pair::manifest("proxy-v", &agg_p, &agg_b);
+        let manifest = match setting.timings {
+            Timings::Quick => pair::manifest,
+            Timings::Default => pair::shortest_manifest,
+        };
+        let mut manifest = manifest("proxy-v", &agg_p, &agg_b);
         if let Some(site) = &setting.site {
             merge(&mut manifest["spec"], &site.spec());
         }
@@ -122,9 +126,21 @@ impl Scene {
     }
 }
 
+/// The timings of a manifest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Timings {
+    /// Short ones.
+    #[default]
+    Quick,
+    /// Every default: the manifest says nothing of timings.
+    Default,
+}
+
 /// What a test wants otherwise than most.
 #[derive(Clone, Debug, Default)]
 pub struct Setting {
+    /// Those of the manifest.
+    pub timings: Timings,
     /// Put over the manifest's spec.
     pub spec: Value,
     /// The node of the stand-ins.
@@ -182,9 +198,14 @@ impl Stage<'_> {
 
     /// Waits until `side` serves and every probe is on it, and says how long the longest gap since the mark was.
     pub async fn until_moved(&self, side: Side, mark: &str) -> Result<Duration> {
+        self.until_moved_within(side, mark, SOON).await
+    }
+
+    /// The same, where it takes longer than anything does with short timings.
+    pub async fn until_moved_within(&self, side: Side, mark: &str, deadline: Duration) -> Result<Duration> {
         let name = self.met_by_probes(side);
-        self.fleet.until_all_on(name, SOON).await?;
-        self.pair.until_serving(side, SOON).await?;
+        self.fleet.until_all_on(name, deadline).await?;
+        self.pair.until_serving(side, deadline).await?;
         let gap = self.fleet.longest_gap(mark).await?;
         self.scene.say(format_args!(
             "{mark}: every probe is on {name}; the longest gap was {} ms",

@@ -159,19 +159,7 @@ impl ObjectServer {
             "args": arguments,
             "volumeMounts": [{"name": "data", "mountPath": "/data"}],
         });
-        namespace
-            .apply::<Service>(json!({
-                "apiVersion": "v1",
-                "kind": "Service",
-                "metadata": {"name": pod_name},
-                "spec": {
-                    "clusterIP": "None",
-                    "publishNotReadyAddresses": true,
-                    "selector": labels,
-                    "ports": [{"name": "tds", "port": OBJECT_SERVER_PORT}],
-                },
-            }))
-            .await?;
+        namespace.apply::<Service>(host_name(&pod_name, &pod_name)).await?;
         mount(&mut container, secrets);
         let mut object = pod(&pod_name, labels.clone(), node.as_deref(), container);
         bring(&mut object, secrets);
@@ -182,6 +170,15 @@ impl ObjectServer {
             pod: pod_name,
             namespace: namespace.clone(),
         })
+    }
+
+    /// Takes its host name out of DNS, or brings it back.
+    pub async fn set_resolvable(&self, resolvable: bool) -> Result<()> {
+        let app = if resolvable { &self.pod } else { "nobody" };
+        self.namespace
+            .apply::<Service>(host_name(&self.pod, app))
+            .await
+            .map(drop)
     }
 
     /// Its host name, from anywhere in the cluster.
@@ -213,6 +210,17 @@ impl ObjectServer {
     /// Ends the server with SIGKILL; the agent lives and keeps it down.
     pub async fn kill(&self) -> Result<()> {
         self.agent("POST", "kill").await.map(drop)
+    }
+
+    /// Has its agent end it with SIGKILL so much later, for a time in which the agent cannot be asked.
+    pub async fn kill_after(&self, delay: Duration) -> Result<()> {
+        let path = format!("kill?after={}ms", delay.as_millis());
+        self.agent("POST", &path).await.map(drop)
+    }
+
+    /// Whether it runs.
+    pub async fn is_running(&self) -> Result<bool> {
+        Ok(self.agent("GET", "status").await?["running"] == true)
     }
 
     /// Starts the server again; returns when it listens.
@@ -264,6 +272,21 @@ impl ObjectServer {
     pub async fn agent(&self, method: &str, path: &str) -> Result<Value> {
         ask(&self.namespace, &self.pod, method, path).await
     }
+}
+
+/// A headless Service: the host name of the pod with this label.
+fn host_name(name: &str, app: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": true,
+            "selector": {"app": app},
+            "ports": [{"name": "tds", "port": OBJECT_SERVER_PORT}],
+        },
+    })
 }
 
 /// A stand-in gateway between two ObjectServers.

@@ -5,10 +5,13 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, Secret},
+    core::v1::{ConfigMap, Pod, Secret},
     events::v1::Event,
 };
-use kube::api::{DeleteParams, ListParams};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams},
+};
 use proxypair::api::{Cause, Health, ProxyPairStatus, Side, SwitchKind};
 use serde_json::json;
 use testkit::{
@@ -76,6 +79,47 @@ pub async fn passed_through(scene: Arc<Scene>) -> Result<()> {
     expect_no_tls_refused(&stage).await?;
     stage.finish().await?;
     Ok(())
+}
+
+/// A new pod of the primary gets a certificate that does not fit its key, so that its port never opens: the backup serves meanwhile, its
+/// probes are left alone, and status says what is wrong. With the right one all come home.
+pub async fn a_listeners_does_not_fit_its_key(scene: Arc<Scene>) -> Result<()> {
+    let site = site();
+    let authority = site.authority.clone().context("the site has TLS")?;
+    let setting = Setting {
+        site: Some(site),
+        ..Setting::default()
+    };
+    let stage = scene.set_with(&setting).await?;
+    let listener = secret_of("PROXY_P");
+    let right = authority.issue("PROXY_P");
+    let mut wrong = authority.issue("PROXY_P");
+    wrong.key.clone_from(&right.key);
+    set_certificate(&scene.namespace, &listener, &wrong).await?;
+    stage.fleet.mark("move").await?;
+    let pod = stage.pair.pod(Side::Primary).await?.name_any();
+    let pods = scene.namespace.api::<Pod>();
+    pods.delete(&pod, &DeleteParams::default()).await?;
+    stage.until_moved(Side::Backup, "move").await?;
+    let before = stage.fleet.report().await?.totals.reconnects;
+    let closed = |status: &ProxyPairStatus| {
+        let primary = status.primary.as_ref();
+        primary.is_some_and(|side| side.health == Health::Down && side.cause == Some(Cause::ProxyUnreachable))
+    };
+    stage.pair.until("the primary's port is closed", SOON, closed).await?;
+    // Longer than `stableFor` and than a drain of those who are taken for stragglers.
+    stage.fleet.until_acknowledged_by("AGG_B", 2000, SOON).await?;
+    let status = stage.pair.status().await?;
+    ensure!(closed(&status), "{status:?}");
+    let after = stage.fleet.report().await?.totals.reconnects;
+    ensure!(after == before, "{} probes were driven off the backup", after - before);
+
+    set_certificate(&scene.namespace, &listener, &right).await?;
+    stage.fleet.mark("failback").await?;
+    stage
+        .until_moved_within(Side::Primary, "failback", Duration::from_secs(150))
+        .await?;
+    stage.finish().await.map(drop)
 }
 
 /// The primary's ObjectServer comes back with another name in its certificate, with one of another authority, with one that is over: status

@@ -6,9 +6,11 @@
 mod harness;
 
 mod api_server_cut;
+mod api_server_slow;
 mod both_sides_down;
 mod certificates;
 mod children_edited;
+mod defaults;
 mod free_tds;
 mod idle_pair;
 mod login_refused;
@@ -43,6 +45,28 @@ fn main() -> std::process::ExitCode {
             node_cut_off::fails_over_without_its_leader,
         ),
         test("idle_pair_writes_nothing", OwnClusterAlone, idle_pair::writes_nothing),
+        test(
+            "api_server_frozen",
+            OwnClusterAlone,
+            api_server_slow::frozen_while_the_objectserver_dies,
+        ),
+        test("api_server_slow", AnyCluster, api_server_slow::each_write_takes_a_while),
+        test("defaults", AnyCluster, defaults::fail_over_and_come_home),
+        test(
+            "defaults_with_500_probes",
+            AnyCluster,
+            defaults::bring_five_hundred_probes_home,
+        ),
+        test(
+            "defaults_and_a_silent_objectserver",
+            OwnCluster,
+            defaults::leave_a_silent_objectserver,
+        ),
+        test(
+            "defaults_and_a_name_that_does_not_resolve",
+            AnyCluster,
+            defaults::leave_a_name_that_does_not_resolve,
+        ),
         test("objectserver_killed", AnyCluster, objectserver_killed::fails_over),
         test(
             "objectserver_stalls_for_a_while",
@@ -75,6 +99,11 @@ fn main() -> std::process::ExitCode {
             "certificates_wrong_on_the_returning_primary",
             AnyCluster,
             certificates::wrong_ones_keep_the_pair_on_the_backup,
+        ),
+        test(
+            "certificates_of_a_listener_without_its_key",
+            AnyCluster,
+            certificates::a_listeners_does_not_fit_its_key,
         ),
         test(
             "certificates_of_a_listener_renewed",
@@ -125,6 +154,11 @@ fn main() -> std::process::ExitCode {
             "operator_killed_between_patch_and_fact",
             AnyCluster,
             operator_killed::between_patch_and_fact,
+        ),
+        test(
+            "operator_killed_while_a_child_is_refused",
+            AnyCluster,
+            operator_killed::while_a_child_is_refused,
         ),
         test(
             "api_server_cut_from_the_operator",

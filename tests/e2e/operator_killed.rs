@@ -4,32 +4,32 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Service;
-use proxypair::api::{LABEL_SIDE, Side, SwitchKind};
+use proxypair::api::{LABEL_SIDE, ProxyPairStatus, Side, SwitchKind};
 use testkit::{
-    hold::{Hold, Step},
-    pair::expect_history,
+    hold::{Hold, Write},
+    pair::{condition, expect_history},
     stage::{SOON, Scene, Stage},
 };
 
 /// Before the first write: the successor finds nothing but a dead primary, and decides anew.
 pub async fn before_the_intent(scene: Arc<Scene>) -> Result<()> {
-    killed_at(&scene, Step::Intent, (Side::Primary, Side::Primary), Side::Primary).await
+    killed_at(&scene, Write::Intent, (Side::Primary, Side::Primary), Side::Primary).await
 }
 
 /// Between the two: the successor finds the intent, and acts on it.
 pub async fn between_intent_and_patch(scene: Arc<Scene>) -> Result<()> {
-    killed_at(&scene, Step::Patch, (Side::Primary, Side::Backup), Side::Primary).await
+    killed_at(&scene, Write::Patch, (Side::Primary, Side::Backup), Side::Primary).await
 }
 
 /// After the second: the traffic flows already, and the successor writes it down.
 pub async fn between_patch_and_fact(scene: Arc<Scene>) -> Result<()> {
-    killed_at(&scene, Step::Fact, (Side::Primary, Side::Backup), Side::Backup).await
+    killed_at(&scene, Write::Fact, (Side::Primary, Side::Backup), Side::Backup).await
 }
 
 /// `status` is serving and target while the operator is held, `selected` what the Service selects.
-async fn killed_at(scene: &Scene, step: Step, status: (Side, Side), selected: Side) -> Result<()> {
+async fn killed_at(scene: &Scene, write: Write, status: (Side, Side), selected: Side) -> Result<()> {
     let stage = scene.set().await?;
-    let hold = Hold::place(&scene.namespace, &stage.operator, &stage.pair, step).await?;
+    let hold = Hold::place(&scene.namespace, &stage.operator, &stage.pair, write).await?;
     stage.fleet.mark("failover").await?;
     stage.agg_p.kill().await?;
     hold.until_felt(SOON).await?;
@@ -38,7 +38,7 @@ async fn killed_at(scene: &Scene, step: Step, status: (Side, Side), selected: Si
     let killed = stage.operator.kill_leader().await?;
     stage.operator.until_led_by_another_than(&killed, SOON).await?;
     hold.lift().await?;
-    scene.say(format_args!("killed at {step:?}, a successor leads"));
+    scene.say(format_args!("killed at {write:?}, a successor leads"));
 
     stage.until_moved(Side::Backup, "failover").await?;
     expect_history(&stage.pair.status().await?, &[(SwitchKind::Failover, Side::Backup)])?;
@@ -63,4 +63,21 @@ async fn expect_standstill(stage: &Stage<'_>, (serving, target): (Side, Side), s
         "held with a Service that selects {side:?}"
     );
     Ok(())
+}
+
+/// While a policy refuses one of the children, which no switch needs: the successor watches the pair all the same.
+pub async fn while_a_child_is_refused(scene: Arc<Scene>) -> Result<()> {
+    let stage = scene.set().await?;
+    let hold = Hold::place(&scene.namespace, &stage.operator, &stage.pair, Write::Budget).await?;
+    let killed = stage.operator.kill_leader().await?;
+    stage.operator.until_led_by_another_than(&killed, SOON).await?;
+    hold.until_felt(SOON).await?;
+    let refused = |status: &ProxyPairStatus| condition(status, "Ready") == "False";
+    stage.pair.until("says that a child is refused", SOON, refused).await?;
+    stage.fleet.mark("failover").await?;
+    stage.agg_p.kill().await?;
+    stage.fleet.until_all_on("AGG_B", SOON).await?;
+    hold.lift().await?;
+    stage.until_moved(Side::Backup, "failover").await?;
+    stage.finish().await.map(drop)
 }

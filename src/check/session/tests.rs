@@ -16,8 +16,8 @@ use crate::{
         channel::Channel,
         format::Column,
         packet::{self, PacketType},
-        request::Request,
-        response::{AnswerWriter, Done, LoginAck, Message, Token},
+        request::RequestToken,
+        response::{AnswerWriter, Done, LoginAck, ServerMessage, Token},
         value::DataType,
         wire::ByteOrder,
     },
@@ -78,7 +78,7 @@ impl Server {
     /// Reads the login and rejects it.
     async fn reject(&mut self) {
         self.login().await;
-        let reason = Message::new(4002, 14, self.name, "Login failed.");
+        let reason = ServerMessage::new(4002, 14, self.name, "Login failed.");
         self.answer_login(LoginAck::FAIL, &[Token::Message(reason)]).await;
     }
 
@@ -96,8 +96,8 @@ impl Server {
     /// Reads a query and asserts which it is.
     async fn expect(&mut self, sql: &str) {
         let message = self.message().await.expect("no query");
-        match Request::decode_all(&message.payload, self.order).unwrap().as_slice() {
-            [Request::Language { sql: asked, .. }] => assert_eq!(asked, sql),
+        match RequestToken::decode_all(&message.payload, self.order).unwrap().as_slice() {
+            [RequestToken::Language { sql: asked, .. }] => assert_eq!(asked, sql),
             other => panic!("no query: {other:?}"),
         }
     }
@@ -125,7 +125,7 @@ impl Server {
     }
 
     async fn answer_error(&mut self, text: &str) {
-        let error = Token::Message(Message::new(229, 14, self.name, text));
+        let error = Token::Message(ServerMessage::new(229, 14, self.name, text));
         self.send(vec![error, Token::Done(Done::statement(Done::ERROR, None))])
             .await;
     }

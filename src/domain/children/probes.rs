@@ -8,7 +8,7 @@ use super::{labels, metadata};
 use crate::{
     api::{ServiceType, Side, Sides},
     domain::pair::{Listener, Pair},
-    omnibus::{OmniDatEntry, OmniDatServer, Value, omni_dat, property},
+    omnibus::{OmniDatEntry, OmniDatServer, PropertyValue, omni_dat, property},
 };
 
 /// Key of the `omni.dat`.
@@ -139,7 +139,7 @@ fn properties(pair: &Pair) -> String {
 /// Properties to set in a probe, and why.
 struct Setting<'a> {
     reason: String,
-    properties: Vec<(&'static str, Value<'a>)>,
+    properties: Vec<(&'static str, PropertyValue<'a>)>,
 }
 
 /// `common_names` are those of the certificates that probes see, with commas between them; empty without TLS.
@@ -149,7 +149,7 @@ fn settings<'a>(pair: &'a Pair, common_names: &'a str) -> Vec<Setting<'a>> {
     let timeout = i64::try_from(seconds)
         .unwrap_or(i64::MAX)
         .saturating_add(AFTER_THE_OPERATOR);
-    let set = |reason: &str, properties: &[(&'static str, Value<'a>)]| Setting {
+    let set = |reason: &str, properties: &[(&'static str, PropertyValue<'a>)]| Setting {
         reason: reason.to_owned(),
         properties: properties.to_vec(),
     };
@@ -157,8 +157,8 @@ fn settings<'a>(pair: &'a Pair, common_names: &'a str) -> Vec<Setting<'a>> {
         set(
             "The pair in omni.dat. Its entry there has the second address, so there is no other server to name.",
             &[
-                ("Server", Value::Text(&pair.spec.server_name)),
-                ("ServerBackup", Value::Text("")),
+                ("Server", PropertyValue::Text(&pair.spec.server_name)),
+                ("ServerBackup", PropertyValue::Text("")),
             ],
         ),
         set(
@@ -167,30 +167,33 @@ fn settings<'a>(pair: &'a Pair, common_names: &'a str) -> Vec<Setting<'a>> {
                  than the pair's unresponsiveAfter of {unresponsive_after}, so that the operator has moved the Service\n\
                  before the probe reconnects."
             ),
-            &[("NetworkTimeout", Value::Number(timeout))],
+            &[("NetworkTimeout", PropertyValue::Number(timeout))],
         ),
         set(
             "Probes need not poll for the primary: they have one address to connect to, and the operator moves them\n\
              back.",
-            &[("PollServer", Value::Number(0))],
+            &[("PollServer", PropertyValue::Number(0))],
         ),
         set(
             "A probe whose connection was closed stores events and reconnects after so many events or seconds. A\n\
              switch takes about a second; with OMNIbus's 15 events or 30 seconds a quiet probe would reconnect long after it.",
             &[
-                ("RetryConnectionCount", Value::Number(1)),
-                ("RetryConnectionTimeOut", Value::Number(5)),
+                ("RetryConnectionCount", PropertyValue::Number(1)),
+                ("RetryConnectionTimeOut", PropertyValue::Number(5)),
             ],
         ),
         set(
             "Events are stored while there is no connection, even if there was none since the probe started.",
-            &[("StoreAndForward", Value::Number(1)), ("AutoSAF", Value::Number(1))],
+            &[
+                ("StoreAndForward", PropertyValue::Number(1)),
+                ("AutoSAF", PropertyValue::Number(1)),
+            ],
         ),
     ];
     if !common_names.is_empty() {
         settings.push(set(
             "The Common Names of the certificates that a probe may see under the pair's name.",
-            &[("SSLServerCommonName", Value::Text(common_names))],
+            &[("SSLServerCommonName", PropertyValue::Text(common_names))],
         ));
     }
     settings

@@ -3,7 +3,7 @@
 use super::QueryError;
 use crate::tds::Error;
 use crate::tds::format::Column;
-use crate::tds::response::{Done, Message, Token, Tokens};
+use crate::tds::response::{Done, ServerMessage, Token, Tokens};
 use crate::tds::value::Value;
 use crate::tds::wire::ByteOrder;
 
@@ -15,7 +15,7 @@ pub struct Answer {
     /// Row counts of the statements, where the server gave one.
     pub counts: Vec<u32>,
     /// Errors and informations from the server.
-    pub messages: Vec<Message>,
+    pub messages: Vec<ServerMessage>,
     failed: bool,
 }
 

@@ -11,7 +11,7 @@ const DONE_ERROR: &[u8] = b"\xfd\x02\0\0\0\0\0\0\0";
 const SQL_ERROR: &[u8] = b"\xe5\x36\0\x66\0\0\0\x01\x0f\x05ZZZZZ\0\0\0\x1c\0Incorrect syntax near 'foo'.\x05NCOMS\0\x01\0\xfd\x02\0\0\0\0\0\0\0";
 const TRUE: &[u8] = b"\xee\x10\0\x01\0\x05Value\x20\0\0\0\0\x27\xff\0\xd1\x04TRUE\xfd\x10\0\0\0\x01\0\0\0";
 
-async fn read_message(stream: &mut DuplexStream) -> Packets {
+async fn read_message(stream: &mut DuplexStream) -> Message {
     let mut assembler = Assembler::new(4096);
     loop {
         let byte = stream.read_u8().await.unwrap();
@@ -181,7 +181,7 @@ async fn closing_sends_a_logout() {
 }
 
 /// Logs in under the policy that never shows a password; gives the first message that the server got, too.
-async fn log_in_encrypted(answer: &'static [u8]) -> (Packets, Result<Client<DuplexStream>, LoginError>) {
+async fn log_in_encrypted(answer: &'static [u8]) -> (Message, Result<Client<DuplexStream>, LoginError>) {
     let (near, mut far) = duplex(4096);
     let peer = tokio::spawn(async move {
         let first = read_message(&mut far).await;

@@ -23,14 +23,14 @@ pub enum MessageForm {
 
 /// A message from the server: an error or an information.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
+pub struct ServerMessage {
     /// How it travels.
     pub form: MessageForm,
     /// Its number, such as 4002 for a refused login.
     pub number: u32,
     /// Where in the server it arose.
     pub state: u8,
-    /// How severe it is; see [`Message::is_error`].
+    /// How severe it is; see [`ServerMessage::is_error`].
     pub class: u8,
     /// The text.
     pub text: String,
@@ -42,7 +42,7 @@ pub struct Message {
     pub line: u16,
 }
 
-impl Message {
+impl ServerMessage {
     /// Largest class that is only an information; FreeTDS draws the line here.
     pub const INFORMATION_MAX: u8 = 10;
     /// Status bit of an extended message that is an information.

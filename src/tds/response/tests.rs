@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::tds::format::COLUMN_NULLABLE;
-use crate::tds::request::Request;
+use crate::tds::request::RequestToken;
 use crate::tds::value::DataType;
 use proptest::prelude::*;
 
@@ -91,7 +91,7 @@ fn the_full_login_reply() {
             old: old.to_owned(),
         }])
     };
-    let mut context = Message::new(5701, 10, "NCOMS", "Changed database context to 'master'.");
+    let mut context = ServerMessage::new(5701, 10, "NCOMS", "Changed database context to 'master'.");
     context.state = 2;
     let tokens = [
         Token::LoginAck(LoginAck {
@@ -112,7 +112,7 @@ fn the_full_login_reply() {
 fn an_sql_error() {
     let bytes = b"\xe5\x36\0\x66\0\0\0\x01\x0f\x05ZZZZZ\0\0\0\x1c\0Incorrect syntax near 'foo'.\x05NCOMS\0\x01\0\xfd\x02\0\0\0\0\0\0\0";
     let tokens = [
-        Token::Message(Message::new(102, 15, "NCOMS", "Incorrect syntax near 'foo'.")),
+        Token::Message(ServerMessage::new(102, 15, "NCOMS", "Incorrect syntax near 'foo'.")),
         Token::Done(Done::statement(Done::ERROR, None)),
     ];
     assert_golden(bytes, Little, &tokens);
@@ -150,7 +150,7 @@ fn a_demand_for_an_encrypted_password() {
 #[test]
 fn requests_in_both_byte_orders() {
     let sql = "select Value from catalog.properties where PropName = 'ActingPrimary'\n";
-    let request = Request::Language {
+    let request = RequestToken::Language {
         sql: sql.to_owned(),
         has_parameters: false,
     };
@@ -159,7 +159,7 @@ fn requests_in_both_byte_orders() {
         request.encode(order, &mut payload).unwrap();
         assert_eq!(payload, [head.as_slice(), sql.as_bytes()].concat());
         assert_eq!(
-            Request::decode_all(&payload, order).unwrap(),
+            RequestToken::decode_all(&payload, order).unwrap(),
             std::slice::from_ref(&request)
         );
     }
@@ -168,20 +168,23 @@ fn requests_in_both_byte_orders() {
 #[test]
 fn logout_is_two_bytes() {
     let mut payload = Vec::new();
-    Request::Logout.encode(Little, &mut payload).unwrap();
+    RequestToken::Logout.encode(Little, &mut payload).unwrap();
     assert_eq!(payload, [0x71, 0]);
-    assert_eq!(Request::decode_all(&payload, Little).unwrap(), [Request::Logout]);
+    assert_eq!(
+        RequestToken::decode_all(&payload, Little).unwrap(),
+        [RequestToken::Logout]
+    );
 }
 
 #[test]
 fn an_unknown_request_ends_its_message() {
-    let requests = Request::decode_all(&[0xe6, 1, 2, 3], Little).unwrap();
-    assert_eq!(requests, [Request::Unknown { token: 0xe6 }]);
+    let requests = RequestToken::decode_all(&[0xe6, 1, 2, 3], Little).unwrap();
+    assert_eq!(requests, [RequestToken::Unknown { token: 0xe6 }]);
 }
 
 #[test]
 fn refuses_sql_longer_than_its_message() {
-    let error = Request::decode_all(b"\x21\xff\xff\xff\x7f\0select", Little).unwrap_err();
+    let error = RequestToken::decode_all(b"\x21\xff\xff\xff\x7f\0select", Little).unwrap_err();
     assert!(matches!(
         error,
         Error::Truncated {
@@ -284,10 +287,11 @@ fn any_tokens() -> impl Strategy<Value = Vec<Token>> {
         vec![Token::ParamFormat { wide, fields }, Token::Params(values)]
     });
     let single = prop_oneof![
-        (any::<u32>(), 0_u8..20, "[ -~]{0,300}", "[A-Z_]{0,29}")
-            .prop_map(|(number, class, text, server)| Token::Message(Message::new(number, class, &server, &text))),
+        (any::<u32>(), 0_u8..20, "[ -~]{0,300}", "[A-Z_]{0,29}").prop_map(|(number, class, text, server)| {
+            Token::Message(ServerMessage::new(number, class, &server, &text))
+        }),
         (any::<u32>(), "[ -~]{0,80}").prop_map(|(number, text)| {
-            let mut message = Message::new(number, 16, "AGG_P", &text);
+            let mut message = ServerMessage::new(number, 16, "AGG_P", &text);
             message.form = MessageForm::Error;
             Token::Message(message)
         }),
@@ -338,6 +342,6 @@ proptest! {
     #[test]
     fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..2048), order in any_order()) {
         prop_assert!(Tokens::new(&bytes, order).count() <= bytes.len());
-        let _ = Request::decode_all(&bytes, order);
+        let _ = RequestToken::decode_all(&bytes, order);
     }
 }

@@ -28,6 +28,7 @@
 //! `deletionTimestamp`, until the test takes it away as kubelet would, with [`ApiServer::delete`].
 
 mod fault;
+mod key;
 mod patch;
 mod request;
 mod selection;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::{request::Request, store::Key};
+use crate::{key::Key, request::Request};
 
 /// A collection, narrowed by selectors.
 #[derive(Clone, Debug)]

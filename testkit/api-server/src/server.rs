@@ -9,9 +9,10 @@ use tokio::sync::watch;
 
 use crate::{
     fault::{Fault, Match, Rule},
+    key::Key,
     patch,
     request::Request,
-    store::{Key, Store},
+    store::Store,
 };
 
 /// A Kubernetes API server in memory. Clones share everything.

@@ -6,20 +6,11 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    key::Key,
     patch::{self, Applied},
     request::{PatchKind, Request, Verb},
     selection::Selection,
 };
-
-/// Where an object is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Key {
-    pub(crate) group: String,
-    pub(crate) resource: String,
-    /// Empty for what has none.
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-}
 
 /// A request that is not carried out.
 #[derive(Clone, Debug, PartialEq)]

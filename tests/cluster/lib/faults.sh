@@ -92,6 +92,19 @@ api_cut_table() { echo "pp-api-cut-$1/$2"; }
 
 # --- a pod without the way to one address ---
 
+# --- an API server that does not answer ---
+
+api_freeze() { api_signal STOP; }
+api_thaw() { api_signal CONT; }
+
+api_signal() {
+  local pid
+  pid=$(process_of "$CONTROL/kube-apiserver" kube-apiserver) || fail "the API server does not run"
+  kill -s "$1" "$pid"
+}
+
+# --- the way between two pods ---
+
 # path_cut NAMESPACE POD ADDRESS: everything between the two is dropped, in both directions. ADDRESS is a pod's; that of a Service is
 # never seen here.
 path_cut() {

@@ -55,7 +55,8 @@ machine_run() {
 }
 
 # daemonize: makes the calling subshell owe nothing to its parent. A caller's lock or pipe would otherwise be held as long as the
-# cluster runs; containers inherit the limit of open files, which is the highest one under systemd as well.
+# cluster runs; Containers inherit the limit of open files, which is that of
+# containerd under systemd: few, unless a program asks for more.
 daemonize() {
   local file descriptor
   for file in "/proc/$BASHPID/fd/"*; do
@@ -64,7 +65,7 @@ daemonize() {
       exec {descriptor}>&-
     fi
   done
-  ulimit -S -n hard
+  ulimit -S -n 1024
   cd /
 }
 

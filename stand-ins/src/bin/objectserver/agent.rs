@@ -76,10 +76,7 @@ fn router(agent: Agent) -> Router {
         post(move |State(agent): State<Agent>| async move { agent.status_after(Order::Tell(command())).await })
     };
     Router::new()
-        .route(
-            "/kill",
-            post(async |State(agent): State<Agent>| agent.status_after(Order::Kill).await),
-        )
+        .route("/kill", post(kill))
         .route(
             "/stop",
             post(async |State(agent): State<Agent>| agent.status_after(Order::Stop).await),
@@ -133,6 +130,25 @@ impl Agent {
             "properties": report.map(|report| &report.properties),
         })))
     }
+}
+
+#[derive(Deserialize)]
+struct KillQuery {
+    after: Option<String>,
+}
+
+/// At once, or later than the answer, for a time in which nobody can ask.
+async fn kill(State(agent): State<Agent>, Query(query): Query<KillQuery>) -> Answer {
+    let Some(after) = query.after else {
+        return agent.status_after(Order::Kill).await;
+    };
+    let after = parse_duration(&after).map_err(|reason| failure(StatusCode::BAD_REQUEST, &reason))?;
+    let later = agent.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(after).await;
+        later.order(Order::Kill).await
+    });
+    agent.status_after(Order::Look).await
 }
 
 #[derive(Deserialize)]

@@ -2,7 +2,7 @@
 
 use proxypair::tds::Error;
 use proxypair::tds::format::Column;
-use proxypair::tds::response::{AnswerWriter, Done, Message, Token};
+use proxypair::tds::response::{AnswerWriter, Done, ServerMessage, Token};
 use proxypair::tds::value::{DataType, Value};
 use rusqlite::types::Value as Stored;
 
@@ -34,8 +34,8 @@ const LONG_TEXT_MAX: u32 = 16_384;
 const MESSAGE_TEXT_MAX: usize = 1000;
 
 impl Complaint {
-    fn message(&self, server: &str, text: &str) -> Message {
-        Message::new(self.number, self.class, server, text)
+    fn message(&self, server: &str, text: &str) -> ServerMessage {
+        ServerMessage::new(self.number, self.class, server, text)
     }
 }
 

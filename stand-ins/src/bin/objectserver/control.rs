@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::task::JoinHandle;
 
 use crate::database::{Catalog, ConnectionRow};
-use crate::server::{Counts, State};
+use crate::state::{Counts, State};
 
 /// A command.
 #[derive(Debug, Serialize, Deserialize)]

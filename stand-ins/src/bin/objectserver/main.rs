@@ -13,6 +13,7 @@ mod properties;
 mod server;
 mod session;
 mod sql;
+mod state;
 mod users;
 
 use std::ffi::OsString;
@@ -113,7 +114,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn serve(options: &Options) -> anyhow::Result<()> {
-    let state = Arc::new(server::State::new(options)?);
+    let state = Arc::new(state::State::new(options)?);
     let database = database::Database::start(&options.data, &options.name, Arc::clone(&state))?;
     let listener = server::listen(options.listen)?;
     tracing::info!(name = options.name, address = %listener.local_addr()?, "listening");

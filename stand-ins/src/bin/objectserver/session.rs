@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use proxypair::tds::capability::WIDE_TABLES;
 use proxypair::tds::channel::{Channel, ReceiveError};
 use proxypair::tds::login::LoginRecord;
-use proxypair::tds::packet::{Message as Packets, PacketType};
-use proxypair::tds::request::Request;
+use proxypair::tds::packet::{Message, PacketType};
+use proxypair::tds::request::RequestToken;
 use proxypair::tds::response::{AnswerWriter, Done, Token};
 use proxypair::tds::wire::text;
 use proxypair::tds::{Error, token};
@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 
 use crate::answer;
 use crate::database::{ConnectionRow, Database, Outcome};
-use crate::server::State;
 use crate::sql::{self, Names, Statement};
+use crate::state::State;
 use stand_ins::login::{self, LOGIN_DEADLINE, LoginFailure};
 use stand_ins::wire::Wire;
 
@@ -147,11 +147,11 @@ impl Session {
         Ok(())
     }
 
-    async fn handle(&self, message: &Packets, login: &LoginRecord, names: &Names) -> Result<(Vec<u8>, bool), Failure> {
+    async fn handle(&self, message: &Message, login: &LoginRecord, names: &Names) -> Result<(Vec<u8>, bool), Failure> {
         let mut answer = AnswerWriter::new(login.order);
         let requests = match message.kind {
-            PacketType::NORMAL => Request::decode_all(&message.payload, login.order)?,
-            PacketType::LANGUAGE => vec![Request::Language {
+            PacketType::NORMAL => RequestToken::decode_all(&message.payload, login.order)?,
+            PacketType::LANGUAGE => vec![RequestToken::Language {
                 sql: text(&message.payload),
                 has_parameters: false,
             }],
@@ -165,12 +165,12 @@ impl Session {
         let mut statements = Vec::new();
         for request in requests {
             match request {
-                Request::Language { sql, .. } => statements.extend(sql::parse(&sql, names)),
-                Request::Logout => leaves = true,
-                Request::Option { .. } => statements.push(Statement::Unsupported {
+                RequestToken::Language { sql, .. } => statements.extend(sql::parse(&sql, names)),
+                RequestToken::Logout => leaves = true,
+                RequestToken::Option { .. } => statements.push(Statement::Unsupported {
                     token: token::OPTIONCMD,
                 }),
-                Request::Unknown { token } => statements.push(Statement::Unsupported { token }),
+                RequestToken::Unknown { token } => statements.push(Statement::Unsupported { token }),
             }
         }
         if statements.is_empty() {

@@ -1,19 +1,16 @@
 //! All probes together: what they share, and the report on them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use crate::Options;
 use crate::clock::{Clock, Micros, micros};
 use crate::counters::Counters;
 use crate::gaps::Gaps;
 use crate::record::Record;
-use crate::servers::Servers;
-use crate::session;
 
 /// The fleet.
 #[derive(Debug)]
@@ -70,31 +67,9 @@ impl Fleet {
         }
     }
 
-    /// Runs all probes until each is finished.
-    pub async fn start(self: &Arc<Self>, options: &Options, servers: Arc<Servers>) {
-        let options = Arc::new(options.clone());
-        let mut probes = JoinSet::new();
-        for index in 0..self.state().records.len() {
-            probes.spawn(session::run(
-                index,
-                Arc::clone(&options),
-                Arc::clone(&servers),
-                Arc::clone(self),
-            ));
-        }
-        let duration = async {
-            match options.duration {
-                Some(duration) => tokio::time::sleep(duration).await,
-                None => std::future::pending().await,
-            }
-        };
-        let all = async { while probes.join_next().await.is_some() {} };
-        tokio::pin!(all);
-        tokio::select! {
-            () = &mut all => return,
-            () = duration => self.end(),
-        }
-        all.await;
+    /// How many probes it has.
+    pub fn size(&self) -> usize {
+        self.state().records.len()
     }
 
     /// Does something with the record of the probe with this index.

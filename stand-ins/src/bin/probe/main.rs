@@ -115,7 +115,7 @@ async fn main() -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let fleet = Arc::new(Fleet::new(&options));
     let api = tokio::spawn(api::serve(listener, Arc::clone(&fleet)));
-    let sessions = fleet.start(&options, servers);
+    let sessions = session::run_all(&fleet, &options, servers);
     tokio::select! {
         () = sessions => {}
         _ = terminate.recv() => {}

@@ -1,4 +1,4 @@
-//! One probe: connect, send, and connect again.
+//! The probes: each connects, sends, and connects again.
 
 use std::future::Future;
 use std::io;
@@ -9,6 +9,7 @@ use proxypair::tds::client::{Client, LoginError, QueryError};
 use proxypair::tds::login::LoginRecord;
 use proxypair::tls::HandshakeError;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::TlsStream;
 
@@ -36,8 +37,35 @@ struct Probe {
 /// Why there is no session, as one word for the report.
 struct ConnectFailure(&'static str);
 
+/// Runs all probes of the fleet until each is finished.
+pub async fn run_all(fleet: &Arc<Fleet>, options: &Options, servers: Arc<Servers>) {
+    let options = Arc::new(options.clone());
+    let mut probes = JoinSet::new();
+    for index in 0..fleet.size() {
+        probes.spawn(run(
+            index,
+            Arc::clone(&options),
+            Arc::clone(&servers),
+            Arc::clone(fleet),
+        ));
+    }
+    let duration = async {
+        match options.duration {
+            Some(duration) => sleep(duration).await,
+            None => std::future::pending().await,
+        }
+    };
+    let all = async { while probes.join_next().await.is_some() {} };
+    tokio::pin!(all);
+    tokio::select! {
+        () = &mut all => return,
+        () = duration => fleet.end(),
+    }
+    all.await;
+}
+
 /// Runs the probe with this index until it is finished.
-pub async fn run(index: usize, options: Arc<Options>, servers: Arc<Servers>, fleet: Arc<Fleet>) {
+async fn run(index: usize, options: Arc<Options>, servers: Arc<Servers>, fleet: Arc<Fleet>) {
     let mut login = LoginRecord::new(&options.user, &options.password, APPLICATION);
     login.host = format!("{}-{}", options.name, index + 1);
     let probe = Probe {

@@ -7,9 +7,9 @@ use proxypair::tds::Error;
 use proxypair::tds::capability::WIDE_TABLES;
 use proxypair::tds::channel::{Channel, ReceiveError};
 use proxypair::tds::login::LoginRecord;
-use proxypair::tds::packet::{Message as Packets, PacketType};
-use proxypair::tds::request::Request;
-use proxypair::tds::response::{AnswerWriter, Done, Message, Token, Tokens};
+use proxypair::tds::packet::{Message, PacketType};
+use proxypair::tds::request::RequestToken;
+use proxypair::tds::response::{AnswerWriter, Done, ServerMessage, Token, Tokens};
 use proxypair::tds::wire::{ByteOrder, text};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
@@ -161,9 +161,9 @@ impl Session {
         }))
     }
 
-    fn read(&self, message: &Packets) -> Result<Asked, Failure> {
+    fn read(&self, message: &Message) -> Result<Asked, Failure> {
         let requests = match message.kind {
-            PacketType::NORMAL => Request::decode_all(&message.payload, self.login.order)?,
+            PacketType::NORMAL => RequestToken::decode_all(&message.payload, self.login.order)?,
             PacketType::LANGUAGE => return Ok(Asked::Sql(text(&message.payload))),
             PacketType::ATTENTION => return Ok(Asked::Nothing(Done::CANCELLED)),
             PacketType(other) => return Err(Failure::NotARequest(other)),
@@ -172,10 +172,10 @@ impl Session {
         let mut leaves = false;
         for request in requests {
             match request {
-                Request::Language { sql, .. } => statements.push(sql),
-                Request::Logout => leaves = true,
-                Request::Option { .. } => return Ok(Asked::Unsupported(proxypair::tds::token::OPTIONCMD)),
-                Request::Unknown { token } => return Ok(Asked::Unsupported(token)),
+                RequestToken::Language { sql, .. } => statements.push(sql),
+                RequestToken::Logout => leaves = true,
+                RequestToken::Option { .. } => return Ok(Asked::Unsupported(proxypair::tds::token::OPTIONCMD)),
+                RequestToken::Unknown { token } => return Ok(Asked::Unsupported(token)),
             }
         }
         let sql = statements.join(";\n");
@@ -203,7 +203,7 @@ impl Session {
 
     fn error(&self, (number, class): (u32, u8), reason: &str) -> Result<Vec<u8>, Error> {
         let mut answer = AnswerWriter::new(self.login.order);
-        answer.push(&Token::Message(Message::new(number, class, &self.name, reason)))?;
+        answer.push(&Token::Message(ServerMessage::new(number, class, &self.name, reason)))?;
         answer.push(&Token::Done(Done::statement(Done::ERROR, None)))?;
         Ok(answer.into_payload())
     }
