@@ -72,7 +72,7 @@ fn setting(operator: Value) -> Setting {
             connect_timeout: Duration::from_millis(500),
             ..FleetOptions::default()
         },
-        site: None,
+        ..Setting::default()
     }
 }
 
