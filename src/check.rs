@@ -7,6 +7,7 @@ mod control;
 mod hold;
 mod link;
 mod login;
+mod route;
 mod session;
 mod tls;
 
@@ -16,6 +17,7 @@ pub use control::{GateCommands, check_gate};
 pub use hold::{check_objectserver, check_path};
 use jiff::Timestamp;
 pub use login::{APPLICATION, Credentials, Login, Refusals};
+pub use route::{RouteError, ask_route};
 pub use tls::{TlsError, client_config, server_name};
 
 use crate::{

@@ -1,28 +1,43 @@
-//! Dialling a server: name resolution at each dial, TLS where it is used, a time limit, and sockets that detect a peer that has vanished.
+//! Dialling a server: name resolution at each dial, every address of the name, TLS where it is used, time limits, and sockets that detect a
+//! peer that has vanished.
+//!
+//! An error says who failed. [`DialError::is_local`]: this process, its kernel or its resolver, which says nothing about the server. Every
+//! other error is the word of the server, of a machine on the way, or of the resolver that the name has no address.
 
+mod connect;
 mod stream;
 
 use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures::{StreamExt, stream::FuturesUnordered};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpStream, lookup_host},
-    time::{Instant, timeout, timeout_at},
+    time::{sleep, timeout},
 };
 
+use connect::{ConnectError, connect};
+pub use connect::{is_local, is_resolver_trouble};
 pub use stream::DialedStream;
 
 pub use crate::address::{Address, NotAnAddress};
 use crate::tls::{HandshakeError, ObjectServerTls};
 
+/// Time after which the next address of a name is tried beside one that has not answered yet (RFC 8305, 5, recommends 250 ms).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Time limit for a lookup of a name whose addresses are known from an earlier one.
+const LOOKUP_OF_KNOWN: Duration = Duration::from_secs(2);
+
 /// Why a dial failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// The host name could not be resolved.
+    /// The host name has no address.
     #[error("failed to resolve {address}: {source}")]
     Resolve {
         /// The address as dialled.
@@ -61,12 +76,27 @@ pub enum DialError {
     HandshakeTimeout {
         /// The address as dialled.
         address: Address,
-        /// The time limit of connection and handshake together.
+        /// The time limit of the handshake.
         limit: Duration,
+    },
+    /// No packet was sent, or no resolver could be asked: this process has no file descriptor, no memory, no port or no route left, or its
+    /// resolver does not answer.
+    #[error("cannot dial {address} from here: {source}")]
+    Local {
+        /// The address as dialled.
+        address: Address,
+        /// The error of the kernel or of the resolver.
+        source: io::Error,
     },
 }
 
 impl DialError {
+    /// Whether the error arose on this machine and says nothing about the server.
+    #[must_use]
+    pub const fn is_local(&self) -> bool {
+        matches!(self, Self::Local { .. })
+    }
+
     /// Whether TLS itself failed: the certificate was rejected, or one end does not speak TLS or shares no version or cipher. A connection
     /// that was closed during the handshake does not count.
     #[must_use]
@@ -85,24 +115,47 @@ impl DialError {
             }
         )
     }
+
+    /// Whether nothing came back at all.
+    #[must_use]
+    pub const fn is_silence(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::HandshakeTimeout { .. })
+    }
+
+    /// How much the error says about the server: of several addresses, the error of the one that went furthest is reported. So the result
+    /// does not depend on the order in which a resolver returns the addresses.
+    fn weight(&self) -> u8 {
+        match self {
+            Self::Local { .. } => 0,
+            Self::Resolve { .. } => 1,
+            Self::Timeout { .. } => 2,
+            Self::Connect { source, .. } if source.kind() == ErrorKind::ConnectionRefused => 4,
+            Self::Connect { .. } => 3,
+            Self::HandshakeTimeout { .. } => 5,
+            Self::Tls { .. } if self.is_closed_in_handshake() => 6,
+            Self::Tls { .. } => 7,
+        }
+    }
 }
 
-/// Dials one server, any number of times.
+/// Dials one server, any number of times. Clones share the addresses that were resolved last.
 #[derive(Debug, Clone)]
 pub struct Dialer {
     address: Address,
     unresponsive_after: Duration,
     tls: Option<ObjectServerTls>,
+    resolved: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 impl Dialer {
-    /// A dialer without TLS whose dials fail after `unresponsive_after`.
+    /// A dialer without TLS. Each step of a dial fails after `unresponsive_after` without an answer.
     #[must_use]
-    pub const fn new(address: Address, unresponsive_after: Duration) -> Self {
+    pub fn new(address: Address, unresponsive_after: Duration) -> Self {
         Self {
             address,
             unresponsive_after,
             tls: None,
+            resolved: Arc::default(),
         }
     }
 
@@ -118,7 +171,7 @@ impl Dialer {
         &self.address
     }
 
-    /// Time limit of a dial.
+    /// Time limit of each step of a dial: resolving, connecting, the TLS handshake.
     #[must_use]
     pub const fn unresponsive_after(&self) -> Duration {
         self.unresponsive_after
@@ -128,71 +181,121 @@ impl Dialer {
     ///
     /// # Errors
     ///
-    /// [`DialError`] of the last address tried.
+    /// [`DialError`] of the address that went furthest.
     pub async fn dial(&self) -> Result<DialedStream, DialError> {
         self.dial_within(self.unresponsive_after).await
     }
 
-    /// Like [`Self::dial`] with another time limit: resolves the name, then tries one address after the other, each with its share of `limit`.
+    /// Like [`Self::dial`] with another time limit for connecting. The TLS handshake keeps its own.
+    ///
+    /// Every address of the name gets the whole of both limits: the next one is tried as soon as one has failed, or beside it when it has
+    /// not answered within 250 ms. The first connection that is complete is used.
     ///
     /// # Errors
     ///
     /// As [`Self::dial`].
     pub async fn dial_within(&self, limit: Duration) -> Result<DialedStream, DialError> {
-        let resolved = timeout(
-            self.unresponsive_after,
-            lookup_host((self.address.host(), self.address.port())),
-        );
-        let addresses: Vec<SocketAddr> = match resolved.await {
-            Ok(Ok(addresses)) => addresses.collect(),
-            Ok(Err(source)) => {
-                return Err(DialError::Resolve {
+        self.dial_any(self.resolve().await?, limit).await
+    }
+
+    async fn dial_any(&self, addresses: Vec<SocketAddr>, limit: Duration) -> Result<DialedStream, DialError> {
+        let mut untried = addresses.into_iter();
+        let mut attempts = FuturesUnordered::new();
+        let mut failure = None;
+        loop {
+            match untried.next() {
+                Some(address) => attempts.push(self.dial_address(address, limit)),
+                None if attempts.is_empty() => return Err(failure.unwrap_or_else(|| self.no_address())),
+                None => {}
+            }
+            tokio::select! {
+                Some(done) = attempts.next() => match done {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => failure = Some(heavier(failure, error)),
+                },
+                () = sleep(STAGGER), if untried.len() > 0 => {}
+            }
+        }
+    }
+
+    async fn resolve(&self) -> Result<Vec<SocketAddr>, DialError> {
+        let limit = if self.known().is_empty() {
+            self.unresponsive_after
+        } else {
+            self.unresponsive_after.min(LOOKUP_OF_KNOWN)
+        };
+        let lookup = lookup_host((self.address.host(), self.address.port()));
+        let found = timeout(limit, lookup).await.unwrap_or_else(|_| {
+            let silence = format!("no answer from the resolver within {limit:?}");
+            Err(io::Error::new(ErrorKind::TimedOut, silence))
+        });
+        self.addresses(found.map(Iterator::collect))
+    }
+
+    /// The addresses to dial after a lookup. While no resolver answers, those that were found last.
+    fn addresses(&self, found: io::Result<Vec<SocketAddr>>) -> Result<Vec<SocketAddr>, DialError> {
+        let mut known = self.known();
+        let address = || self.address.clone();
+        match found {
+            Ok(found) => {
+                known.clone_from(&found);
+                Ok(found)
+            }
+            Err(source) if !is_resolver_trouble(&source) => Err(DialError::Resolve {
+                address: address(),
+                source,
+            }),
+            Err(source) if known.is_empty() => Err(DialError::Local {
+                address: address(),
+                source,
+            }),
+            Err(_) => Ok(known.clone()),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+        self.resolved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn dial_address(&self, address: SocketAddr, limit: Duration) -> Result<DialedStream, DialError> {
+        let stream = match timeout(limit, connect(address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(ConnectError::Local(source))) => {
+                return Err(DialError::Local {
                     address: self.address.clone(),
                     source,
                 });
             }
-            Err(_) => return Err(self.timed_out(self.unresponsive_after)),
+            Ok(Err(ConnectError::Remote(source))) => {
+                return Err(DialError::Connect {
+                    address: self.address.clone(),
+                    source,
+                });
+            }
+            Err(_) => {
+                return Err(DialError::Timeout {
+                    address: self.address.clone(),
+                    limit,
+                });
+            }
         };
-        let mut failure = self.no_address();
-        let share = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-        for address in addresses {
-            failure = match self.dial_address(address, share).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => error,
-            };
-        }
-        Err(failure)
-    }
-
-    async fn dial_address(&self, address: SocketAddr, limit: Duration) -> Result<DialedStream, DialError> {
-        let deadline = Instant::now() + limit;
-        let connected = timeout_at(deadline, TcpStream::connect(address)).await;
-        let stream = connected
-            .map_err(|_| self.timed_out(limit))?
-            .map_err(|source| DialError::Connect {
-                address: self.address.clone(),
-                source,
-            })?;
         let Some(tls) = &self.tls else {
             return Ok(DialedStream::from(stream));
         };
-        match timeout_at(deadline, tls.handshake(stream)).await {
+        match timeout(self.unresponsive_after, tls.handshake(stream)).await {
             Ok(Ok(stream)) => Ok(DialedStream::from(stream)),
+            Ok(Err(HandshakeError::Failed(source))) if is_local(&source) => Err(DialError::Local {
+                address: self.address.clone(),
+                source,
+            }),
             Ok(Err(source)) => Err(DialError::Tls {
                 address: self.address.clone(),
                 source,
             }),
             Err(_) => Err(DialError::HandshakeTimeout {
                 address: self.address.clone(),
-                limit,
+                limit: self.unresponsive_after,
             }),
-        }
-    }
-
-    fn timed_out(&self, limit: Duration) -> DialError {
-        DialError::Timeout {
-            address: self.address.clone(),
-            limit,
         }
     }
 
@@ -202,6 +305,14 @@ impl Dialer {
             address: self.address.clone(),
             source,
         }
+    }
+}
+
+/// The error that says more about the server; the former of two that say the same.
+fn heavier(before: Option<DialError>, error: DialError) -> DialError {
+    match before {
+        Some(before) if before.weight() >= error.weight() => before,
+        _ => error,
     }
 }
 

@@ -14,7 +14,10 @@
 //! | `commands` | which connections may command the gate, and what each command changes |
 //! | `route` | how the ObjectServer is reached: with TLS, through a proxy server |
 //! | `upstream` | the watch over the ObjectServer |
+//! | `limits` | how many connections there may be |
+//! | `lobby` | the places of connections that have not logged in |
 //! | `listener` | the port for probes |
+//! | `login` | what a probe's connection is before it is a session |
 //! | `certificate` | the proxy's own certificate, shown to probes |
 //! | `framing` | message boundaries in a session: TDS, or TLS that passes through |
 //! | `tracker` | message boundaries from TDS packet headers; pure |
@@ -37,7 +40,10 @@ mod drain;
 mod files;
 mod forward;
 mod framing;
+mod limits;
 mod listener;
+mod lobby;
+mod login;
 pub(crate) mod metrics;
 mod mode;
 mod process;

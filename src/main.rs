@@ -10,6 +10,7 @@ use proxypair::{
     api::ProxyPair,
     gate::{self, args::GateArgs},
     operator::{self, OperatorArgs},
+    process::raise_file_limit,
     proxyserv::{self, FilesArgs},
     telemetry,
 };
@@ -64,6 +65,7 @@ where
     anyhow::Error: From<E>,
 {
     telemetry::init(log)?;
+    raise_file_limit();
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         anyhow::bail!("a crypto provider is already installed");
     }

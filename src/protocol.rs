@@ -13,14 +13,22 @@
 //!
 //! Guarantees: a gate process rejects the commands of a connection whose term is lower than the highest term of any
 //! [`Request::Hello`] that it has received, so two operators can never both command a gate. A command stays in force when
-//! the connection that sent it closes. A new gate process starts with [`Request::Admit`] in force and knows no terms;
-//! its [`instance`](Report::instance) differs from that of its predecessor.
+//! the connection that sent it closes. But a gate without sessions that has had no connection with the highest term for
+//! twice `--unresponsive-after` returns to [`Request::Admit`], unless it is terminating. A new gate process starts with
+//! [`Request::Admit`] in force and knows no terms; its [`instance`](Report::instance) differs from that of its predecessor.
+//!
+//! On the port for probes a gate answers a second, much smaller protocol: a connection that begins with [`ROUTE_QUESTION`] is answered with
+//! the gate's name ([`Report::gate`]) and a line feed, and closed. It is neither a session nor counted as one. It shows to which gate an
+//! address leads, such as that of a Service. A closed port refuses it like a probe.
 //!
 //! Compatibility: unknown fields are ignored, unknown requests are rejected with a report, unknown causes are read as
 //! [`UnreachableCause::Other`]. Gates up to 0.1 also send `sequence` and `draining`; nothing reads them.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+/// The first bytes of a connection to the port for probes that asks which gate this is. No TDS login and no TLS begins like this.
+pub const ROUTE_QUESTION: [u8; 4] = *b"PPRT";
 
 /// The longest line that either side accepts, in bytes, without its line feed.
 pub const MAX_LINE: usize = 64 * 1024;
@@ -51,7 +59,7 @@ pub enum Request {
     Drain {
         /// Milliseconds after which the sessions that are still busy are closed too. At most one day.
         grace_period_ms: u64,
-        /// Maximum number of sessions closed per second, evenly spread; at least 1.
+        /// Number of sessions closed per second, evenly spread; at least 1. More only if not all sessions could be closed in time.
         connections_per_second: u32,
     },
     /// Close every session at once and refuse new ones.
@@ -99,7 +107,8 @@ pub enum GateState {
     Open,
     /// The kernel refuses it; existing sessions are being drained.
     Draining,
-    /// The kernel refuses it; there are no sessions, or they are being closed.
+    /// The kernel refuses it; there are no sessions, or they are being closed. Sessions are left alone if only new connections to the
+    /// ObjectServer fail.
     Closed,
 }
 

@@ -71,20 +71,27 @@ async fn a_silent_objectserver_is_known_within_unresponsive_after() {
     println!("known {:?} after the start", start.elapsed());
     assert!(is_refused(gate.probes()).await);
     // Room in the backlog again: the next dial is answered.
-    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
     operator.open().await;
     println!("admitting {:?} after the start", start.elapsed());
 }
 
 #[tokio::test]
-async fn a_server_that_closes_silent_connections_is_neither_hammered_nor_taken_for_dead() {
+async fn a_server_that_closes_each_connection_at_once_is_neither_hammered_nor_taken_for_reachable() {
     let server = ObjectServer::start(Manners {
         closes_silent_after: Some(Duration::ZERO),
         ..Manners::default()
     })
     .await;
     let gate = Gate::start(server.address, &[]);
-    let mut operator = gate.admitting().await;
+    let mut operator = gate.operator("a", 1).await;
+    operator.away(UnreachableCause::Closed).await;
+    assert!(is_refused(gate.probes()).await);
     let start = Instant::now();
     let before = server.deeds(|deeds| deeds.accepted);
     until(
@@ -97,6 +104,109 @@ async fn a_server_that_closes_silent_connections_is_neither_hammered_nor_taken_f
     operator.ping(1).await;
     let reports = operator.reports;
     assert!(reports <= 5, "{reports} reports although nothing changed");
+}
+
+#[tokio::test]
+async fn a_hop_that_accepts_and_closes_later_is_no_objectserver() {
+    let server = ObjectServer::start(Manners {
+        closes_silent_after: Some(SECOND),
+        ..Manners::default()
+    })
+    .await;
+    let gate = Gate::start(server.address, &["--unresponsive-after", "3s"]);
+    let mut operator = gate.admitting().await;
+    operator.away(UnreachableCause::Closed).await;
+    gate.until_closed().await;
+    // The operator's check has logged in and has an answer: the ObjectServer is there.
+    let _check = gate.check().await;
+    operator.open().await;
+}
+
+#[tokio::test]
+async fn a_port_that_leads_nowhere_closes_while_its_sessions_go_on() {
+    let server = ObjectServer::start(Manners::default()).await;
+    let gate = Gate::start(server.address, &[]);
+    let mut operator = gate.admitting().await;
+    let mut old = Probe::log_in(gate.probes()).await.unwrap();
+    server.stop_listening().await;
+    let mut new = Probe::connect(gate.probes()).await.unwrap();
+    new.send(&login()).await.unwrap();
+    assert_eq!(new.closed().await, 0);
+    operator.away(UnreachableCause::Refused).await;
+    gate.until_closed().await;
+    assert_eq!(gate.page("/readyz").await.0, 503);
+    old.ask(next_id()).await.unwrap();
+    assert_eq!(operator.ping(1).await.sessions, 1);
+
+    // New connections work again.
+    let second = ObjectServer::start_at(server.address, Manners::default()).await;
+    operator.open().await;
+    Probe::log_in(gate.probes()).await.unwrap();
+    old.ask(next_id()).await.unwrap();
+
+    // The operator closes what is left when the Service leads elsewhere.
+    second.stop_listening().await;
+    let mut new = Probe::connect(gate.probes()).await.unwrap();
+    new.send(&login()).await.unwrap();
+    new.closed().await;
+    operator.away(UnreachableCause::Refused).await;
+    operator.send(&Request::Drop).await;
+    old.closed().await;
+}
+
+#[tokio::test]
+async fn a_drain_of_more_sessions_than_the_pace_allows_breaks_no_request() {
+    let server = ObjectServer::start(Manners {
+        delay: Duration::from_millis(2),
+        ..Manners::default()
+    })
+    .await;
+    let gate = Gate::start(server.address, &[]);
+    let mut operator = gate.admitting().await;
+    let mut probes = JoinSet::new();
+    for _ in 0..60 {
+        let mut probe = Probe::log_in(gate.probes()).await.unwrap();
+        probes.spawn(async move {
+            loop {
+                let id = next_id();
+                if probe.ask(id).await.is_err() {
+                    return id;
+                }
+            }
+        });
+    }
+    operator.send(&drain(8 * SECOND, 1)).await;
+    let unanswered = within("all probes are gone", probes.join_all()).await;
+    for id in unanswered {
+        let received = server.deeds(|deeds| deeds.received.contains_key(&id));
+        assert!(!received, "request {id} was forwarded and not answered");
+    }
+    assert_eq!(gate.ended("DrainedDeadline").await, 0.0);
+    assert_eq!(gate.ended("DrainedIdle").await, 60.0);
+}
+
+#[tokio::test]
+async fn an_empty_gate_that_its_operator_has_left_admits_again() {
+    let server = ObjectServer::start(Manners::default()).await;
+    let gate = Gate::start(server.address, &["--unresponsive-after", "2s"]);
+    let mut operator = gate.admitting().await;
+    operator.send(&Request::Drop).await;
+    operator
+        .report("closes", |report| report.state == GateState::Closed)
+        .await;
+    let left = Instant::now();
+    drop(operator);
+    // One that only observes, and one of a former leader, command nothing.
+    let mut observer = gate.operator("observer", 0).await;
+    observer.open().await;
+    assert!(left.elapsed() >= 4 * SECOND - SECOND / 10, "after {:?}", left.elapsed());
+    until(
+        "the log says so",
+        async || gate.has_logged("admitting probes again"),
+        |said| *said,
+    )
+    .await;
+    Probe::log_in(gate.probes()).await.unwrap();
 }
 
 #[tokio::test]
@@ -382,35 +492,38 @@ async fn drops_all_sessions_at_once_and_refuses_until_the_next_admit() {
 }
 
 #[tokio::test]
-async fn a_silent_client_costs_one_slot_until_the_login_timeout() {
+async fn a_silent_client_is_no_session_and_costs_the_objectserver_nothing() {
     let server = ObjectServer::start(Manners::default()).await;
-    let gate = Gate::start(server.address, &["--max-sessions", "2", "--login-timeout", "10s"]);
+    let gate = Gate::start(server.address, &["--max-sessions", "1", "--login-timeout", "10s"]);
     let mut operator = gate.admitting().await;
     let mut silent = Probe::connect(gate.probes()).await.unwrap();
-    operator.report("a slot is taken", |report| report.sessions == 1).await;
-    // Nobody else pays: another probe is served beside it.
+    // A load balancer's check.
+    drop(Probe::connect(gate.probes()).await.unwrap());
+    gate.until_refused("Gone", 1.0).await;
     let mut other = Probe::log_in(gate.probes()).await.unwrap();
     other.ask(next_id()).await.unwrap();
-    // A third one is closed at once.
+    assert_eq!(operator.ping(1).await.sessions, 1);
+    // At the limit a further one is closed at once.
     let mut third = Probe::connect(gate.probes()).await.unwrap();
     assert_eq!(third.closed().await, 0);
     assert_eq!(gate.refused("Full").await, 1.0);
     silent.closed().await;
     gate.until_refused("LoginTimeout", 1.0).await;
     other.ask(next_id()).await.unwrap();
-    // The watch and one session: the silent client never cost the ObjectServer a connection.
+    // The watch and one session.
     assert_eq!(server.deeds(|deeds| deeds.accepted), 2);
 }
 
 #[tokio::test]
-async fn a_client_that_never_ends_its_login_is_closed_at_the_login_timeout() {
+async fn a_login_that_is_not_complete_in_time_never_reaches_the_objectserver() {
     let server = ObjectServer::start(Manners::default()).await;
-    let gate = Gate::start(server.address, &["--login-timeout", "5s"]);
+    let gate = Gate::start(server.address, &["--login-timeout", "2s"]);
     gate.admitting().await;
     let mut probe = Probe::connect(gate.probes()).await.unwrap();
     probe.stream.write_all(&login()[..600]).await.unwrap();
     probe.closed().await;
-    gate.until_ended("LoginTimeout", 1.0).await;
+    gate.until_refused("LoginTimeout", 1.0).await;
+    assert_eq!(server.deeds(|deeds| deeds.accepted), 1);
 }
 
 #[tokio::test]
@@ -767,6 +880,39 @@ async fn a_terminating_gate_without_an_operator_drains_at_half_time() {
         "idle closed after {half:?}, busy after {end:?}, exit after {:?}",
         start.elapsed()
     );
+}
+
+#[tokio::test]
+async fn a_terminating_gate_without_sessions_exits_as_soon_as_it_is_commanded_to_drain() {
+    let server = ObjectServer::start(Manners::default()).await;
+    let mut gate = Gate::start(server.address, &["--grace-period", "10m"]);
+    let mut operator = gate.admitting().await;
+    gate.terminate();
+    operator
+        .report("says that it terminates", |report| report.terminating)
+        .await;
+    operator.send(&drain(300 * SECOND, 100)).await;
+    assert!(gate.exit().await.success());
+}
+
+#[tokio::test]
+async fn a_terminating_gate_takes_a_shorter_deadline() {
+    let server = ObjectServer::start(Manners::default()).await;
+    let mut gate = Gate::start(server.address, &["--grace-period", "10m"]);
+    let mut operator = gate.admitting().await;
+    let mut busy = Probe::log_in(gate.probes()).await.unwrap();
+    server.hold_answers();
+    let id = next_id();
+    busy.send(&request(id, 100)).await.unwrap();
+    server.until_received(id).await;
+    gate.terminate();
+    operator.send(&drain(300 * SECOND, 100)).await;
+    operator
+        .report("drains", |report| report.state == GateState::Draining)
+        .await;
+    operator.send(&drain(2 * SECOND, 100)).await;
+    busy.closed().await;
+    assert!(gate.exit().await.success());
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use testkit::certificates::{Issuer, replace};
 use testkit::directory::Directory;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use testkit::gate::{
     Gate, Manners, ObjectServer, Probe, SECOND, connect_tls, drain, login, next_id, request, until, why, within,
@@ -240,6 +241,30 @@ async fn an_objectserver_that_speaks_no_tls_is_told_from_one_that_is_away() {
     let (gate, _directory) = trusting(&issuer, waiting.local_addr().unwrap(), &arguments);
     let message = gate.operator("a", 1).await.away(UnreachableCause::TimedOut).await;
     assert!(message.contains("no answer to the TLS handshake"), "{message}");
+}
+
+#[tokio::test]
+async fn a_slow_handshake_is_waited_for_also_after_a_refused_dial() {
+    let issuer = Issuer::new("Netcool CA");
+    let address = ObjectServer::free_address();
+    let (gate, _directory) = trusting(&issuer, address, &["--unresponsive-after", "20s"]);
+    let mut operator = gate.operator("a", 1).await;
+    operator.away(UnreachableCause::Refused).await;
+    // It takes three seconds until it begins with the handshake.
+    let listener = TcpListener::bind(address).await.unwrap();
+    let acceptor = TlsAcceptor::from(issuer.issue("AGG_P").server());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(3 * SECOND).await;
+                if let Ok(mut stream) = acceptor.accept(stream).await {
+                    let _closed = stream.read(&mut [0; 16]).await;
+                }
+            });
+        }
+    });
+    operator.open().await;
 }
 
 /// A gate that ends probes' TLS with the certificate of a directory.

@@ -459,7 +459,8 @@ pub struct DrainSpec {
     #[serde(default = "default_grace_period")]
     pub grace_period: Duration,
 
-    /// Maximum number of sessions closed per second, so that the probes do not all log in at once.
+    /// Number of sessions closed per second, so that the probes do not all log in at once. More are closed if not all would be within three
+    /// quarters of `gracePeriod`.
     #[serde(default = "default_connections_per_second")]
     #[schemars(range(min = 1, max = 10000))]
     pub connections_per_second: i32,

@@ -13,20 +13,20 @@ pub struct GateArgs {
     #[arg(long)]
     pub name: String,
 
-    /// Address of the port for probes.
-    #[arg(long, default_value = "0.0.0.0:4400")]
+    /// Address of the port for probes. [::] accepts IPv4 as well, and is 0.0.0.0 on a machine without IPv6.
+    #[arg(long, default_value = "[::]:4400")]
     pub listen: SocketAddr,
 
     /// Address of the port for the operator's check sessions (mutual TLS).
-    #[arg(long, default_value = "0.0.0.0:4401")]
+    #[arg(long, default_value = "[::]:4401")]
     pub check_listen: SocketAddr,
 
     /// Address of the port for the operator's commands and the gate's reports (mutual TLS).
-    #[arg(long, default_value = "0.0.0.0:4402")]
+    #[arg(long, default_value = "[::]:4402")]
     pub control_listen: SocketAddr,
 
     /// Address of the HTTP port with /livez, /readyz and /metrics.
-    #[arg(long, default_value = "0.0.0.0:4403")]
+    #[arg(long, default_value = "[::]:4403")]
     pub admin_listen: SocketAddr,
 
     /// Name of the ObjectServer. Used in reports and logs.
@@ -61,7 +61,8 @@ pub struct GateArgs {
     #[arg(long)]
     pub tls_dir: PathBuf,
 
-    /// Maximum number of probe sessions. Further probes are accepted and closed at once.
+    /// Maximum number of probe sessions. Further probes are accepted and closed at once. Lowered if the limit of open files does not allow so
+    /// many.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_sessions: u32,
 
@@ -69,8 +70,8 @@ pub struct GateArgs {
     #[arg(long, default_value = "10s", value_parser = duration)]
     pub login_timeout: Duration,
 
-    /// Time limit from the first byte of a probe's message to its last, for the rest of a session after one end has closed its direction,
-    /// and for the peer's kernel to acknowledge data.
+    /// Time limit for pauses: within a probe's message, until the ObjectServer's first answer, in a session of which one end has closed its
+    /// direction, and until the peer's kernel acknowledges data.
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub message_timeout: Duration,
 
@@ -82,7 +83,8 @@ pub struct GateArgs {
     #[arg(long, default_value = "30s", value_parser = duration)]
     pub grace_period: Duration,
 
-    /// Minimum number of sessions closed per second when the gate terminates and no operator has commanded a drain.
+    /// Number of sessions closed per second when the gate terminates and no operator has commanded a drain. More if not all would be closed
+    /// in time.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub connections_per_second: u32,
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split};
 use tracing::debug;
 
 use super::shared::GateProcess;
@@ -19,7 +19,7 @@ pub async fn relay<S: AsyncRead + AsyncWrite + Send>(gate: Arc<GateProcess>, str
         Ok(upstream) => upstream,
         Err(error) => {
             debug!(%error, "failed to connect a check session to the ObjectServer");
-            gate.recheck_if_tls_rejected(&error);
+            gate.doubt(&error);
             return;
         }
     };
@@ -30,8 +30,18 @@ pub async fn relay<S: AsyncRead + AsyncWrite + Send>(gate: Arc<GateProcess>, str
     gate.metrics.checks.inc();
     let (mut read, mut write) = split(stream);
     let (mut answers, mut requests) = split(upstream);
+    let give_answers = async {
+        let mut first = [0; 1024];
+        let read = answers.read(&mut first).await?;
+        if read > 0 {
+            gate.results.answered();
+            write.write_all(&first[..read]).await?;
+            write.flush().await?;
+        }
+        copy(&mut answers, &mut write).await
+    };
     let ended = tokio::select! {
-        ended = copy(&mut answers, &mut write) => ended,
+        ended = give_answers => ended,
         ended = copy(&mut read, &mut requests) => ended,
     };
     gate.metrics.checks.dec();

@@ -48,15 +48,42 @@ pub enum CommandError {
 /// The highest term that this process has received, and the operator that sent it.
 #[derive(Debug, Default)]
 pub struct Terms {
-    highest: Mutex<(u64, String)>,
+    highest: Mutex<Highest>,
+}
+
+#[derive(Debug, Default)]
+struct Highest {
+    term: u64,
+    holder: String,
+    /// Open connections with this term.
+    connections: u32,
 }
 
 impl Terms {
-    /// Notes the term of a new connection. From now on, lower terms are over.
-    pub fn note(&self, holder: &str, term: u64) {
+    /// Notes the term of a new connection. From now on, lower terms are over. Calls `attended` if the new connection may command the gate.
+    pub fn note(&self, holder: &str, term: u64, attended: impl FnOnce()) {
         let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
-        if term > highest.0 || highest.1.is_empty() {
-            *highest = (term, holder.to_owned());
+        if term > highest.term || highest.holder.is_empty() {
+            *highest = Highest {
+                term,
+                holder: holder.to_owned(),
+                connections: 0,
+            };
+        }
+        if term == highest.term {
+            highest.connections += 1;
+            attended();
+        }
+    }
+
+    /// Notes the end of a connection. Calls `unattended` if none is left that may command the gate.
+    pub fn leave(&self, term: u64, unattended: impl FnOnce()) {
+        let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
+        if term == highest.term {
+            highest.connections = highest.connections.saturating_sub(1);
+            if highest.connections == 0 {
+                unattended();
+            }
         }
     }
 
@@ -72,13 +99,12 @@ impl Terms {
         act: impl FnOnce() -> Result<T, CommandError>,
     ) -> Result<T, CommandError> {
         let highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
-        if term < highest.0 {
-            let (highest, highest_holder) = highest.clone();
+        if term < highest.term {
             return Err(CommandError::TermOver {
                 term,
                 holder: holder.to_owned(),
-                highest,
-                highest_holder,
+                highest: highest.term,
+                highest_holder: highest.holder.clone(),
             });
         }
         act()
@@ -128,8 +154,13 @@ pub fn accept(inputs: &Inputs, request: &Request, now: Instant) -> Result<Active
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
-    use crate::{gate::mode::Termination, protocol::Upstream};
+    use crate::{
+        gate::mode::{self, Mode, Termination},
+        protocol::Upstream,
+    };
 
     const SECOND: Duration = Duration::from_secs(1);
     const DRAIN: Request = Request::Drain {
@@ -140,6 +171,8 @@ mod tests {
         command: ActiveCommand::Admit,
         termination: None,
         upstream: Upstream::Reachable,
+        keeps_sessions: false,
+        unattended_since: None,
     };
 
     #[test]
@@ -210,10 +243,10 @@ mod tests {
     #[test]
     fn a_lower_term_is_over_as_soon_as_a_higher_one_was_noted() {
         let terms = Terms::default();
-        terms.note("a", 3);
+        terms.note("a", 3, || {});
         assert_eq!(terms.act("a", 3, || Ok(())), Ok(()));
-        terms.note("b", 4);
-        terms.note("a", 3);
+        terms.note("b", 4, || {});
+        terms.note("a", 3, || panic!("a lower term may not command"));
         let over = CommandError::TermOver {
             term: 3,
             holder: "a".to_owned(),
@@ -222,5 +255,49 @@ mod tests {
         };
         assert_eq!(terms.act("a", 3, || Ok(())), Err(over));
         assert_eq!(terms.act("b", 4, || Ok(())), Ok(()));
+    }
+
+    #[test]
+    fn the_gate_is_unattended_when_the_last_connection_of_the_highest_term_is_gone() {
+        let is_attended = Cell::new(false);
+        let terms = Terms::default();
+        let note = |term| terms.note("a", term, || is_attended.set(true));
+        let leave = |term| terms.leave(term, || is_attended.set(false));
+        note(3);
+        note(3);
+        leave(3);
+        assert!(is_attended.get());
+        note(4);
+        leave(3);
+        assert!(
+            is_attended.get(),
+            "the end of a former leader's connection says nothing"
+        );
+        leave(4);
+        assert!(!is_attended.get());
+        note(2);
+        assert!(!is_attended.get(), "a former leader may not command");
+        note(4);
+        assert!(is_attended.get());
+    }
+
+    #[test]
+    fn a_terminating_gate_takes_a_shorter_deadline_for_its_drain() {
+        let now = Instant::now();
+        let mut inputs = Inputs {
+            termination: Some(Termination::begin(now, 60 * SECOND, 1)),
+            ..IDLE
+        };
+        for (grace, expected) in [(30, 30), (4, 4), (99, 58)] {
+            let drain = Request::Drain {
+                grace_period_ms: grace * 1000,
+                connections_per_second: 10,
+            };
+            inputs.command = accept(&inputs, &drain, now).unwrap();
+            let Mode::Draining { deadline, .. } = mode::decide(&inputs, now) else {
+                panic!("{inputs:?}")
+            };
+            assert_eq!(deadline, now + expected * SECOND);
+        }
     }
 }

@@ -56,7 +56,7 @@ where
 {
     let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE));
     let (holder, term) = receive_hello(&mut lines).await?;
-    gate.note_term(&holder, term);
+    let _attendance = gate.attend(&holder, term);
     info!(holder, term, "operator connected");
 
     let mut status = gate.state.status();
@@ -158,8 +158,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        gate::{args::GateArgs, metrics::GateMetrics},
-        protocol::{GateState, Upstream},
+        gate::{args::GateArgs, metrics::GateMetrics, upstream::Found},
+        protocol::GateState,
     };
 
     #[derive(Parser)]
@@ -219,9 +219,9 @@ mod tests {
         let gate = gate();
         let (mut client, stream) = duplex(4096);
         client.write_all(HELLO_LINE).await.unwrap();
-        gate.state.set_object_server(Upstream::Reachable);
+        gate.state.set_object_server(Found::REACHABLE);
         for _ in 0..3 {
-            assert!(gate.state.begin_session(3));
+            gate.state.begin_session();
         }
         client
             .write_all(b"{\"type\":\"Drain\",\"gracePeriodMs\":9000,\"connectionsPerSecond\":1}\n")
@@ -255,11 +255,11 @@ mod tests {
         let script = async {
             let mut lines = Framed::new(client, LinesCodec::new());
             lines.next().await.unwrap().unwrap();
-            assert!(gate.state.begin_session(2));
+            gate.state.begin_session();
             lines.next().await.unwrap().unwrap();
             assert_eq!(start.elapsed(), COUNTERS_EVERY);
-            assert!(gate.state.begin_session(2));
-            gate.state.set_object_server(Upstream::Reachable);
+            gate.state.begin_session();
+            gate.state.set_object_server(Found::REACHABLE);
             let line = lines.next().await.unwrap().unwrap();
             assert!(line.contains("Reachable") && line.contains("\"sessions\":2"), "{line}");
             assert_eq!(start.elapsed(), COUNTERS_EVERY);

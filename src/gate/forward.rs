@@ -8,10 +8,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 use super::{
     framing::{Framing, FramingError},
+    login::Login,
     metrics::{Ending, GateMetrics},
     tracker::Outstanding,
 };
@@ -28,6 +32,10 @@ pub struct Forwarder<'a, C, U> {
     to_client: Lane,
     framing: Framing,
     messages: u64,
+    /// Since when the client could have sent its next byte.
+    client_quiet_since: Instant,
+    /// When a byte was last forwarded, in either direction.
+    active_at: Instant,
     metrics: &'a GateMetrics,
 }
 
@@ -36,6 +44,8 @@ pub struct Forwarder<'a, C, U> {
 pub struct ForwardState {
     /// The client has completed a message: its login.
     pub has_logged_in: bool,
+    /// The server has sent a byte.
+    pub has_answer: bool,
     /// The client has begun a message and not ended it.
     pub is_mid_message: bool,
     /// One end has closed its direction.
@@ -60,34 +70,41 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Joins the two. `first` contains what the client has sent so far, from which `framing` was detected.
-    ///
-    /// # Errors
-    ///
-    /// [`FramingError`] if the rest of these bytes is of another protocol.
-    pub fn join(
-        client: &'a mut C,
-        upstream: U,
-        first: Lane,
-        mut framing: Framing,
-        metrics: &'a GateMetrics,
-    ) -> Result<Self, FramingError> {
-        let messages = u64::from(framing.client(first.waiting())?);
-        metrics.bytes_to_upstream.inc_by(first.waiting().len() as u64);
-        Ok(Self {
-            client,
-            upstream,
-            to_upstream: first,
-            to_client: Lane::default(),
+    /// Joins the two. `login` is what the client has sent so far.
+    pub fn join(client: &'a mut C, upstream: U, login: Login, metrics: &'a GateMetrics) -> Self {
+        let Login {
+            bytes,
             framing,
             messages,
+        } = login;
+        metrics.bytes_to_upstream.inc_by(bytes.waiting().len() as u64);
+        let now = Instant::now();
+        Self {
+            client,
+            upstream,
+            to_upstream: bytes,
+            to_client: Lane::default(),
+            framing,
+            messages: u64::from(messages),
+            client_quiet_since: now,
+            active_at: now,
             metrics,
-        })
+        }
     }
 
-    /// Number of messages that the client has completed.
-    pub const fn messages(&self) -> u64 {
-        self.messages
+    /// Whether the server has sent a byte.
+    pub const fn has_answer(&self) -> bool {
+        self.to_client.carried > 0
+    }
+
+    /// Since when the client could have sent its next byte, and has not.
+    pub const fn client_quiet_since(&self) -> Instant {
+        self.client_quiet_since
+    }
+
+    /// When a byte was last forwarded, in either direction.
+    pub const fn active_at(&self) -> Instant {
+        self.active_at
     }
 
     /// Whether bytes of the client wait until the ObjectServer reads them.
@@ -104,6 +121,7 @@ where
         };
         ForwardState {
             has_logged_in: self.messages > 0,
+            has_answer: self.has_answer(),
             is_mid_message: self.framing.is_client_mid_message(),
             is_half_closed: self.to_upstream.is_ended || self.to_client.is_ended,
             outstanding,
@@ -128,8 +146,12 @@ where
             to_client,
             framing,
             messages,
+            client_quiet_since,
+            active_at,
             metrics,
         } = self;
+        let carried = (to_upstream.carried, to_client.carried);
+        let was_waiting = !to_upstream.is_delivered();
 
         let answers = to_client.poll(context, upstream, *client, |bytes, is_first| {
             metrics.bytes_to_client.inc_by(bytes.len() as u64);
@@ -155,6 +177,13 @@ where
             Poll::Ready(Stop::Done) | Poll::Pending => {}
         }
 
+        let has_more_of_client = to_upstream.carried != carried.0;
+        if has_more_of_client || was_waiting || to_client.carried != carried.1 {
+            *active_at = Instant::now();
+            if has_more_of_client || was_waiting {
+                *client_quiet_since = *active_at;
+            }
+        }
         if self.traffic(is_draining) == seen {
             Poll::Pending
         } else {
@@ -209,6 +238,12 @@ impl Lane {
     /// Whether everything that was read has reached the writer's kernel.
     fn is_delivered(&self) -> bool {
         self.start == self.end && self.is_flushed
+    }
+
+    /// Whether there is no room for more.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.end == self.buffer.len()
     }
 
     /// Reads once, after the waiting bytes. Returns the number of bytes, 0 at the end of the stream or if the buffer is full.

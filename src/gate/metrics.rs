@@ -13,7 +13,7 @@ use prometheus_client::{
 pub struct GateMetrics {
     /// Probe sessions now.
     pub sessions: Gauge,
-    /// Probe connections accepted since the start, refused ones included.
+    /// Probe connections accepted since the start, refused ones included, route questions not.
     pub sessions_accepted: Counter,
     /// Connections closed before they reached the ObjectServer.
     pub refused: Family<RefusedLabels, Counter>,
@@ -27,6 +27,8 @@ pub struct GateMetrics {
     pub upstream_reachable: Gauge,
     /// Connections of the operator's checks now.
     pub checks: Gauge,
+    /// Dials and accepts that failed on this machine.
+    pub local_errors: Counter,
 }
 
 /// Label of [`GateMetrics::refused`].
@@ -48,6 +50,8 @@ pub struct EndedLabels {
 pub enum RefusalReason {
     /// The session limit was reached.
     Full,
+    /// Too many connections had not logged in yet, or too many of its source address.
+    Crowded,
     /// Its first bytes were not a TDS login header.
     NotLogin,
     /// Its first bytes began a TLS handshake, on a port that speaks plain TDS.
@@ -56,12 +60,16 @@ pub enum RefusalReason {
     Plain,
     /// Its TLS handshake failed.
     Handshake,
-    /// No complete login header came within the login timeout.
+    /// Its login message was not complete within the login timeout.
     LoginTimeout,
-    /// The client closed the connection before it sent a login header.
+    /// Its login message was too long.
+    LoginTooLong,
+    /// The client closed the connection before its login message was complete.
     Gone,
     /// The connection to the ObjectServer failed.
     Upstream,
+    /// The ObjectServer could not be dialled because this machine lacked something, such as file descriptors.
+    Local,
     /// The gate stopped accepting sessions while this one was being set up.
     NotAdmitting,
 }
@@ -77,9 +85,11 @@ pub enum Ending {
     Malformed,
     /// The server behind the gate answered plain TDS with TLS.
     UpstreamTls,
-    /// The client did not complete its login in time.
+    /// The client did not complete its login in time, through TLS that passes through.
     LoginTimeout,
-    /// A message took too long, or the rest of a session after one end had closed its direction.
+    /// The ObjectServer did not answer the login in time.
+    NoAnswer,
+    /// The client paused for too long within a message, or nothing was forwarded any more after one end had closed its direction.
     MessageTimeout,
     /// Drained between requests.
     DrainedIdle,
@@ -106,6 +116,7 @@ impl GateMetrics {
             bytes_to_client,
             upstream_reachable,
             checks,
+            local_errors,
         } = metrics.clone();
         let registry = registry.sub_registry_with_prefix("proxypair_gate");
         registry.register("sessions", "Probe sessions now", sessions);
@@ -142,6 +153,11 @@ impl GateMetrics {
             upstream_reachable,
         );
         registry.register("checks", "Connections of the operator's checks now", checks);
+        registry.register(
+            "local_errors",
+            "Dials and accepts that failed on this machine, for example because file descriptors had run out",
+            local_errors,
+        );
         metrics
     }
 

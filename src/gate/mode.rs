@@ -11,12 +11,14 @@ use crate::protocol::{GateState, Upstream};
 pub enum Mode {
     /// Accept new sessions.
     Open,
+    /// Refuse new sessions and leave the existing ones alone: they work, but no new connection to the ObjectServer can be made.
+    Refusing,
     /// Refuse new sessions and close each existing session when none of its requests is unanswered.
     Draining {
         /// When the sessions that are still busy are closed too.
         deadline: Instant,
-        /// How fast sessions may be closed.
-        pace: Pace,
+        /// Number of sessions to close per second, unless more are needed to finish in time.
+        per_second: u32,
     },
     /// Refuse new sessions and close the existing ones at once.
     Closed(ClosedBy),
@@ -26,26 +28,15 @@ impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open => f.write_str("open"),
-            Self::Draining { deadline, pace } => {
+            Self::Refusing => f.write_str("refusing: no new connection to the ObjectServer"),
+            Self::Draining { deadline, per_second } => {
                 let left = deadline.saturating_duration_since(Instant::now());
-                match pace {
-                    Pace::AtMost(rate) => write!(f, "draining within {left:.1?}, at most {rate}/s"),
-                    Pace::InTime(rate) => write!(f, "draining within {left:.1?}, at least {rate}/s"),
-                }
+                write!(f, "draining within {left:.1?}, {per_second}/s or as many as that takes")
             }
             Self::Closed(ClosedBy::Command) => f.write_str("closed by command"),
             Self::Closed(ClosedBy::Upstream) => f.write_str("closed: ObjectServer unreachable"),
         }
     }
-}
-
-/// How fast a drain may close sessions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
-    /// At most this many per second, as commanded.
-    AtMost(u32),
-    /// As fast as needed to finish before the deadline, but at least this many per second. Used when the gate drains without a command.
-    InTime(u32),
 }
 
 /// Why a gate is closed.
@@ -73,7 +64,7 @@ pub enum ActiveCommand {
 pub struct DrainCommand {
     /// Time from the command to the deadline, as commanded. Distinguishes a repeated command from a new one.
     pub grace_period: Duration,
-    /// Maximum number of sessions to close per second.
+    /// Number of sessions to close per second, unless more are needed to finish in time.
     pub per_second: u32,
     /// When the remaining sessions are closed.
     pub deadline: Instant,
@@ -86,19 +77,20 @@ pub struct Termination {
     pub serves_until: Instant,
     /// By then the last session is closed.
     pub drained_by: Instant,
-    /// Minimum number of sessions closed per second when the gate drains without a command.
+    /// Number of sessions to close per second when the gate drains without a command, unless more are needed to finish in time.
     pub per_second: u32,
 }
 
-/// Time between the close of the last session and the end of the grace period, when the process is killed.
-const EXIT_MARGIN: Duration = Duration::from_secs(1);
+/// Time between the close of the last session and the end of the grace period, when the process is killed: for the last answers to arrive
+/// and the last report to be sent. At most a quarter of the grace period.
+const EXIT_MARGIN: Duration = Duration::from_secs(2);
 
 impl Termination {
     /// The timetable of a gate that receives SIGTERM `now` and SIGKILL when `grace_period` is over.
     #[must_use]
     pub fn begin(now: Instant, grace_period: Duration, per_second: u32) -> Self {
         let serves_until = now + grace_period / 2;
-        let drained_by = (now + grace_period.saturating_sub(EXIT_MARGIN)).max(serves_until);
+        let drained_by = now + grace_period.saturating_sub(EXIT_MARGIN.min(grace_period / 4));
         Self {
             serves_until,
             drained_by,
@@ -122,6 +114,10 @@ pub struct Inputs {
     pub termination: Option<Termination>,
     /// Whether the ObjectServer is reachable, over the proxy server if there is one.
     pub upstream: Upstream,
+    /// Only if it is not: whether existing sessions still work.
+    pub keeps_sessions: bool,
+    /// Since when no operator has been connected that may command the gate. `None` while one is, and before the first.
+    pub unattended_since: Option<Instant>,
 }
 
 impl Inputs {
@@ -132,37 +128,55 @@ impl Inputs {
             .map(|termination| termination.serves_until)
             .filter(|at| now < *at)
     }
+
+    /// When the command in force lapses, if the gate has no sessions by then and nothing changes: `after` the last operator has gone. Without
+    /// an operator there is nobody left to command `Admit`. A terminating gate has no time for that.
+    #[must_use]
+    pub fn lapses_at(&self, after: Duration) -> Option<Instant> {
+        match self.command {
+            ActiveCommand::Drain(_) | ActiveCommand::Drop if self.termination.is_none() => {
+                Some(self.unattended_since? + after)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Decides what to do with sessions. The first rule that applies counts:
 ///
 /// 1. The command `Drop` closes the gate, whatever the ObjectServer does.
-/// 2. An unreachable ObjectServer closes it: no session could be served, and a drain has nothing left to wait for.
+/// 2. An unreachable ObjectServer closes it: no session could be served, and a drain has nothing left to wait for. Not if existing sessions
+///    still work.
 /// 3. The command `Drain` drains, for no longer than a termination leaves time.
 /// 4. A termination drains in the second half of its grace period.
-/// 5. Otherwise the gate is open.
+/// 5. If only existing sessions work, the gate refuses new ones.
+/// 6. Otherwise the gate is open.
 #[must_use]
 pub fn decide(inputs: &Inputs, now: Instant) -> Mode {
     let Inputs {
         command,
         termination,
         upstream,
+        keeps_sessions,
+        unattended_since: _,
     } = inputs;
     if *command == ActiveCommand::Drop {
         return Mode::Closed(ClosedBy::Command);
     }
-    if matches!(upstream, Upstream::Unreachable { .. }) {
+    let is_unreachable = matches!(upstream, Upstream::Unreachable { .. });
+    if is_unreachable && !keeps_sessions {
         return Mode::Closed(ClosedBy::Upstream);
     }
     match (command, termination) {
         (ActiveCommand::Drain(drain), termination) => Mode::Draining {
             deadline: termination.map_or(drain.deadline, |termination| termination.drained_by.min(drain.deadline)),
-            pace: Pace::AtMost(drain.per_second),
+            per_second: drain.per_second,
         },
         (_, Some(termination)) if termination.has_begun_final_drain(now) => Mode::Draining {
             deadline: termination.drained_by,
-            pace: Pace::InTime(termination.per_second),
+            per_second: termination.per_second,
         },
+        _ if is_unreachable => Mode::Refusing,
         _ => Mode::Open,
     }
 }
@@ -194,7 +208,7 @@ pub fn reported(mode: Mode, is_listening: bool, sessions: u32) -> GateState {
     match mode {
         Mode::Open if is_listening => GateState::Open,
         Mode::Draining { .. } if sessions > 0 => GateState::Draining,
-        Mode::Open | Mode::Draining { .. } | Mode::Closed(_) => GateState::Closed,
+        Mode::Open | Mode::Refusing | Mode::Draining { .. } | Mode::Closed(_) => GateState::Closed,
     }
 }
 
@@ -216,6 +230,8 @@ mod tests {
         command: ActiveCommand::Admit,
         termination: None,
         upstream: Upstream::Reachable,
+        keeps_sessions: false,
+        unattended_since: None,
     };
 
     fn drain(now: Instant) -> ActiveCommand {
@@ -246,8 +262,8 @@ mod tests {
         let now = Instant::now();
         let inputs = Inputs {
             command: drain(now),
-            termination: None,
             upstream: unreachable(),
+            ..IDLE
         };
         assert_eq!(decide(&inputs, now), Mode::Closed(ClosedBy::Upstream));
     }
@@ -257,15 +273,15 @@ mod tests {
         for upstream in [Upstream::Reachable, unreachable()] {
             let inputs = Inputs {
                 command: ActiveCommand::Drop,
-                termination: None,
                 upstream,
+                ..IDLE
             };
             assert_eq!(decide(&inputs, Instant::now()), Mode::Closed(ClosedBy::Command));
         }
     }
 
     #[test]
-    fn a_terminating_gate_serves_for_half_its_grace_period_and_is_empty_a_second_before_the_end() {
+    fn a_terminating_gate_serves_for_half_its_grace_period_and_is_empty_two_seconds_before_the_end() {
         let now = Instant::now();
         let inputs = Inputs {
             termination: termination(now),
@@ -275,14 +291,14 @@ mod tests {
         assert_eq!(decide(&inputs, now + 14 * SECOND), Mode::Open);
         assert!(!may_exit(&inputs, 0, now + 14 * SECOND));
         let expected = Mode::Draining {
-            deadline: now + 29 * SECOND,
-            pace: Pace::InTime(50),
+            deadline: now + 28 * SECOND,
+            per_second: 50,
         };
         assert_eq!(decide(&inputs, now + 15 * SECOND), expected);
         assert_eq!(inputs.next_change(now + 15 * SECOND), None);
-        assert!(!may_exit(&inputs, 1, now + 28 * SECOND));
+        assert!(!may_exit(&inputs, 1, now + 27 * SECOND));
         assert!(may_exit(&inputs, 0, now + 15 * SECOND));
-        assert!(may_exit(&inputs, 1, now + 29 * SECOND));
+        assert!(may_exit(&inputs, 1, now + 28 * SECOND));
     }
 
     #[test]
@@ -295,12 +311,12 @@ mod tests {
         };
         for (command, end) in [
             (drain(now), now + 5 * SECOND),
-            (ActiveCommand::Drain(long), now + 29 * SECOND),
+            (ActiveCommand::Drain(long), now + 28 * SECOND),
         ] {
             let inputs = Inputs {
                 command,
                 termination: termination(now),
-                upstream: Upstream::Reachable,
+                ..IDLE
             };
             let Mode::Draining { deadline, .. } = decide(&inputs, now) else {
                 panic!("it does not drain");
@@ -316,7 +332,57 @@ mod tests {
         let now = Instant::now();
         let termination = Termination::begin(now, SECOND, 50);
         assert_eq!(termination.serves_until, now + SECOND / 2);
-        assert_eq!(termination.drained_by, termination.serves_until);
+        assert_eq!(termination.drained_by, now + SECOND * 3 / 4);
+    }
+
+    #[test]
+    fn new_sessions_alone_are_refused_while_existing_ones_work() {
+        let now = Instant::now();
+        let refusing = Inputs {
+            upstream: unreachable(),
+            keeps_sessions: true,
+            ..IDLE
+        };
+        assert_eq!(decide(&refusing, now), Mode::Refusing);
+        assert_eq!(reported(Mode::Refusing, false, 3), GateState::Closed);
+        let drained = Inputs {
+            command: drain(now),
+            ..refusing.clone()
+        };
+        assert!(matches!(decide(&drained, now), Mode::Draining { .. }));
+        let dropped = Inputs {
+            command: ActiveCommand::Drop,
+            ..refusing.clone()
+        };
+        assert_eq!(decide(&dropped, now), Mode::Closed(ClosedBy::Command));
+        let ending = Inputs {
+            termination: termination(now),
+            ..refusing
+        };
+        assert!(matches!(decide(&ending, now + 15 * SECOND), Mode::Draining { .. }));
+    }
+
+    #[test]
+    fn a_command_lapses_when_its_operator_has_been_gone_for_a_while() {
+        let now = Instant::now();
+        for (command, lapses) in [
+            (drain(now), true),
+            (ActiveCommand::Drop, true),
+            (ActiveCommand::Admit, false),
+        ] {
+            let attended = Inputs { command, ..IDLE };
+            assert_eq!(attended.lapses_at(30 * SECOND), None);
+            let left = Inputs {
+                unattended_since: Some(now),
+                ..attended
+            };
+            assert_eq!(left.lapses_at(30 * SECOND), lapses.then_some(now + 30 * SECOND));
+            let ending = Inputs {
+                termination: termination(now),
+                ..left
+            };
+            assert_eq!(ending.lapses_at(30 * SECOND), None);
+        }
     }
 
     #[test]
@@ -334,7 +400,7 @@ mod tests {
         let now = Instant::now();
         let draining = Mode::Draining {
             deadline: now,
-            pace: Pace::AtMost(1),
+            per_second: 1,
         };
         assert_eq!(reported(Mode::Open, true, 0), GateState::Open);
         assert_eq!(reported(Mode::Open, false, 0), GateState::Closed);

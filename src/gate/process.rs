@@ -23,9 +23,10 @@ use super::{
     listener,
     metrics::GateMetrics,
     mode::{self, Termination},
+    session::LINGER,
     shared::GateProcess,
     tls::{self, CertificateFilesError, KeyPairFiles, MutualTlsFiles},
-    upstream::{WatchTarget, watch_over},
+    upstream::{SessionResults, WatchTarget, watch_over},
 };
 use crate::{
     admin,
@@ -34,13 +35,16 @@ use crate::{
     tls::ObjectServerTls,
 };
 
-/// How long the exit waits for sessions to close, and then for control connections to send their last report.
-const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
+/// How long the exit waits for control connections to send their last report.
+const LAST_REPORT: Duration = Duration::from_millis(500);
+
+/// How long the exit waits for sessions: as long as one that is over waits for its probe to close, so that the last answer arrives.
+const LAST_ANSWERS: Duration = LINGER.saturating_add(Duration::from_millis(100));
 
 /// Runs a gate until it has received SIGTERM or SIGINT and is drained.
 ///
 /// On the signal it reports that it is terminating and goes on serving. It drains when the operator commands it, or without a command when
-/// half of the grace period is over. It returns when the last session is closed, at the latest a second before the grace period ends.
+/// half of the grace period is over. It returns when the last session is closed, at the latest two seconds before the grace period ends.
 ///
 /// # Errors
 ///
@@ -98,16 +102,16 @@ struct OpenConnections {
 impl OpenConnections {
     /// Waits until the sessions have ended, then until the operators have their last report.
     async fn close(&self) {
-        end_of(&self.sessions).await;
+        end_of(&self.sessions, LAST_ANSWERS).await;
         self.shutdown.cancel();
-        end_of(&self.operators).await;
+        end_of(&self.operators, LAST_REPORT).await;
     }
 }
 
-/// Waits until all tasks have ended, for at most [`SHUTDOWN_GRACE`]. The rest end with the process.
-async fn end_of(tasks: &TaskTracker) {
+/// Waits until all tasks have ended, for at most `limit`. The rest end with the process.
+async fn end_of(tasks: &TaskTracker, limit: Duration) {
     tasks.close();
-    let _timed_out = timeout(SHUTDOWN_GRACE, tasks.wait()).await;
+    let _timed_out = timeout(limit, tasks.wait()).await;
 }
 
 /// Starts everything that runs as long as the process.
@@ -153,6 +157,7 @@ fn start(
     }
     parts.spawn("the port for probes", listener::run(gate(), sessions));
     parts.spawn("the pacer", pace(gate()));
+    parts.spawn("the lapse of commands", lapse(gate()));
     parts.spawn(
         "the administration port",
         admin::serve(ports.admin, registry, readiness),
@@ -207,6 +212,13 @@ async fn watch_object_server(gate: Arc<GateProcess>, ca_bundle: Option<watch::Re
         server: "ObjectServer",
         unresponsive_after: gate.route.unresponsive_after(),
         recheck: &gate.recheck,
+        // With a proxy server, sessions are connected to that.
+        sessions: if gate.route.proxy().is_some() {
+            &SessionResults::default()
+        } else {
+            &gate.results
+        },
+        metrics: &gate.metrics,
     };
     let publish = |found| gate.state.set_object_server(found);
     watch_over(target, || gate.route.object_server(), publish).await;
@@ -217,6 +229,8 @@ async fn watch_proxy(gate: Arc<GateProcess>, dialer: Dialer) {
         server: "proxy server",
         unresponsive_after: gate.route.unresponsive_after(),
         recheck: &Notify::new(),
+        sessions: &gate.results,
+        metrics: &gate.metrics,
     };
     let publish = |found| gate.state.set_proxy(found);
     watch_over(target, || Ok(dialer.clone()), publish).await;
@@ -224,6 +238,25 @@ async fn watch_proxy(gate: Arc<GateProcess>, dialer: Dialer) {
 
 async fn pace(gate: Arc<GateProcess>) {
     gate.pacer.run(gate.state.mode(), gate.state.sessions()).await;
+}
+
+/// Has a command lapse that nobody is left to take back.
+async fn lapse(gate: Arc<GateProcess>) {
+    let after = gate.limits.lapse_after;
+    let mut status = gate.state.status();
+    let mut sessions = gate.state.sessions();
+    loop {
+        let lapses_at = status.borrow_and_update().inputs.lapses_at(after);
+        let is_empty = *sessions.borrow_and_update() == 0;
+        tokio::select! {
+            // The gate holds the senders, so these channels stay open.
+            _ = status.changed() => {}
+            _ = sessions.changed() => {}
+            () = sleep_until(lapses_at.unwrap_or_else(Instant::now)), if is_empty && lapses_at.is_some() => {
+                gate.state.lapse(after);
+            }
+        }
+    }
 }
 
 /// Waits for the signal to stop, and then until the gate may exit.
@@ -246,5 +279,26 @@ async fn terminate(gate: &GateProcess, stop: impl Future<Output = ()>, args: &Ga
             _ = sessions.changed() => {}
             () = sleep_until(inputs.next_change(now).unwrap_or(termination.drained_by)) => gate.state.refresh(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_exit_waits_for_sessions_as_long_as_they_wait_for_their_probes() {
+        let connections = OpenConnections::default();
+        let start = Instant::now();
+        let lingering = connections.sessions.spawn(tokio::time::sleep(LINGER));
+        let shutdown = connections.shutdown.clone();
+        connections.operators.spawn(async move { shutdown.cancelled().await });
+        connections.close().await;
+        assert!(lingering.is_finished());
+        assert_eq!(start.elapsed().as_secs(), LINGER.as_secs());
+        connections.sessions.reopen();
+        connections.sessions.spawn(std::future::pending::<()>());
+        connections.close().await;
+        assert!(start.elapsed() < 3 * LINGER, "{:?}", start.elapsed());
     }
 }

@@ -16,15 +16,14 @@ use super::{
     framing::Accepts,
 };
 use crate::{
-    dial::{Address, DialError, Dialer},
+    dial::{DialError, Dialer},
     tls::{HandshakeError, ObjectServerTls},
 };
 
 /// Where connections go, and which protocol they use.
 #[derive(Debug)]
 pub struct Route {
-    object_server: Address,
-    unresponsive_after: Duration,
+    object_server: Dialer,
     /// The CA bundle in use; none if the ObjectServer speaks plain TDS.
     tls: Option<watch::Sender<Current<ObjectServerTls>>>,
     proxy: Option<Dialer>,
@@ -36,8 +35,7 @@ impl Route {
     #[must_use]
     pub fn new(args: &GateArgs) -> Self {
         Self {
-            object_server: args.object_server.clone(),
-            unresponsive_after: args.unresponsive_after,
+            object_server: Dialer::new(args.object_server.clone(), args.unresponsive_after),
             tls: args
                 .object_server_ca
                 .as_ref()
@@ -59,7 +57,7 @@ impl Route {
     /// Time without an answer after which a server counts as unreachable.
     #[must_use]
     pub const fn unresponsive_after(&self) -> Duration {
-        self.unresponsive_after
+        self.object_server.unresponsive_after()
     }
 
     /// The protocols that probes may speak; if the gate ends their TLS, inside it.
@@ -78,14 +76,14 @@ impl Route {
     ///
     /// [`HandshakeError::NoBundle`] until a CA bundle was read.
     pub fn object_server(&self) -> Result<Dialer, DialError> {
-        let dialer = Dialer::new(self.object_server.clone(), self.unresponsive_after);
+        let dialer = self.object_server.clone();
         let Some(tls) = &self.tls else {
             return Ok(dialer);
         };
         match &*tls.borrow() {
             Ok(tls) => Ok(dialer.with_tls(tls.clone())),
             Err(why) => Err(DialError::Tls {
-                address: self.object_server.clone(),
+                address: self.object_server.address().clone(),
                 source: HandshakeError::NoBundle(why.clone()),
             }),
         }
@@ -113,7 +111,7 @@ impl Route {
     /// As [`Self::object_server`].
     pub fn for_session(&self) -> Result<Dialer, DialError> {
         match &self.proxy {
-            None if self.is_pass_through => Ok(Dialer::new(self.object_server.clone(), self.unresponsive_after)),
+            None if self.is_pass_through => Ok(self.object_server.clone()),
             _ => self.for_check(),
         }
     }

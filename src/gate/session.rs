@@ -1,15 +1,14 @@
-//! One probe's session: login header, dial, forwarding, and the conditions that end it.
+//! One probe's session: dial, forwarding, and the conditions that end it.
 //!
 //! Expected flow:
 //!
-//! 1. If the gate ends TLS, the handshake is complete before this module is called. The first packet header is read; it must be that of a TDS
-//!    login. The complete login message must arrive within the login timeout, which includes the handshake. Where TLS passes through, the
-//!    first record counts as the header and the first application data as the login.
-//! 2. The ObjectServer is dialled, not before: a client that sends no login costs it nothing.
-//! 3. Bytes are forwarded. There is no limit on the time between messages. A message must be complete within the message timeout of its
-//!    first byte; time during which the ObjectServer does not read does not count.
-//! 4. When one end closes its direction, the other is closed too and has the message timeout to finish. When the ObjectServer closes, the
-//!    probe's connection is closed.
+//! 1. The login is complete before this module is called ([`login`](super::login)). Where TLS passes through, the first record counts as that,
+//!    and the first application data must arrive within the login timeout too.
+//! 2. The ObjectServer is dialled. Its first byte must arrive within the message timeout.
+//! 3. Bytes are forwarded. There is no limit on the time between messages. Within a message the client may pause for the message timeout;
+//!    time during which the ObjectServer does not read does not count.
+//! 4. When one end closes its direction, the other is closed too, and the session ends when nothing has been forwarded for the message
+//!    timeout. When the ObjectServer closes, the probe's connection is closed.
 //!
 //! In a drain the session ends with a permit of the [`Pacer`], taken only while no request is unanswered. Reading, forwarding and this
 //! decision happen in one task: a request is either forwarded, and then the session lives until its answer is written, or it is never
@@ -20,17 +19,18 @@ use std::{future::Future, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::watch,
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout},
 };
 use tracing::debug;
 
 use super::{
     drain::Pacer,
-    forward::{ForwardState, Forwarder, Lane, Progress},
-    framing::{Accepts, Framing},
+    forward::{ForwardState, Forwarder, Progress},
+    login::Login,
     metrics::{Ending, GateMetrics, RefusalReason},
     mode::{ClosedBy, Mode},
     tracker::Outstanding,
+    upstream::SessionResults,
 };
 use crate::dial::DialError;
 
@@ -39,14 +39,14 @@ const QUIET: Duration = Duration::from_secs(1);
 
 /// How long a closed session waits for the probe to close too. Without it, bytes that the probe still sends would reset the connection and
 /// destroy the last answer on its way.
-const LINGER: Duration = Duration::from_secs(1);
+pub const LINGER: Duration = Duration::from_secs(1);
 
 /// Time limits of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionTimeouts {
     /// From the connection to the end of the login message.
     pub login: Duration,
-    /// From the first byte of a message to its last.
+    /// From one byte of a message to the next.
     pub message: Duration,
 }
 
@@ -72,12 +72,18 @@ pub struct SessionContext<'a> {
     pub timeouts: SessionTimeouts,
     /// When the login must be complete: [`SessionTimeouts::login`] after the probe has connected.
     pub login_by: Instant,
-    /// The protocols that the probe may speak.
-    pub accepts: Accepts,
+    /// What sessions find out about the server.
+    pub results: &'a SessionResults,
 }
 
-/// Serves one probe until its session is over. Closes the connection to the ObjectServer, not the probe's: see [`close`].
-pub async fn serve<C, U, D>(client: &mut C, dial: impl FnOnce() -> D, context: SessionContext<'_>) -> Outcome
+/// Serves one probe, whose `login` was received, until its session is over. Closes the connection to the ObjectServer, not the probe's: see
+/// [`close`].
+pub async fn serve<C, U, D>(
+    client: &mut C,
+    login: Login,
+    dial: impl FnOnce() -> D,
+    context: SessionContext<'_>,
+) -> Outcome
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
@@ -89,34 +95,30 @@ where
         metrics,
         timeouts,
         login_by,
-        accepts,
+        results,
     } = context;
-    let set_up = async {
-        let (first, framing) = match timeout_at(login_by, first_bytes(client, accepts)).await {
-            Ok(first) => first?,
-            Err(_) => return Err(RefusalReason::LoginTimeout),
-        };
-        match dial().await {
-            Ok(upstream) => Ok((first, framing, upstream)),
-            Err(error) => {
-                debug!(%error, "failed to connect a session to the ObjectServer");
-                Err(RefusalReason::Upstream)
-            }
+    let dialled = tokio::select! {
+        biased;
+        _ = mode.wait_for(|mode| *mode != Mode::Open) => return Outcome::Refused(RefusalReason::NotAdmitting),
+        dialled = dial() => dialled,
+    };
+    let upstream = match dialled {
+        Ok(upstream) => upstream,
+        Err(error) => {
+            debug!(%error, "failed to connect a session to the ObjectServer");
+            return Outcome::Refused(if error.is_local() {
+                RefusalReason::Local
+            } else {
+                RefusalReason::Upstream
+            });
         }
     };
-    let set_up = tokio::select! {
-        biased;
-        _ = mode.wait_for(|mode| *mode != Mode::Open) => Err(RefusalReason::NotAdmitting),
-        set_up = set_up => set_up,
-    };
-    let (first, framing, upstream) = match set_up {
-        Ok(set_up) => set_up,
-        Err(reason) => return Outcome::Refused(reason),
-    };
-    match Forwarder::join(client, upstream, first, framing, metrics) {
-        Ok(forwarder) => Outcome::Ended(forward(forwarder, mode, pacer, login_by, timeouts).await),
-        Err(_) => Outcome::Refused(RefusalReason::NotLogin),
+    let mut forwarder = Forwarder::join(client, upstream, login, metrics);
+    let ending = forward(&mut forwarder, mode, pacer, login_by, timeouts, results).await;
+    if ending == Ending::Upstream && !forwarder.has_answer() {
+        results.failed();
     }
+    Outcome::Ended(ending)
 }
 
 /// Closes a probe's connection without losing the last answer: closes the sending direction, then waits up to [`LINGER`] for the probe to
@@ -133,46 +135,45 @@ pub async fn close<C: AsyncRead + AsyncWrite + Unpin>(mut client: C) {
     let _timed_out = timeout(LINGER, linger).await;
 }
 
-async fn first_bytes<C: AsyncRead + Unpin>(client: &mut C, accepts: Accepts) -> Result<(Lane, Framing), RefusalReason> {
-    let mut lane = Lane::default();
-    loop {
-        if lane.fill(client).await.unwrap_or(0) == 0 {
-            return Err(RefusalReason::Gone);
-        }
-        if let Some(framing) = Framing::detect(lane.waiting(), accepts)? {
-            return Ok((lane, framing));
-        }
-    }
-}
-
 async fn forward<C, U>(
-    mut forwarder: Forwarder<'_, C, U>,
+    forwarder: &mut Forwarder<'_, C, U>,
     mut mode: watch::Receiver<Mode>,
     pacer: &Pacer,
     login_by: Instant,
     timeouts: SessionTimeouts,
+    results: &SessionResults,
 ) -> Ending
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut timers = SessionTimers::new(login_by, timeouts);
+    let mut timers = SessionTimers::new(login_by, Instant::now(), timeouts);
+    let mut is_answered = false;
     loop {
         let drained_by = match *mode.borrow_and_update() {
-            Mode::Open => None,
+            Mode::Open | Mode::Refusing => None,
             Mode::Draining { deadline, .. } => Some(deadline),
             Mode::Closed(ClosedBy::Command) => return Ending::Dropped,
             Mode::Closed(ClosedBy::Upstream) => return Ending::UpstreamLost,
         };
         let now = Instant::now();
         let traffic = forwarder.traffic(drained_by.is_some());
-        if let Some(expired) = timers.update(now, traffic, forwarder.messages(), forwarder.is_waiting_for_upstream()) {
+        if traffic.has_answer && !is_answered {
+            is_answered = true;
+            results.answered();
+        }
+        let client_quiet_since = (!forwarder.is_waiting_for_upstream()).then(|| forwarder.client_quiet_since());
+        if let Some(expired) = timers.update(now, traffic, client_quiet_since, forwarder.active_at()) {
             return expired;
         }
-        if drained_by.is_some_and(|deadline| now >= deadline) {
-            return Ending::DrainedDeadline;
-        }
         let may_close = timers.may_close(now);
+        if drained_by.is_some_and(|deadline| now >= deadline) {
+            return if may_close {
+                Ending::DrainedIdle
+            } else {
+                Ending::DrainedDeadline
+            };
+        }
         let wake = timers.next(now).into_iter().chain(drained_by).min();
         tokio::select! {
             biased;
@@ -192,43 +193,49 @@ where
 #[derive(Debug)]
 struct SessionTimers {
     login_by: Instant,
+    answer_by: Instant,
     timeouts: SessionTimeouts,
     traffic: Option<ForwardState>,
-    /// When the current message began, and how many had been completed then.
-    message: Option<(Instant, u64)>,
-    half_closed_since: Option<Instant>,
+    /// When the client must go on with its message.
+    message_by: Option<Instant>,
+    /// When something must have been forwarded in a session of which one end has closed its direction.
+    half_closed_by: Option<Instant>,
     /// Since when no byte was forwarded, while headers cannot show whether a request is unanswered.
     quiet_since: Option<Instant>,
 }
 
 impl SessionTimers {
-    const fn new(login_by: Instant, timeouts: SessionTimeouts) -> Self {
+    fn new(login_by: Instant, now: Instant, timeouts: SessionTimeouts) -> Self {
         Self {
             login_by,
+            answer_by: now + timeouts.message,
             timeouts,
             traffic: None,
-            message: None,
-            half_closed_since: None,
+            message_by: None,
+            half_closed_by: None,
             quiet_since: None,
         }
     }
 
-    /// Updates the timers. Returns how the session ends if one has expired.
+    /// Updates the timers. `client_quiet_since` is since when the client could have sent its next byte; `None` while the ObjectServer does not
+    /// read, because then the client cannot go on. Returns how the session ends if a timer has expired.
     fn update(
         &mut self,
         now: Instant,
         traffic: ForwardState,
-        messages: u64,
-        is_waiting_for_upstream: bool,
+        client_quiet_since: Option<Instant>,
+        active_at: Instant,
     ) -> Option<Ending> {
         let before = self.traffic.replace(traffic);
-        self.message = match self.message {
-            _ if !traffic.is_mid_message => None,
-            // While the ObjectServer does not read, the client cannot go on: that delay does not count.
-            Some((began, completed)) if completed == messages && !is_waiting_for_upstream => Some((began, completed)),
-            _ => Some((now, messages)),
-        };
-        self.half_closed_since = traffic.is_half_closed.then_some(self.half_closed_since.unwrap_or(now));
+        let message = self.timeouts.message;
+        self.message_by = traffic
+            .is_mid_message
+            .then(|| client_quiet_since.unwrap_or(now) + message);
+        let was_half_closed = before.is_some_and(|before| before.is_half_closed);
+        self.half_closed_by = traffic.is_half_closed.then(|| match self.half_closed_by {
+            Some(by) if was_half_closed => by.max(active_at + message),
+            _ => now + message,
+        });
         self.quiet_since = match (traffic.outstanding, before) {
             (Outstanding::Unsure, Some(before))
                 if before.outstanding == Outstanding::Unsure && before.activity == traffic.activity =>
@@ -241,9 +248,11 @@ impl SessionTimers {
         if !traffic.has_logged_in && now >= self.login_by {
             return Some(Ending::LoginTimeout);
         }
-        let is_late = |since: Option<Instant>| since.is_some_and(|since| now >= since + self.timeouts.message);
-        (is_late(self.message.map(|(began, _)| began)) || is_late(self.half_closed_since))
-            .then_some(Ending::MessageTimeout)
+        if !traffic.has_answer && now >= self.answer_by {
+            return Some(Ending::NoAnswer);
+        }
+        let is_late = |by: Option<Instant>| by.is_some_and(|by| now >= by);
+        (is_late(self.message_by) || is_late(self.half_closed_by)).then_some(Ending::MessageTimeout)
     }
 
     /// Whether no request is unanswered, or seems to be because the session was quiet for [`QUIET`].
@@ -261,10 +270,15 @@ impl SessionTimers {
             .traffic
             .is_none_or(|traffic| !traffic.has_logged_in)
             .then_some(self.login_by);
-        let message = self.message.map(|(began, _)| began + self.timeouts.message);
-        let half_closed = self.half_closed_since.map(|since| since + self.timeouts.message);
+        let answer = self
+            .traffic
+            .is_none_or(|traffic| !traffic.has_answer)
+            .then_some(self.answer_by);
         let quiet = self.quiet_since.map(|since| since + QUIET).filter(|at| *at > now);
-        [login, message, half_closed, quiet].into_iter().flatten().min()
+        [login, answer, self.message_by, self.half_closed_by, quiet]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 

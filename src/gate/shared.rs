@@ -4,9 +4,10 @@ use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher, Hasher},
     net::SocketAddr,
+    sync::Arc,
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
     args::GateArgs,
@@ -14,11 +15,13 @@ use super::{
     commands::{CommandError, Terms},
     drain::Pacer,
     files::{self, Current},
+    limits::Limits,
+    lobby::Lobby,
     metrics::GateMetrics,
     mode::Listening,
     route::Route,
-    session::SessionTimeouts,
     state::SharedState,
+    upstream::SessionResults,
 };
 use crate::{
     dial::DialError,
@@ -38,6 +41,12 @@ pub struct GateProcess {
     pub route: Route,
     /// Wakes the watch over the ObjectServer for a new handshake.
     pub recheck: Notify,
+    /// What sessions have found out about the server that they are connected to.
+    pub results: SessionResults,
+    /// The connections of probes that have not logged in.
+    pub lobby: Arc<Lobby>,
+    /// The sessions that there may be, those included that linger after their end.
+    pub places: Arc<Semaphore>,
     /// Mode, status and session count.
     pub state: SharedState,
     /// Paces the close of sessions in a drain.
@@ -58,15 +67,6 @@ pub struct GateIdentity {
     pub instance: String,
 }
 
-/// The limits of probe sessions.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Number of sessions at the same time.
-    pub sessions: u32,
-    /// What may take how long.
-    pub timeouts: SessionTimeouts,
-}
-
 /// The port for probes.
 #[derive(Debug)]
 pub struct ProbePort {
@@ -82,19 +82,18 @@ impl GateProcess {
     /// A gate as the command line describes it, before any of its parts runs.
     #[must_use]
     pub fn new(args: &GateArgs, metrics: GateMetrics) -> Self {
+        let limits = Limits::new(args);
         Self {
             identity: GateIdentity {
                 name: args.name.clone(),
                 object_server: args.object_server_name.clone(),
                 instance: format!("{:016x}", RandomState::new().build_hasher().finish()),
             },
-            limits: Limits {
-                sessions: args.max_sessions,
-                timeouts: SessionTimeouts {
-                    login: args.login_timeout,
-                    message: args.message_timeout,
-                },
-            },
+            lobby: Arc::new(Lobby::new(limits.before_login)),
+            places: Arc::new(Semaphore::new(
+                limits.sessions.try_into().unwrap_or(Semaphore::MAX_PERMITS),
+            )),
+            limits,
             probe_port: ProbePort {
                 address: args.listen,
                 ends_tls: args.listener_tls_dir.is_some(),
@@ -102,6 +101,7 @@ impl GateProcess {
             },
             route: Route::new(args),
             recheck: Notify::new(),
+            results: SessionResults::default(),
             state: SharedState::new(args.proxy.is_some(), &metrics),
             pacer: Pacer::default(),
             metrics,
@@ -109,16 +109,22 @@ impl GateProcess {
         }
     }
 
-    /// Has the watch make a new handshake if `error` says that the handshake of a session was rejected.
-    pub fn recheck_if_tls_rejected(&self, error: &DialError) {
-        if error.is_tls_rejected() {
+    /// Has the watch find out what a failed dial of a session or check means. An error of this machine is only counted.
+    pub fn doubt(&self, error: &DialError) {
+        if error.is_local() {
+            self.metrics.local_errors.inc();
+        } else if error.is_tls_rejected() {
             self.recheck.notify_one();
+        } else {
+            self.results.failed();
         }
     }
 
-    /// Notes the term of an operator that has connected. From now on, commands of lower terms are rejected.
-    pub fn note_term(&self, holder: &str, term: u64) {
-        self.terms.note(holder, term);
+    /// Notes the term of an operator that has connected, and that it is there until the result is dropped. From now on, commands of lower
+    /// terms are rejected.
+    pub fn attend(&self, holder: &str, term: u64) -> Attendance<'_> {
+        self.terms.note(holder, term, || self.state.set_attended(true));
+        Attendance { gate: self, term }
     }
 
     /// Accepts a command of an operator. When this returns, the mode that follows is published.
@@ -152,5 +158,18 @@ impl GateProcess {
             listener_certificate_expires: certificate.as_ref().ok().and_then(|shown| shown.expires),
             rejected_command: None,
         }
+    }
+}
+
+/// An operator's control connection, until this is dropped.
+#[derive(Debug)]
+pub struct Attendance<'a> {
+    gate: &'a GateProcess,
+    term: u64,
+}
+
+impl Drop for Attendance<'_> {
+    fn drop(&mut self) {
+        self.gate.terms.leave(self.term, || self.gate.state.set_attended(false));
     }
 }

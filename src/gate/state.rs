@@ -3,15 +3,17 @@
 //! Three channels: the status (everything that a report is made of but counts), the mode that sessions, listener and pacer follow, and the
 //! number of sessions. A new mode is published before the change of status that it follows from, so a report on that change shows both.
 
+use std::time::Duration;
+
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::{sync::watch, time::Instant};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     commands::{self, CommandError},
     metrics::GateMetrics,
     mode::{self, ActiveCommand, ClosedBy, Inputs, Listening, Mode, Termination},
-    upstream,
+    upstream::{self, Found},
 };
 use crate::protocol::{GateState, Request, UnreachableCause, Upstream};
 
@@ -22,9 +24,9 @@ pub struct Status {
     pub inputs: Inputs,
     /// The port for probes.
     pub listening: Listening,
-    object_server: Upstream,
+    object_server: Found,
     /// None without a proxy server.
-    proxy: Option<Upstream>,
+    proxy: Option<Found>,
 }
 
 /// The state that all parts of a gate share.
@@ -41,14 +43,14 @@ impl SharedState {
     /// The state of a process that has just started. `has_proxy` if probes are served by a proxy server in the pod.
     #[must_use]
     pub fn new(has_proxy: bool, metrics: &GateMetrics) -> Self {
-        let untried = Upstream::Unreachable {
-            cause: UnreachableCause::Untried,
-            message: "the gate has just started".to_owned(),
-        };
+        let just_started = "the gate has just started".to_owned();
+        let untried = Found::unreachable(UnreachableCause::Untried, just_started, false);
         let inputs = Inputs {
             command: ActiveCommand::Admit,
             termination: None,
-            upstream: untried.clone(),
+            upstream: untried.upstream.clone(),
+            keeps_sessions: false,
+            unattended_since: None,
         };
         Self {
             mode: watch::Sender::new(mode::decide(&inputs, Instant::now())),
@@ -89,12 +91,12 @@ impl SharedState {
     }
 
     /// A new result of the connection to the ObjectServer.
-    pub fn set_object_server(&self, found: Upstream) {
+    pub fn set_object_server(&self, found: Found) {
         self.set_upstream(|status| status.object_server = found);
     }
 
     /// A new result of the connection to the proxy server.
-    pub fn set_proxy(&self, found: Upstream) {
+    pub fn set_proxy(&self, found: Found) {
         self.set_upstream(|status| status.proxy = Some(found));
     }
 
@@ -102,10 +104,16 @@ impl SharedState {
         self.update(|status| {
             change(status);
             let combined = upstream::combine(&status.object_server, status.proxy.as_ref());
-            self.upstream_reachable.set(i64::from(combined == Upstream::Reachable));
-            if combined != status.inputs.upstream {
+            self.upstream_reachable.set(i64::from(combined == Found::REACHABLE));
+            let Inputs {
+                upstream: before,
+                keeps_sessions,
+                ..
+            } = &mut status.inputs;
+            if combined.upstream != *before || combined.keeps_sessions != *keeps_sessions {
                 upstream::log_change(&combined);
-                status.inputs.upstream = combined;
+                *before = combined.upstream;
+                *keeps_sessions = combined.keeps_sessions;
             }
         });
     }
@@ -130,6 +138,22 @@ impl SharedState {
         outcome
     }
 
+    /// Whether an operator is connected that may command the gate.
+    pub fn set_attended(&self, is_attended: bool) {
+        self.update(|status| status.inputs.unattended_since = (!is_attended).then(Instant::now));
+    }
+
+    /// Replaces the command in force by `Admit` if the gate is empty and no operator has attended to it for `after`.
+    pub fn lapse(&self, after: Duration) {
+        self.update(|status| {
+            let is_due = status.inputs.lapses_at(after).is_some_and(|at| at <= Instant::now());
+            if is_due && self.session_count() == 0 {
+                warn!(command = ?status.inputs.command, ?after, "no operator has been connected for this long, admitting probes again");
+                status.inputs.command = ActiveCommand::Admit;
+            }
+        });
+    }
+
     /// Starts the timetable of a gate that has received SIGTERM.
     pub fn terminate(&self, termination: Termination) {
         self.update(|status| status.inputs.termination = Some(termination));
@@ -149,17 +173,11 @@ impl SharedState {
         })
     }
 
-    /// Counts one more session unless there are `limit` already. Returns whether it was counted.
-    pub fn begin_session(&self, limit: u32) -> bool {
-        let is_begun = self.sessions.send_if_modified(|sessions| {
-            let is_free = *sessions < limit;
-            *sessions += u32::from(is_free);
-            is_free
-        });
-        if is_begun {
-            self.sessions_gauge.inc();
-        }
-        is_begun
+    /// Counts one more session.
+    pub fn begin_session(&self) {
+        self.sessions_gauge.inc();
+        self.sessions
+            .send_modify(|sessions| *sessions = sessions.saturating_add(1));
     }
 
     /// Counts one session less.
@@ -234,7 +252,7 @@ impl StateSnapshot {
             (Mode::Open, Listening::No) => Err(OPENING.to_owned()),
             (Mode::Draining { .. }, _) => Err("draining".to_owned()),
             (Mode::Closed(ClosedBy::Command), _) => Err("closed by command".to_owned()),
-            (Mode::Closed(ClosedBy::Upstream), _) => Err(match &self.status.inputs.upstream {
+            (Mode::Refusing | Mode::Closed(ClosedBy::Upstream), _) => Err(match &self.status.inputs.upstream {
                 Upstream::Unreachable { message, .. } => message.clone(),
                 Upstream::Reachable => OPENING.to_owned(),
             }),
@@ -253,11 +271,8 @@ mod tests {
         SharedState::new(has_proxy, &GateMetrics::default())
     }
 
-    fn unreachable() -> Upstream {
-        Upstream::Unreachable {
-            cause: UnreachableCause::Refused,
-            message: "connection refused".to_owned(),
-        }
+    fn unreachable() -> Found {
+        Found::unreachable(UnreachableCause::Refused, "connection refused".to_owned(), false)
     }
 
     const DRAIN: Request = Request::Drain {
@@ -268,9 +283,9 @@ mod tests {
     #[test]
     fn opens_when_every_server_on_the_route_is_reachable() {
         let state = state(true);
-        state.set_object_server(Upstream::Reachable);
+        state.set_object_server(Found::REACHABLE);
         assert_eq!(state.snapshot().mode, Mode::Closed(ClosedBy::Upstream));
-        state.set_proxy(Upstream::Reachable);
+        state.set_proxy(Found::REACHABLE);
         assert_eq!(state.snapshot().mode, Mode::Open);
         assert_eq!(state.upstream_reachable.get(), 1);
         state.set_object_server(unreachable());
@@ -281,7 +296,7 @@ mod tests {
     #[test]
     fn a_change_is_published_once_with_the_mode_that_follows() {
         let state = state(false);
-        state.set_object_server(Upstream::Reachable);
+        state.set_object_server(Found::REACHABLE);
         let (mut status, mut mode) = (state.status(), state.mode());
         state.accept("a", 1, &DRAIN).unwrap();
         assert!(status.has_changed().unwrap() && mode.has_changed().unwrap());
@@ -291,7 +306,7 @@ mod tests {
             ActiveCommand::Drain(_)
         ));
         state.accept("a", 1, &DRAIN).unwrap();
-        state.set_object_server(Upstream::Reachable);
+        state.set_object_server(Found::REACHABLE);
         state.set_listening(Listening::No);
         assert!(!status.has_changed().unwrap() && !mode.has_changed().unwrap());
     }
@@ -309,13 +324,48 @@ mod tests {
     }
 
     #[test]
-    fn counts_sessions_up_to_the_limit() {
+    fn counts_sessions() {
         let state = state(false);
-        assert!(state.begin_session(2) && state.begin_session(2));
-        assert!(!state.begin_session(2));
+        state.begin_session();
+        state.begin_session();
         assert_eq!((state.session_count(), state.sessions_gauge.get()), (2, 2));
         state.end_session();
-        assert!(state.begin_session(2));
+        assert_eq!((state.session_count(), state.sessions_gauge.get()), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_gate_that_nobody_attends_to_admits_again() {
+        let after = Duration::from_secs(30);
+        let state = state(false);
+        state.set_object_server(Found::REACHABLE);
+        state.set_attended(true);
+        state.accept("a", 1, &DRAIN).unwrap();
+        state.begin_session();
+        state.lapse(after);
+        state.set_attended(false);
+        tokio::time::sleep(after).await;
+        state.lapse(after);
+        assert!(
+            matches!(state.snapshot().mode, Mode::Draining { .. }),
+            "it has a session"
+        );
+        state.end_session();
+        state.lapse(after);
+        assert_eq!(state.snapshot().mode, Mode::Open);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_stays_in_force_while_an_operator_is_there() {
+        let after = Duration::from_secs(30);
+        let state = state(false);
+        state.set_object_server(Found::REACHABLE);
+        state.set_attended(false);
+        tokio::time::sleep(after).await;
+        state.set_attended(true);
+        state.accept("a", 1, &Request::Drop).unwrap();
+        tokio::time::sleep(after * 100).await;
+        state.lapse(after);
+        assert_eq!(state.snapshot().mode, Mode::Closed(ClosedBy::Command));
     }
 
     #[test]
@@ -325,7 +375,7 @@ mod tests {
         assert_eq!(why(), "the gate has just started");
         state.set_object_server(unreachable());
         assert_eq!(why(), "connection refused");
-        state.set_object_server(Upstream::Reachable);
+        state.set_object_server(Found::REACHABLE);
         assert_eq!(why(), OPENING);
         state.set_listening(Listening::Failed("in use".to_owned()));
         assert_eq!(why(), "in use");

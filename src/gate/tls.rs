@@ -24,7 +24,10 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::files::{Current, ReadError, read};
+use super::{
+    files::{Current, ReadError, read},
+    lobby::{Lobby, LobbyLimits},
+};
 use crate::{dial::prepare, tls::BundleError};
 
 /// The CA of the clients that may connect, PEM.
@@ -35,13 +38,17 @@ pub const CERTIFICATE: &str = "tls.crt";
 pub const KEY: &str = "tls.key";
 
 /// Time limit of a handshake.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+const HANDSHAKE: Duration = Duration::from_secs(3);
 
 /// Connections served at the same time on one port.
 const CONNECTION_LIMIT: usize = 8;
 
-/// Handshakes in progress at the same time on one port.
-const HANDSHAKE_LIMIT: usize = 32;
+/// Handshakes in progress on one port. The operator's takes some milliseconds, two round trips and the signatures.
+const HANDSHAKES: LobbyLimits = LobbyLimits {
+    places: 32,
+    per_source: 8,
+    kept_for: Duration::from_millis(100),
+};
 
 /// Time from a failed accept to the next attempt: file descriptors may have run out.
 const RETRY: Duration = Duration::from_millis(250);
@@ -156,7 +163,10 @@ impl MutualTlsFiles {
 }
 
 /// Accepts mutually authenticated connections for ever and passes each to `serve`. At most [`CONNECTION_LIMIT`] are served at the same time,
-/// further ones are closed. Handshakes are limited separately, so that clients without a certificate cannot use up that limit.
+/// further ones are closed.
+///
+/// Handshakes have places of their own ([`HANDSHAKES`]). While all are taken by connections that have just come, nothing is accepted and
+/// further ones wait in the kernel's backlog. So clients without a certificate cannot keep the operator out.
 pub async fn accept<F>(
     port: &'static str,
     listener: TcpListener,
@@ -166,7 +176,7 @@ pub async fn accept<F>(
 ) where
     F: Future<Output = ()> + Send,
 {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKE_LIMIT));
+    let lobby = Arc::new(Lobby::new(HANDSHAKES));
     let slots = Arc::new(Semaphore::new(CONNECTION_LIMIT));
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -177,9 +187,12 @@ pub async fn accept<F>(
                 continue;
             }
         };
-        let Ok(handshaking) = Arc::clone(&handshakes).try_acquire_owned() else {
-            debug!(port, %peer, limit = HANDSHAKE_LIMIT, "handshake limit reached, connection refused");
-            continue;
+        let guest = match lobby.enter_when_free(peer.ip()).await {
+            Ok(guest) => guest,
+            Err(full) => {
+                debug!(port, %peer, "connection refused: {full}");
+                continue;
+            }
         };
         let Ok(configuration) = configuration.borrow().clone() else {
             debug!(port, %peer, "connection refused: no certificates loaded yet");
@@ -188,14 +201,21 @@ pub async fn accept<F>(
         let slots = Arc::clone(&slots);
         let serve = serve.clone();
         connections.spawn(async move {
-            let stream = match handshake(stream, configuration).await {
+            let shaken = tokio::select! {
+                shaken = handshake(stream, configuration) => shaken,
+                () = guest.evicted() => {
+                    debug!(port, %peer, "connection closed in its TLS handshake to make room for another");
+                    return;
+                }
+            };
+            let stream = match shaken {
                 Ok(stream) => stream,
                 Err(error) => {
                     debug!(port, %peer, %error, "TLS handshake failed");
                     return;
                 }
             };
-            drop(handshaking);
+            drop(guest);
             let Ok(_slot) = slots.try_acquire() else {
                 warn!(port, %peer, limit = CONNECTION_LIMIT, "connection limit reached, connection refused");
                 return;

@@ -155,10 +155,22 @@ impl Gate {
 
     /// Starts one at a given address.
     pub fn start_at(address: Ipv4Addr, upstream: SocketAddr, arguments: &[&str]) -> Self {
+        Self::spawn(Command::new(program("proxypair")), address, upstream, arguments)
+    }
+
+    /// Starts one after a command of the shell, such as `ulimit -n 128`.
+    pub fn start_after(command: &str, upstream: SocketAddr, arguments: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{command} && exec \"$0\" \"$@\"")]);
+        shell.arg(program("proxypair"));
+        Self::spawn(shell, own_address(), upstream, arguments)
+    }
+
+    fn spawn(mut command: Command, address: Ipv4Addr, upstream: SocketAddr, arguments: &[&str]) -> Self {
         let authority = Authority::create();
         let directory = Directory::new();
         authority.install(directory.path());
-        let mut child = Command::new(program("proxypair"))
+        let mut child = command
             .args([
                 "--log",
                 "info,proxypair=debug",
@@ -454,6 +466,7 @@ pub struct ObjectServer {
     answering: watch::Sender<bool>,
     /// How new connections are secured, if they are.
     tls: watch::Sender<Option<Arc<ServerConfig>>>,
+    deaf: CancellationToken,
     stopped: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -499,13 +512,15 @@ impl ObjectServer {
         let deeds = Arc::new(Mutex::new(Deeds::default()));
         let answering = watch::Sender::new(true);
         let tls = watch::Sender::new(tls);
-        let stopped = CancellationToken::new();
+        let (stopped, deaf) = (CancellationToken::new(), CancellationToken::new());
         let (told, done, stop) = (answering.subscribe(), Arc::clone(&deeds), stopped.clone());
-        let secured = tls.subscribe();
+        let (secured, closed) = (tls.subscribe(), deaf.clone());
         let task = tokio::spawn(async move {
             tokio::select! {
                 () = serve(listener, manners, secured, told, done, stop.clone()) => {}
                 () = stop.cancelled() => {}
+                // Ends with the listener, not with the connections.
+                () = closed.cancelled() => {}
             }
         });
         Self {
@@ -513,9 +528,21 @@ impl ObjectServer {
             deeds,
             answering,
             tls,
+            deaf,
             stopped,
             task,
         }
+    }
+
+    /// Closes its port. The connections that there are go on.
+    pub async fn stop_listening(&self) {
+        self.deaf.cancel();
+        until(
+            "the port is closed",
+            async || is_refused(self.address).await,
+            |refused| *refused,
+        )
+        .await;
     }
 
     /// Gives no answers until told otherwise.

@@ -9,7 +9,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    gate::mode::Pace,
+    gate::{framing::Accepts, login},
     tds::packet::{PacketType, write_message},
 };
 
@@ -45,16 +45,21 @@ impl Stage {
         tokio::spawn(async move { running.run(followed, counted).await });
         let followed = mode.subscribe();
         let session = tokio::spawn(async move {
-            let metrics = GateMetrics::default();
+            let (metrics, results) = (GateMetrics::default(), SessionResults::default());
+            let login_by = Instant::now() + TIMEOUTS.login;
+            let login = match login::receive(&mut inner_client, accepts).await {
+                Ok(login) => login,
+                Err(reason) => return Outcome::Refused(reason),
+            };
             let context = SessionContext {
                 mode: followed,
                 pacer: &pacer,
                 metrics: &metrics,
                 timeouts: TIMEOUTS,
-                login_by: Instant::now() + TIMEOUTS.login,
-                accepts,
+                login_by,
+                results: &results,
             };
-            serve(&mut inner_client, || async { Ok(inner_upstream) }, context).await
+            serve(&mut inner_client, login, || async { Ok(inner_upstream) }, context).await
         });
         Self {
             client,
@@ -78,7 +83,7 @@ impl Stage {
     fn drain(&self, grace: Duration) {
         self.mode.send_replace(Mode::Draining {
             deadline: Instant::now() + grace,
-            pace: Pace::AtMost(1000),
+            per_second: 1000,
         });
     }
 
@@ -124,14 +129,72 @@ fn message(kind: PacketType, length: usize) -> Vec<u8> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_has_the_login_timeout_for_its_login() {
+async fn an_objectserver_has_the_message_timeout_for_its_first_answer() {
+    let mut stage = Stage::set();
+    stage.send(&message(PacketType::LOGIN, 100)).await;
+    stage.read_upstream(108).await;
+    assert_eq!(stage.ending().await, (Outcome::Ended(Ending::NoAnswer), 60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_on_sending_may_take_any_time_for_a_message() {
+    let mut stage = Stage::logged_in().await;
+    let request = message(PacketType::BULK, 100);
+    for byte in &request {
+        tokio::time::sleep(50 * SECOND).await;
+        stage.send(&[*byte]).await;
+        stage.read_upstream(1).await;
+    }
+    stage.answer(&message(PacketType::RESPONSE, 0)).await;
+    stage.read_client(8).await;
+    assert!(!stage.session.is_finished());
+    let begun = stage.start.elapsed().as_secs();
+    stage.send(&request[..20]).await;
     assert_eq!(
-        Stage::set().ending().await,
-        (Outcome::Refused(RefusalReason::LoginTimeout), 10)
+        stage.ending().await,
+        (Outcome::Ended(Ending::MessageTimeout), begun + 60)
     );
-    let mut begun = Stage::set();
-    begun.send(&message(PacketType::LOGIN, 100)[..50]).await;
-    assert_eq!(begun.ending().await, (Outcome::Ended(Ending::LoginTimeout), 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_goes_on_may_take_any_time_after_the_client_has_closed_its_direction() {
+    let mut stage = Stage::logged_in().await;
+    stage.send(&message(PacketType::NORMAL, 10)).await;
+    stage.client.shutdown().await.unwrap();
+    stage.read_upstream(18).await;
+    for byte in message(PacketType::RESPONSE, 20) {
+        tokio::time::sleep(50 * SECOND).await;
+        stage.answer(&[byte]).await;
+        stage.read_client(1).await;
+    }
+    let begun = stage.start.elapsed().as_secs();
+    assert_eq!(
+        stage.ending().await,
+        (Outcome::Ended(Ending::MessageTimeout), begun + 60)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_session_that_had_no_permit_in_time_is_closed_between_requests() {
+    let stage = Stage::logged_in().await;
+    stage.mode.send_replace(Mode::Draining {
+        deadline: Instant::now(),
+        per_second: 1,
+    });
+    assert_eq!(stage.ending().await, (Outcome::Ended(Ending::DrainedIdle), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_stays_while_only_new_connections_fail() {
+    let mut stage = Stage::logged_in().await;
+    stage.mode.send_replace(Mode::Refusing);
+    tokio::time::sleep(300 * SECOND).await;
+    stage.send(&message(PacketType::NORMAL, 10)).await;
+    stage.read_upstream(18).await;
+    stage.answer(&message(PacketType::RESPONSE, 0)).await;
+    stage.read_client(8).await;
+    stage.mode.send_replace(Mode::Closed(ClosedBy::Command));
+    assert_eq!(stage.ending().await, (Outcome::Ended(Ending::Dropped), 300));
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,7 +298,11 @@ async fn bytes_buffered_by_a_writer_are_flushed() {
         metrics: &metrics,
         timeouts: TIMEOUTS,
         login_by: Instant::now() + TIMEOUTS.login,
-        accepts: Accepts::Tds,
+        results: &SessionResults::default(),
+    };
+    let served = async {
+        let login = login::receive(&mut inner_client, Accepts::Tds).await.unwrap();
+        serve(&mut inner_client, login, || async { Ok(inner_upstream) }, context).await
     };
     let exchange = async {
         for kind in [PacketType::LOGIN, PacketType::NORMAL] {
@@ -246,7 +313,7 @@ async fn bytes_buffered_by_a_writer_are_flushed() {
         }
     };
     tokio::select! {
-        outcome = serve(&mut inner_client, || async { Ok(inner_upstream) }, context) => panic!("{outcome:?}"),
+        outcome = served => panic!("{outcome:?}"),
         done = timeout(30 * SECOND, exchange) => done.unwrap(),
     }
 }
@@ -293,8 +360,9 @@ async fn tls_that_passes_through_has_the_login_timeout_for_its_handshake() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_being_set_up_is_refused_when_the_gate_stops_accepting() {
-    let stage = Stage::set();
+    let mut stage = Stage::set();
     stage.drain(20 * SECOND);
+    stage.send(&message(PacketType::LOGIN, 100)).await;
     assert_eq!(stage.ending().await, (Outcome::Refused(RefusalReason::NotAdmitting), 0));
 }
 
@@ -318,4 +386,19 @@ async fn a_request_that_comes_after_the_close_is_never_forwarded() {
     let mut rest = Vec::new();
     stage.upstream.as_mut().unwrap().read_to_end(&mut rest).await.unwrap();
     assert!(rest.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_session_waits_for_its_probe_to_close_but_not_for_long() {
+    let (client, inner) = duplex(PIPE);
+    let start = Instant::now();
+    let closing = tokio::spawn(close(inner));
+    tokio::time::sleep(LINGER / 4).await;
+    assert!(!closing.is_finished());
+    drop(client);
+    closing.await.unwrap();
+    assert_eq!(start.elapsed(), LINGER / 4);
+    let (_client, inner) = duplex(PIPE);
+    close(inner).await;
+    assert_eq!(start.elapsed(), LINGER / 4 + LINGER);
 }
