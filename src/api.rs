@@ -1,6 +1,7 @@
 //! The custom resource `ProxyPair`: its types, defaults, CEL rules, and every string of the API that other parts
 //! repeat.
 
+mod definition;
 mod duration;
 mod names;
 mod properties;
@@ -11,6 +12,7 @@ mod side;
 mod spec;
 mod status;
 
+pub use definition::definition;
 pub use duration::{Duration, ParseDurationError};
 pub use names::*;
 pub use properties::*;

@@ -4,7 +4,10 @@
 //! [`worker`](crate::worker)* is fast, and patches one selector and the status.
 
 mod apply;
+mod backoff;
 mod context;
+mod dereference;
+mod desired;
 pub mod keys;
 mod reconcile;
 mod references;
@@ -14,15 +17,15 @@ use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use kube::{
-    Api, Client,
-    runtime::{Controller, reflector::ObjectRef, watcher},
+    Client,
+    runtime::{Controller, reflector::ObjectRef},
 };
 use tokio::sync::watch;
 
 pub use context::{Context, Settings};
 
 use self::registry::Registry;
-use crate::{cluster::GuardedPair, leader::Standing, metrics::Metrics};
+use crate::{cluster, leader::Standing, metrics::Metrics};
 
 /// Runs the controller until `stop` resolves. Needs leadership: every write checks the claim in `standing`.
 pub async fn run(
@@ -33,10 +36,10 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) {
     let (context, requeued, caches) = Context::new(client.clone(), settings, metrics, standing);
-    let api: Api<GuardedPair> = context.api();
     let caches = tokio::spawn(caches);
-    let controller = Controller::new(api, watcher::Config::default());
-    let registry = Arc::new(Registry::new(Arc::clone(&context)));
+    let (pairs, changed) = cluster::pairs(&client, context.settings.namespace.as_deref());
+    let controller = Controller::for_stream(changed, pairs.clone());
+    let registry = Arc::new(Registry::new(Arc::clone(&context), pairs));
     let running = async {
         context.caches_are_ready().await;
         let mut outcomes = Box::pin(

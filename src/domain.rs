@@ -6,6 +6,7 @@
 //! | [`references`] | which Secrets and ConfigMaps it needs, and what they lack |
 //! | [`children`] | what its child objects look like |
 //! | [`rollout`] | which side may get a changed pod template |
+//! | [`updates`] | which pairs may have a new image of the gates |
 //! | [`evidence`] | what the observations of a gate and its ObjectServer mean |
 //! | [`health`] | whether a side is up |
 //! | [`resync`] | whether the ObjectServers are back in sync |
@@ -33,3 +34,4 @@ pub mod references;
 pub mod resync;
 pub mod rollout;
 pub mod status;
+pub mod updates;

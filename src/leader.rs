@@ -1,34 +1,51 @@
 //! Leadership as a value: one `Lease`, and a [`Claim`] with the time until which this process may write.
 //!
 //! Expected flow:
-//! 1. A standby reads the Lease every [`RETRY`]. It acquires the Lease if it is free, or if it has not been renewed for its duration, counted
-//!    on the standby's own clock from when it first saw the last renewal.
+//! 1. A standby reads the Lease twice a second. It acquires the Lease if its holder has returned it, or if it has not been renewed for its
+//!    duration, counted on the standby's own clock from when it first saw the last renewal.
 //! 2. The leader renews three times per duration. A claim expires `duration` after the moment *before* the renewal was sent.
 //! 3. If a claim cannot be renewed in time, [`lead`] returns and the process exits, so that it no longer writes when a successor starts.
+//! 4. A Lease that was deleted is created again by its holder, whose claim is still valid. A standby that is faster holds the new Lease for
+//!    one duration without leading, and leads with the first renewal after that: by then no claim from before can be valid.
+//! 5. On `stop` a renewal that is under way is finished, and the Lease is returned.
 //!
-//! Guarantee: with clocks that run at the same rate, two claims never overlap. A write of the Lease carries the resourceVersion that the
-//! decision was based on, and a leader counts from before its renewal while a standby counts from after it.
+//! Guarantees, with clocks that run at the same rate:
+//! - Two claims never overlap, whatever becomes of the Lease. A write carries the resourceVersion that the decision was based on, and a leader
+//!   counts from before its renewal while a standby counts from after it.
+//! - Each term is higher than those before it. It is at least the previous one plus one, and at least the seconds since 2020-01-01 UTC on the
+//!   clock of the new leader. So terms also grow when the Lease is lost, restored from a backup, or has another name after a new
+//!   installation, as long as that clock is not behind the clock of the former leader by more than the time since that one began to lead.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `election` | all decisions, without clock and client |
 
-use std::time::{Duration, Instant};
+mod election;
 
-use jiff::Timestamp;
-use k8s_openapi::{
-    api::coordination::v1::{Lease, LeaseSpec},
-    apimachinery::pkg::apis::meta::v1::MicroTime,
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
 };
-use kube::{
-    Api, Client,
-    api::{ObjectMeta, PostParams},
-};
+
+use futures::FutureExt;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client, api::PostParams};
 use tokio::{sync::watch, time};
 
-/// How often a standby reads the Lease.
-const RETRY: Duration = Duration::from_millis(500);
+use self::election::{Answer, Call, Election, Request, Step};
 
 /// The current time, on the clock that tests can pause.
 fn monotonic() -> Instant {
     time::Instant::now().into_std()
 }
+
+/// The time of day.
+#[cfg(not(test))]
+fn wall() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}
+#[cfg(test)]
+use tests::wall;
 
 /// The right to write, for a limited time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,15 +102,6 @@ pub struct Candidate {
     pub duration: Duration,
 }
 
-/// The Lease could not be read or written.
-#[derive(Debug, thiserror::Error)]
-enum LeaseError {
-    #[error("the API server did not answer in time")]
-    Deadline,
-    #[error(transparent)]
-    Api(#[from] kube::Error),
-}
-
 /// Waits for leadership, then renews it and publishes each renewal on `standing`. Returns when leadership is lost, or when it was released
 /// because `stop` resolved.
 pub async fn lead(
@@ -103,170 +111,77 @@ pub async fn lead(
     stop: impl Future<Output = ()>,
 ) {
     let api: Api<Lease> = Api::namespaced(client, &candidate.namespace);
-    tokio::pin!(stop);
-    let mut held = tokio::select! {
-        held = acquire(&api, &candidate, &standing) => held,
-        () = &mut stop => return,
-    };
-    tracing::info!(lease = candidate.lease, term = held.1.term, "leading");
+    let name = candidate.lease.clone();
+    let mut election = Election::new(candidate, monotonic());
+    let mut stop = pin!(stop.fuse());
+    let mut is_failing = false;
     loop {
-        standing.send_replace(Standing::Leading(held.1));
-        let next = tokio::select! {
-            next = keep(&api, &candidate, held.clone()) => next,
-            () = &mut stop => break,
-        };
-        match next {
-            Some(next) => held = next,
-            None => {
-                tracing::warn!(
-                    lease = candidate.lease,
-                    "leadership lost: the lease could not be renewed in time"
-                );
-                standing.send_replace(Standing::Lost);
-                return;
-            }
+        if stop.as_mut().now_or_never().is_some() {
+            election.stop(monotonic());
         }
-    }
-    standing.send_replace(Standing::Lost);
-    let (mut lease, _) = held;
-    lease.spec.get_or_insert_default().holder_identity = None;
-    if let Err(error) = write(&api, &candidate, &lease, candidate.duration).await {
-        tracing::warn!(%error, "failed to release the lease");
-    }
-}
-
-async fn acquire(api: &Api<Lease>, candidate: &Candidate, standing: &watch::Sender<Standing>) -> (Lease, Claim) {
-    let mut seen: Seen = None;
-    loop {
-        match attempt(api, candidate, &mut seen).await {
-            Ok(Some(held)) => return held,
-            Ok(None) => {
-                standing.send_replace(Standing::Standby { seen: monotonic() });
-            }
-            Err(error) => tracing::debug!(%error, "failed to read the lease"),
-        }
-        time::sleep(RETRY).await;
-    }
-}
-
-type Seen = Option<(Option<MicroTime>, Option<String>, Instant)>;
-
-async fn attempt(
-    api: &Api<Lease>,
-    candidate: &Candidate,
-    seen: &mut Seen,
-) -> Result<Option<(Lease, Claim)>, LeaseError> {
-    let found = time::timeout(candidate.duration, api.get_opt(&candidate.lease))
-        .await
-        .map_err(|_| LeaseError::Deadline)??;
-    let Some(lease) = found else {
-        let lease = Lease {
-            metadata: ObjectMeta {
-                name: Some(candidate.lease.clone()),
-                ..ObjectMeta::default()
+        let step = election.step(monotonic(), wall());
+        publish(&standing, election.standing(), &name);
+        match step {
+            Step::Wait(until) => tokio::select! {
+                () = &mut stop => election.stop(monotonic()),
+                () = time::sleep_until(until.into()) => {}
             },
-            spec: Some(claimed(candidate, 1)),
-        };
-        let sent = monotonic();
-        let created = time::timeout(candidate.duration, api.create(&PostParams::default(), &lease)).await;
-        let lease = created.map_err(|_| LeaseError::Deadline)??;
-        return Ok(Some((
-            lease,
-            Claim {
-                term: 1,
-                expires: sent + candidate.duration,
-            },
-        )));
-    };
-    let spec = lease.spec.clone().unwrap_or_default();
-    let holder = spec.holder_identity.clone().filter(|holder| !holder.is_empty());
-    let now = monotonic();
-    let unchanged_since = match seen {
-        Some((renewed, by, at)) if *renewed == spec.renew_time && *by == holder => *at,
-        _ => {
-            *seen = Some((spec.renew_time.clone(), holder.clone(), now));
-            now
-        }
-    };
-    let duration =
-        Duration::from_secs(u64::try_from(spec.lease_duration_seconds.unwrap_or_default()).unwrap_or_default());
-    if holder.is_some() && now < unchanged_since + duration {
-        return Ok(None);
-    }
-    let transitions = spec.lease_transitions.unwrap_or_default().saturating_add(1);
-    let lease = Lease {
-        spec: Some(claimed(candidate, transitions)),
-        ..lease
-    };
-    write(api, candidate, &lease, candidate.duration).await.map(Some)
-}
-
-/// Renews the claim, with retries; `None` if it expired or another replica has acquired it.
-async fn keep(api: &Api<Lease>, candidate: &Candidate, held: (Lease, Claim)) -> Option<(Lease, Claim)> {
-    let (mut lease, claim) = held;
-    time::sleep(candidate.duration / 3).await;
-    loop {
-        let now = monotonic();
-        let left = claim
-            .expires
-            .checked_duration_since(now)
-            .filter(|left| !left.is_zero())?;
-        let spec = lease.spec.get_or_insert_default();
-        spec.renew_time = Some(MicroTime(Timestamp::now()));
-        // A third of the duration for each attempt, so that another one on a new connection is possible if this connection is dead.
-        match write(api, candidate, &lease, left.min(candidate.duration / 3)).await {
-            Ok(held) => return Some(held),
-            Err(error) => {
-                tracing::warn!(%error, "failed to renew the lease");
-                let left = claim.expires.saturating_duration_since(monotonic());
-                let current = time::timeout(left, api.get(&candidate.lease)).await.ok()?;
-                match current {
-                    Ok(current) => {
-                        let ours = current.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref())
-                            == Some(&candidate.identity);
-                        if !ours {
-                            return None;
+            Step::Call(call) => {
+                let sent = monotonic();
+                let answering = make(&api, &name, &call, &mut is_failing);
+                // A write is not given up: the Lease could not be returned without its outcome.
+                let answer = match call.request {
+                    Request::Read => tokio::select! {
+                        answer = answering => answer,
+                        () = &mut stop => {
+                            election.stop(monotonic());
+                            continue;
                         }
-                        lease = current;
-                    }
-                    Err(_) => time::sleep((candidate.duration / 20).min(left)).await,
-                }
+                    },
+                    Request::Create(_) | Request::Replace(_) => answering.await,
+                };
+                election.answered(&call.request, answer, sent, monotonic());
             }
+            Step::End => return,
         }
     }
 }
 
-fn claimed(candidate: &Candidate, transitions: i32) -> LeaseSpec {
-    let now = MicroTime(Timestamp::now());
-    LeaseSpec {
-        holder_identity: Some(candidate.identity.clone()),
-        acquire_time: Some(now.clone()),
-        renew_time: Some(now),
-        lease_duration_seconds: i32::try_from(candidate.duration.as_secs()).ok(),
-        lease_transitions: Some(transitions),
-        ..LeaseSpec::default()
+fn publish(standing: &watch::Sender<Standing>, new: Standing, lease: &str) {
+    let old = standing.send_replace(new);
+    match (old, new) {
+        (Standing::Leading(_), Standing::Leading(_)) => {}
+        (_, Standing::Leading(claim)) => tracing::info!(lease, term = claim.term, "leading"),
+        (Standing::Leading(claim), _) => tracing::info!(lease, term = claim.term, "no longer leading"),
+        _ => {}
     }
 }
 
-async fn write(
-    api: &Api<Lease>,
-    candidate: &Candidate,
-    lease: &Lease,
-    deadline: Duration,
-) -> Result<(Lease, Claim), LeaseError> {
-    let sent = monotonic();
-    let written = time::timeout(deadline, api.replace(&candidate.lease, &PostParams::default(), lease)).await;
-    let written = written.map_err(|_| LeaseError::Deadline)??;
-    let transitions = written
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.lease_transitions)
-        .unwrap_or_default();
-    let claim = Claim {
-        term: u64::try_from(transitions).unwrap_or_default(),
-        expires: sent + candidate.duration,
+/// Makes a call within its deadline. Of several failures in a row the first is logged as a warning.
+async fn make(api: &Api<Lease>, name: &str, call: &Call, is_failing: &mut bool) -> Answer {
+    let params = PostParams::default();
+    let answering = async {
+        match &call.request {
+            Request::Read => api.get(name).await,
+            Request::Create(lease) => api.create(&params, lease).await,
+            Request::Replace(lease) => api.replace(name, &params, lease).await,
+        }
     };
-    Ok((written, claim))
+    let error = match time::timeout(call.deadline, answering).await {
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Answer::Missing,
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 => return Answer::Conflict,
+        Ok(Ok(lease)) => {
+            *is_failing = false;
+            return Answer::Lease(Box::new(lease));
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the API server did not answer in time".to_owned(),
+    };
+    match std::mem::replace(is_failing, true) {
+        false => tracing::warn!(lease = name, error, "failed to read or write the lease"),
+        true => tracing::debug!(lease = name, error, "failed again to read or write the lease"),
+    }
+    Answer::Failed
 }
 
 #[cfg(test)]

@@ -5,9 +5,8 @@
 use std::{io::Write, path::PathBuf};
 
 use clap::{Parser, Subcommand};
-use kube::CustomResourceExt;
 use proxypair::{
-    api::ProxyPair,
+    api::definition,
     gate::{self, args::GateArgs},
     operator::{self, OperatorArgs},
     process::raise_file_limit,
@@ -52,7 +51,7 @@ fn main() -> anyhow::Result<()> {
         Command::Operator(args) => serve(&log, operator::run(args)),
         Command::Gate(args) => serve(&log, gate::run(args)),
         Command::Crd => {
-            let crd = serde_saphyr::to_string(&ProxyPair::crd())?;
+            let crd = serde_saphyr::to_string(&definition())?;
             Ok(std::io::stdout().write_all(crd.as_bytes())?)
         }
         Command::Install { directory } => Ok(proxyserv::install(&directory)?),

@@ -110,6 +110,10 @@ fn events(pair: &Pair) -> Vec<String> {
             pod: "proxy-v-primary-0".to_owned(),
             message: "term 1 of op-1 is over: op-2 has connected with term 2".to_owned(),
         },
+        Notice::Adopted(vec![
+            "Service proxy-v".to_owned(),
+            "Deployment proxy-v-primary".to_owned(),
+        ]),
         certificate(Side::Primary, Certificate::Listener, Stage::Expiring { days: 9 }),
         certificate(Side::Primary, Certificate::Listener, Stage::Expiring { days: 0 }),
         certificate(Side::Backup, Certificate::ObjectServer, Stage::Expired),

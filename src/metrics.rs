@@ -21,6 +21,10 @@ pub struct Metrics {
     pub side_up: Family<SideLabels, Gauge>,
     /// Number of probe sessions in the gate of a side, as it last reported.
     pub sessions: Family<SideLabels, Gauge>,
+    /// Number of pairs whose proxies get a new image of the operator now.
+    pub updates_running: Gauge,
+    /// Number of pairs that wait for it.
+    pub updates_waiting: Gauge,
     /// When a certificate expires, in seconds since 1970-01-01 UTC. Absent while no certificate is known.
     pub certificate_expires: Family<CertificateLabels, Gauge>,
     /// Failed reconciliations of ProxyPairs.
@@ -82,6 +86,8 @@ impl Metrics {
             sessions: Family::default(),
             certificate_expires: Family::default(),
             reconcile_errors: Family::default(),
+            updates_running: Gauge::default(),
+            updates_waiting: Gauge::default(),
             leading: Gauge::default(),
         };
         let Self {
@@ -91,6 +97,8 @@ impl Metrics {
             sessions,
             certificate_expires,
             reconcile_errors,
+            updates_running,
+            updates_waiting,
             leading,
         } = metrics.clone();
         let registry = registry.sub_registry_with_prefix("proxypair");
@@ -108,8 +116,24 @@ impl Metrics {
             certificate_expires,
         );
         registry.register("reconcile_errors", "Failed reconciliations", reconcile_errors);
+        registry.register(
+            "updates_running",
+            "Pairs whose proxies get a new image of the operator now",
+            updates_running,
+        );
+        registry.register(
+            "updates_waiting",
+            "Pairs whose proxies wait for a new image of the operator",
+            updates_waiting,
+        );
         registry.register("leading", "Whether this process leads (1) or not (0)", leading);
         metrics
+    }
+
+    /// Sets how many pairs get a new image now, and how many wait for it.
+    pub fn count_updates(&self, running: usize, waiting: usize) {
+        self.updates_running.set(i64::try_from(running).unwrap_or(i64::MAX));
+        self.updates_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
 
     /// Removes the series of a pair that was deleted.
@@ -122,6 +146,8 @@ impl Metrics {
             switches: _,
             switch_duration: _,
             reconcile_errors: _,
+            updates_running: _,
+            updates_waiting: _,
             leading: _,
         } = self;
         for side in Side::BOTH {
@@ -169,6 +195,8 @@ mod tests {
             sessions,
             certificate_expires,
             reconcile_errors,
+            updates_running,
+            updates_waiting,
             leading,
         } = &metrics;
         let switch = SwitchLabels {
@@ -191,6 +219,8 @@ mod tests {
         reconcile_errors
             .get_or_create(&ReasonLabels { reason: "Malformed" })
             .inc();
+        updates_running.set(1);
+        updates_waiting.set(1);
         leading.set(1);
         metrics
     }

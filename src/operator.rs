@@ -49,6 +49,10 @@ pub struct OperatorArgs {
     #[arg(long, default_value = "5s", value_parser = lease_duration)]
     pub lease_duration: Duration,
 
+    /// How many pairs may get a new image of the proxy pods at the same time. The others wait until it works for those.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_updating_pairs: u16,
+
     /// Address of the HTTP port with /livez, /readyz and /metrics.
     #[arg(long, default_value = "0.0.0.0:8080")]
     pub admin_listen: SocketAddr,
@@ -205,6 +209,7 @@ async fn reconcile(
             image: args.image,
             pull_policy: args.image_pull_policy,
         },
+        max_updating_pairs: args.max_updating_pairs.into(),
         certificate_lifetime: args.gate_certificate_lifetime.get(),
     };
     tokio::select! {

@@ -22,18 +22,17 @@ pub enum TelemetryError {
     Init(#[from] TryInitError),
 }
 
+/// What applies unless the filter says otherwise: kube logs each rejected request as a warning, without saying whose it was. Whoever made the
+/// request logs what became of it.
+const DEFAULTS: &str = "kube_client=error";
+
 /// Sets up logging for the process. `filter` is in the syntax of [`EnvFilter`], such as `info,proxypair::gate=debug`.
 ///
 /// # Errors
 ///
 /// [`TelemetryError`] if the filter cannot be parsed, or on a second call.
 pub fn init(filter: &str) -> Result<(), TelemetryError> {
-    let parsed = EnvFilter::builder()
-        .parse(filter)
-        .map_err(|source| TelemetryError::Filter {
-            filter: filter.to_owned(),
-            source,
-        })?;
+    let parsed = parse(filter)?;
     tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
@@ -41,4 +40,39 @@ pub fn init(filter: &str) -> Result<(), TelemetryError> {
         .finish()
         .try_init()?;
     Ok(())
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
+    let parsed = EnvFilter::builder().parse(format!("{DEFAULTS},{filter}"));
+    parsed.map_err(|source| TelemetryError::Filter {
+        filter: filter.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_keeps_the_defaults_that_it_does_not_name() {
+        let directives = |filter: &str| {
+            let text = parse(filter).unwrap().to_string();
+            text.split(',')
+                .map(str::to_owned)
+                .collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(directives("info"), directives("info,kube_client=error"));
+        let own = directives("info,kube_client=debug,proxypair::gate=debug");
+        assert!(
+            own.contains("kube_client=debug") && !own.contains("kube_client=error"),
+            "{own:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_filter_is_named_in_the_error() {
+        let error = parse("proxypair=loud").unwrap_err().to_string();
+        assert!(error.starts_with("\"proxypair=loud\" is not a log filter"), "{error}");
+    }
 }

@@ -16,6 +16,7 @@ mod view;
 mod writer;
 
 pub use checks::Keys;
+pub use telemetry::publish;
 pub use view::node_of;
 pub use writer::refuse;
 

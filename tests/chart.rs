@@ -66,6 +66,7 @@ fn runs_the_operator_with_the_arguments_it_knows() {
             "--lease-duration=5s",
             "--admin-listen=0.0.0.0:8080",
             "--gate-certificate-lifetime=2160h",
+            "--max-updating-pairs=3",
             "--log=info",
         ])
     );
@@ -99,7 +100,7 @@ fn one_replica_has_no_disruption_budget() {
 
 #[test]
 fn an_operator_for_one_namespace_has_no_right_beyond_it() {
-    let objects = rendered(&[REPOSITORY, "watchNamespace=netcool", "rbac.aggregate=false"]);
+    let objects = rendered(&[REPOSITORY, "watchNamespace=netcool"]);
     assert!(
         container(&objects)["args"]
             .as_array()
@@ -170,10 +171,9 @@ fn the_definition_can_be_left_out() {
 }
 
 /// API groups, resources, verbs: what the operator's code calls, and no more.
-const OPERATOR_RULES: [(&str, &str, &str); 10] = [
+const OPERATOR_RULES: [(&str, &str, &str); 9] = [
     ("proxypair.dev", "proxypairs", "get list watch"),
     ("proxypair.dev", "proxypairs/status", "update"),
-    ("proxypair.dev", "proxypairs/finalizers", "update"),
     ("apps", "deployments", "get list watch create patch"),
     ("", "secrets serviceaccounts services", "get list watch create patch"),
     ("", "configmaps", "get list watch create patch"),
@@ -272,6 +272,7 @@ fn values_that_cannot_be_meant_are_refused() {
         ("leaseDuration=1s", "'/leaseDuration'"),
         ("gateCertificateLifetime=90d", "'/gateCertificateLifetime'"),
         ("gateCertificateLifetime=9m", "'/gateCertificateLifetime'"),
+        ("maxUpdatingPairs=0", "'/maxUpdatingPairs'"),
         ("watchNamespace=Netcool", "'/watchNamespace'"),
         ("serviceAccount.create=false", "'/serviceAccount/name'"),
     ] {
@@ -315,6 +316,58 @@ fn pods_keep_the_restricted_standard() {
         container["securityContext"],
         json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}})
     );
+}
+
+/// A platform that assigns users from a range of its own accepts no other.
+#[test]
+fn no_user_is_fixed_unless_the_values_name_one() {
+    let pod = |values: &[&str]| rendered(values).one("Deployment")["spec"]["template"]["spec"].clone();
+    let assigned = pod(&[REPOSITORY]);
+    for id in ["runAsUser", "runAsGroup", "fsGroup"] {
+        assert_eq!(assigned["securityContext"][id], Value::Null);
+    }
+    let own = pod(&[REPOSITORY, "podSecurityContext.runAsUser=1000650000"]);
+    assert_eq!(own["securityContext"]["runAsUser"], 1_000_650_000);
+    assert_eq!(own["securityContext"]["runAsNonRoot"], true);
+}
+
+#[test]
+fn pods_run_on_linux_unless_the_values_say_otherwise() {
+    let selector =
+        |values: &[&str]| rendered(values).one("Deployment")["spec"]["template"]["spec"]["nodeSelector"].clone();
+    assert_eq!(selector(&[REPOSITORY]), json!({"kubernetes.io/os": "linux"}));
+    assert_eq!(
+        selector(&[REPOSITORY, "nodeSelector.zone=a"]),
+        json!({"kubernetes.io/os": "linux", "zone": "a"})
+    );
+}
+
+#[test]
+fn a_name_that_looks_like_a_number_stays_a_name() {
+    let objects = rendered(&[REPOSITORY, "priorityClassName=1e3", "watchNamespace=007"]);
+    let pod = &objects.one("Deployment")["spec"]["template"]["spec"];
+    assert_eq!(pod["priorityClassName"], "1e3");
+}
+
+#[test]
+fn a_network_policy_is_made_on_demand_only() {
+    assert_eq!(rendered(&[REPOSITORY]).all("NetworkPolicy").count(), 0);
+    let objects = rendered(&[REPOSITORY, "networkPolicy.enabled=true"]);
+    let policy = objects.one("NetworkPolicy");
+    assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress"]));
+    assert_eq!(policy["spec"]["ingress"], Value::Null);
+    assert_eq!(
+        policy["spec"]["podSelector"]["matchLabels"],
+        objects.one("Service")["spec"]["selector"]
+    );
+    let objects = rendered(&[
+        REPOSITORY,
+        "networkPolicy.enabled=true",
+        "networkPolicy.metricsFrom[0].ipBlock.cidr=10.0.0.0/8",
+    ]);
+    let ingress = &objects.one("NetworkPolicy")["spec"]["ingress"];
+    assert_eq!(ingress[0]["from"], json!([{"ipBlock": {"cidr": "10.0.0.0/8"}}]));
+    assert_eq!(ingress[0]["ports"], json!([{"port": "admin", "protocol": "TCP"}]));
 }
 
 #[test]

@@ -361,7 +361,7 @@ fn whoever_may_edit_a_namespace_may_edit_its_proxypairs() {
     let watch = format!("watchNamespace={pairs}");
     let chart = chart();
     let mut args = vec!["install", "proxypair", &chart, "--namespace", release];
-    for value in [&repository, &tag, &watch, "crds.install=false"] {
+    for value in [&repository, &tag, &watch, "crds.install=false", "rbac.aggregate=true"] {
         args.extend(["--set", value]);
     }
     run("helm", &args);

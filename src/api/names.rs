@@ -7,9 +7,24 @@ pub const FIELD_MANAGER: &str = "proxypair";
 /// Value of [`LABEL_MANAGED_BY`] on every child object.
 pub const MANAGED_BY: &str = "proxypair";
 
+/// Value of [`LABEL_NAME`] on every child object.
+pub const NAME: &str = "netcool-proxy";
+/// Value of [`LABEL_COMPONENT`] on every child object.
+pub const COMPONENT: &str = "proxy";
+/// Value of [`LABEL_PART_OF`] on every child object.
+pub const PART_OF: &str = "netcool";
+
+/// The application; [`NAME`] unless the user declares another.
+pub const LABEL_NAME: &str = "app.kubernetes.io/name";
+/// The ProxyPair's name, unless the user declares another.
+pub const LABEL_INSTANCE: &str = "app.kubernetes.io/instance";
+/// Role in the application; [`COMPONENT`] unless the user declares another.
+pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
+/// Version of the operator that applied the object last; not on pods.
+pub const LABEL_VERSION: &str = "app.kubernetes.io/version";
 /// Which program manages the object; always [`MANAGED_BY`].
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-/// What the object is a part of; always `netcool`.
+/// What the object is a part of; always [`PART_OF`].
 pub const LABEL_PART_OF: &str = "app.kubernetes.io/part-of";
 /// The ProxyPair's name.
 pub const LABEL_PAIR: &str = "proxypair.dev/pair";
@@ -17,6 +32,8 @@ pub const LABEL_PAIR: &str = "proxypair.dev/pair";
 pub const LABEL_SIDE: &str = "proxypair.dev/side";
 /// Role of a Service; Kubernetes copies it to the EndpointSlices.
 pub const LABEL_ROLE: &str = "proxypair.dev/role";
+/// On an EndpointSlice: the name of its Service. Set by Kubernetes.
+pub const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Value of [`LABEL_ROLE`] on the virtual Service.
 pub const ROLE_VIRTUAL: &str = "virtual";
 /// Value of [`LABEL_ROLE`] on the Service of one side.

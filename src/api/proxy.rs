@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Affinity, LocalObjectReference, ResourceRequirements, Toleration};
+use k8s_openapi::api::core::v1::{
+    Affinity, LocalObjectReference, PodSecurityContext, ResourceRequirements, Toleration,
+};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -126,11 +128,27 @@ pub struct ProxyOverrides {
     pub tls: Option<ListenerTlsSpec>,
 
     /// Compute resources of the container that carries the traffic: the gate with engine Relay, nco_proxyserv with
-    /// engine Proxyserv. If unset: requests of 50m CPU and 64Mi of memory, and a memory limit of 512Mi.
+    /// engine Proxyserv. If unset: requests of 50m CPU and 64Mi of memory, limits of 2 CPUs and 512Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 
-    /// Labels that a node must have.
+    /// With engine Proxyserv: compute resources of the gate in front of nco_proxyserv. If unset: as for `resources`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate_resources: Option<ResourceRequirements>,
+
+    /// With engine Proxyserv: compute resources of each of the containers that prepare the files of nco_proxyserv and
+    /// end before it starts. If unset: requests of 50m CPU and 64Mi of memory, limits of 1 CPU and 256Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_resources: Option<ResourceRequirements>,
+
+    /// Users and groups of the proxy pods. If unset: the gate runs as the user of its image, and nco_proxyserv as user
+    /// 1001 with the group 2001 for its files. If set, even to `{}`: all containers run as declared here, and otherwise
+    /// as the user that the platform assigns or the image has. OpenShift's restricted-v2 needs `{}` with engine
+    /// Proxyserv.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_security_context: Option<PodSecurityContext>,
+
+    /// Labels that a node must have. kubernetes.io/os: linux is added, unless it is set here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<BTreeMap<String, String>>,
 
@@ -154,13 +172,13 @@ pub struct ProxyOverrides {
     /// Labels added to the proxy pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = rules::pod_labels().cel())]
+    #[x_kube(validation = rules::labels().cel())]
     pub pod_labels: Option<BTreeMap<String, String>>,
 
     /// Annotations added to the proxy pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = rules::pod_annotations().cel())]
+    #[x_kube(validation = rules::annotations().cel())]
     pub pod_annotations: Option<BTreeMap<String, String>>,
 }
 
@@ -176,6 +194,9 @@ impl ProxyOverrides {
             nc_home,
             tls,
             resources,
+            gate_resources,
+            init_resources,
+            pod_security_context,
             node_selector,
             tolerations,
             affinity,
@@ -192,6 +213,9 @@ impl ProxyOverrides {
             nc_home: nc_home.or_else(|| self.nc_home.clone()),
             tls: tls.or_else(|| self.tls.clone()),
             resources: resources.or_else(|| self.resources.clone()),
+            gate_resources: gate_resources.or_else(|| self.gate_resources.clone()),
+            init_resources: init_resources.or_else(|| self.init_resources.clone()),
+            pod_security_context: pod_security_context.or_else(|| self.pod_security_context.clone()),
             node_selector: node_selector.or_else(|| self.node_selector.clone()),
             tolerations: tolerations.or_else(|| self.tolerations.clone()),
             affinity: affinity.or_else(|| self.affinity.clone()),

@@ -78,6 +78,8 @@ reasons! {
     SecretIncomplete,
     /// `Ready` is `False`: user or password in a Secret cannot be written into a properties file.
     SecretUnusable,
+    /// `Ready` is `False`: the certificate that a gate is to present to probes cannot be used, or its key is another's.
+    CertificateUnusable,
     /// `Ready` is `False`: `spec` refers to a ConfigMap that does not exist.
     ConfigMapMissing,
     /// `Ready` is `False`: a ConfigMap lacks a key.
@@ -100,10 +102,18 @@ reasons! {
     Forbidden,
     /// `Ready` is `False`: the API server or an admission webhook rejected a child object (HTTP status 422).
     Rejected,
+    /// `Ready` is `False`: the cluster refuses to create the pod of a side.
+    PodRefused,
+    /// `Ready` is `False`: the operator failed at this pair in a way that it does not provide for.
+    InternalError,
+    /// `Ready` is `False`: a changed pod template of the operator's waits until other pairs have it.
+    UpdateWaiting,
     /// Metric only: this replica lost leadership during a reconciliation.
     NotLeading,
     /// `Ready` is `False`: an object with the name of a child exists and does not belong to the ProxyPair.
     NameTaken,
+    /// Event: objects that were made for a ProxyPair of this name, and had no owner any more, belong to this one now.
+    Adopted,
     /// Event: the operator deleted a proxy pod whose gate does not respond.
     ProxyPodDeleted,
     /// Event: a switch was given up because its target went down.

@@ -14,8 +14,8 @@ use kube::core::Rule;
 pub use text::*;
 
 use super::{
-    CaBundleSpec, DrainSpec, Engine, HealthCheckSpec, ListenerTlsSpec, ProxyOverrides, ProxyPairSpec, ProxyProperties,
-    ProxySpec, ResyncPolicy, ServiceSpec, ServiceType, Side, TlsMode,
+    CaBundleSpec, DrainSpec, Engine, HealthCheckSpec, LABEL_MANAGED_BY, LABEL_PART_OF, ListenerTlsSpec, ProxyOverrides,
+    ProxyPairSpec, ProxyProperties, ProxySpec, ResyncPolicy, ServiceSpec, ServiceType, Side, TlsMode,
 };
 
 /// A rule on a `T`.
@@ -91,9 +91,17 @@ fn any_side(cel: &str) -> String {
 
 /// Of `at`: whether it has a field that only nco_proxyserv uses.
 fn has_proxyserv_fields(at: &str) -> String {
-    ["image", "imagePullPolicy", "properties", "secretName", "ncHome"]
-        .map(|field| format!("has({at}.{field})"))
-        .join(" || ")
+    [
+        "image",
+        "imagePullPolicy",
+        "properties",
+        "secretName",
+        "ncHome",
+        "gateResources",
+        "initResources",
+    ]
+    .map(|field| format!("has({at}.{field})"))
+    .join(" || ")
 }
 
 /// Whether a side forwards the probes' TLS to its ObjectServer.
@@ -110,6 +118,8 @@ fn uses_proxyserv_fields(proxy: &ProxyOverrides) -> bool {
         || proxy.properties.is_some()
         || proxy.secret_name.is_some()
         || proxy.nc_home.is_some()
+        || proxy.gate_resources.is_some()
+        || proxy.init_resources.is_some()
 }
 
 // === spec ===
@@ -196,8 +206,8 @@ pub fn sides_without_proxyserv_fields() -> SpecRule<ProxyPairSpec> {
             let sides = [&spec.primary.proxy, &spec.backup.proxy];
             spec.proxy.engine != Engine::Relay || !sides.into_iter().flatten().any(uses_proxyserv_fields)
         },
-        "image, imagePullPolicy, properties, secretName and ncHome of a side apply to engine Proxyserv only: set \
-         proxy.engine: Proxyserv, or remove them",
+        "image, imagePullPolicy, properties, secretName, ncHome, gateResources and initResources of a side apply to \
+         engine Proxyserv only: set proxy.engine: Proxyserv, or remove them",
     )
 }
 
@@ -358,8 +368,8 @@ pub fn relay_without_proxyserv_fields() -> SpecRule<ProxySpec> {
     SpecRule::new(
         format!("self.engine != 'Relay' || !({})", has_proxyserv_fields("self")),
         |proxy| proxy.engine != Engine::Relay || !uses_proxyserv_fields(&proxy.pod),
-        "image, imagePullPolicy, properties, secretName and ncHome apply to engine Proxyserv only: set proxy.engine: \
-         Proxyserv, or remove them",
+        "image, imagePullPolicy, properties, secretName, ncHome, gateResources and initResources apply to engine \
+         Proxyserv only: set proxy.engine: Proxyserv, or remove them",
     )
 }
 
@@ -383,27 +393,32 @@ pub fn pass_through_without_secret() -> SpecRule<ListenerTlsSpec> {
     )
 }
 
-/// The labels by which the operator finds its pods stay its own.
-pub fn pod_labels() -> SpecRule<BTreeMap<String, String>> {
+/// The labels by which the operator finds what it made stay its own.
+pub fn labels() -> SpecRule<BTreeMap<String, String>> {
     SpecRule::new(
-        "self.all(k, !k.startsWith('proxypair.dev/') && !k.startsWith('app.kubernetes.io/'))",
+        "self.all(k, !k.startsWith('proxypair.dev/') && !(k in ['app.kubernetes.io/managed-by', \
+         'app.kubernetes.io/part-of']))",
         |labels| {
-            let reserved = ["proxypair.dev/", "app.kubernetes.io/"];
-            let is_reserved = |label: &String| reserved.iter().any(|prefix| label.starts_with(prefix));
+            let reserved = [LABEL_MANAGED_BY, LABEL_PART_OF];
+            let is_reserved = |label: &String| label.starts_with(RESERVED) || reserved.contains(&label.as_str());
             !labels.keys().any(is_reserved)
         },
-        "labels under proxypair.dev/ and app.kubernetes.io/ are set by the operator: use a prefix of your own",
+        "the labels app.kubernetes.io/managed-by, app.kubernetes.io/part-of and those under proxypair.dev/ are set by \
+         the operator: remove them, or use a prefix of your own",
     )
 }
 
 /// The annotations by which the operator knows a pod's template stay its own.
-pub fn pod_annotations() -> SpecRule<BTreeMap<String, String>> {
+pub fn annotations() -> SpecRule<BTreeMap<String, String>> {
     SpecRule::new(
         "self.all(k, !k.startsWith('proxypair.dev/'))",
-        |annotations| !annotations.keys().any(|key| key.starts_with("proxypair.dev/")),
+        |annotations| !annotations.keys().any(|key| key.starts_with(RESERVED)),
         "annotations under proxypair.dev/ are set by the operator: use a prefix of your own",
     )
 }
+
+/// Prefix of the operator's own labels and annotations.
+const RESERVED: &str = "proxypair.dev/";
 
 // === spec.proxy.properties ===
 

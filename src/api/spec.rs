@@ -85,6 +85,10 @@ pub struct ProxyPairSpec {
     #[serde(default)]
     pub proxy: ProxySpec,
 
+    /// Labels and annotations of all objects that the operator makes for this pair, and of the proxy pods.
+    #[serde(default)]
+    pub common_metadata: CommonMetadata,
+
     /// The virtual Service that probes connect to. It has the ProxyPair's name.
     #[serde(default)]
     pub service: ServiceSpec,
@@ -117,6 +121,24 @@ impl ProxyPairSpec {
             Side::Backup => &self.backup,
         }
     }
+}
+
+/// Labels and annotations of all objects that the operator makes for a pair, and of the proxy pods.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CommonMetadata {
+    /// Labels, such as those that a policy of the cluster requires. A change replaces the proxy pods, first that of the
+    /// side that does not serve.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = rules::labels().cel())]
+    pub labels: BTreeMap<String, String>,
+
+    /// Annotations. A change replaces the proxy pods, first that of the side that does not serve.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = rules::annotations().cel())]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// One proxy server and the ObjectServer that it is bound to.
@@ -315,6 +337,7 @@ pub struct HealthCheckSpec {
 pub struct LoginSpec {
     /// Secret in the namespace of the ProxyPair, with the keys AuthUserName and AuthPassword. A change takes effect at
     /// once.
+    #[x_kube(validation = rules::secret_name().cel())]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
 

@@ -21,6 +21,14 @@ pub enum ApplyError {
     /// The right to write is lost, or may be.
     #[error("this process is not the leader")]
     NotLeading,
+    /// An object of that name is being deleted.
+    #[error("{kind} {name} of a deleted ProxyPair is still being deleted: it is created again when it is gone")]
+    BeingDeleted {
+        /// Kind of the object.
+        kind: String,
+        /// Name of the object.
+        name: String,
+    },
     /// An object of that name belongs to somebody else.
     #[error("{kind} {name} exists and does not belong to this ProxyPair: rename the ProxyPair, or delete the {kind}")]
     NotOurs {
@@ -44,7 +52,7 @@ impl ApplyError {
                 _ => Reason::ApiServerError,
             },
             Self::NotLeading => Reason::NotLeading,
-            Self::NotOurs { .. } => Reason::NameTaken,
+            Self::NotOurs { .. } | Self::BeingDeleted { .. } => Reason::NameTaken,
         }
     }
 
@@ -53,7 +61,19 @@ impl ApplyError {
     pub fn code(&self) -> Option<u16> {
         match self {
             Self::Api(kube::Error::Api(status)) => Some(status.code),
-            Self::Api(_) | Self::Deadline | Self::NotLeading | Self::NotOurs { .. } => None,
+            Self::Api(_) | Self::Deadline | Self::NotLeading | Self::NotOurs { .. } | Self::BeingDeleted { .. } => None,
+        }
+    }
+
+    /// How long the API server wants no further request, if it says so.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Api(kube::Error::Api(status)) => {
+                let seconds = status.details.as_ref()?.retry_after_seconds;
+                (seconds > 0).then(|| Duration::from_secs(u64::from(seconds)))
+            }
+            _ => None,
         }
     }
 

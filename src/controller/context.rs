@@ -9,7 +9,7 @@ use k8s_openapi::api::{
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
-    Api, Client, Resource,
+    Client,
     core::PartialObjectMeta,
     runtime::{
         events::{Recorder, Reporter},
@@ -18,7 +18,7 @@ use kube::{
 };
 use tokio::sync::{mpsc, watch};
 
-use super::references::{self, References};
+use super::references::References;
 use crate::{
     cluster::{self, Changes, Cluster, GuardedPair, Requeue},
     domain::children::{Child, GateImage},
@@ -35,6 +35,8 @@ pub struct Settings {
     pub namespace: Option<String>,
     /// What the proxy pods run.
     pub image: GateImage,
+    /// How many pairs may get a new image of the gates at the same time.
+    pub max_updating_pairs: usize,
     /// How long a gate's certificate is valid.
     pub certificate_lifetime: Duration,
 }
@@ -48,7 +50,7 @@ pub struct Context {
     /// The children, without their content: enough to notice that one was changed or deleted.
     pub children: Children,
     /// Secrets and ConfigMaps of users.
-    pub references: Arc<References>,
+    pub references: References,
 }
 
 impl Context {
@@ -69,8 +71,7 @@ impl Context {
         let (pods, pods_task) = cluster::pods(&client, namespace, &requeue, &changes);
         let (slices, slices_task) = cluster::slices(&client, namespace, &changes);
         let (children, children_tasks) = Children::watch(&client, namespace, &requeue);
-        let references = Arc::new(References::default());
-        let references_task = references::watch(&client, namespace, &references, &requeue);
+        let references = References::new(client.clone(), requeue.clone());
         let reporter = Reporter {
             controller: "proxypair.dev/operator".to_owned(),
             instance: Some(settings.identity.clone()),
@@ -93,19 +94,9 @@ impl Context {
             references,
         };
         let requeued = futures::stream::poll_fn(move |context| requeued.poll_recv(context));
-        let tasks = children_tasks
-            .into_iter()
-            .chain([pods_task, slices_task, references_task]);
+        let tasks = children_tasks.into_iter().chain([pods_task, slices_task]);
         let tasks = futures::future::join_all(tasks).map(drop).boxed();
         (Arc::new(context), requeued, tasks)
-    }
-
-    /// An API over everything in this operator's scope.
-    pub fn api<K>(&self) -> Api<K>
-    where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
-    {
-        cluster::api(&self.cluster.client, self.settings.namespace.as_deref())
     }
 
     /// Waits until the caches hold what the API server holds: on less, a reconciliation would take existing pods for missing ones.

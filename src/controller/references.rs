@@ -1,8 +1,8 @@
 //! Secrets and ConfigMaps that belong to users and that ProxyPairs refer to: read when a reconciliation needs them, never kept.
 //!
-//! One metadata-only watch per kind covers every such object in scope. An object that no pair refers to is dropped at once; of the others
-//! the index keeps which pairs refer to them and the newest version. A change requeues those pairs, and their reconciliation reads the
-//! content again.
+//! A metadata-only watch runs for each kind and namespace in which a pair refers to something. An object that no pair refers to is dropped at
+//! once; of the others the index keeps which pairs refer to them and the newest version. A change requeues those pairs, and their
+//! reconciliation reads the content again.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures::{StreamExt, future::BoxFuture};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -18,9 +18,10 @@ use kube::{
     runtime::{
         WatchStreamExt,
         reflector::ObjectRef,
-        watcher::{self, Event, watcher},
+        watcher::{Event, watcher},
     },
 };
+use tokio::task::JoinHandle;
 
 use crate::{
     cluster::{self, ApplyError, GuardedPair, Requeue, within_deadline},
@@ -30,12 +31,23 @@ use crate::{
     },
 };
 
+/// How long one request of a watch lasts, in seconds. Longer than for what switches depend on: there are two watches for each namespace.
+const WATCH_SECONDS: u32 = 60;
+
 /// `metadata.resourceVersion` of each object that was read; `None` for one that did not exist.
 pub type ReferenceVersions = BTreeMap<Reference, Option<String>>;
 
+/// The objects that pairs refer to, and the watches over them.
+pub struct References {
+    client: Client,
+    requeue: Requeue,
+    index: Arc<Index>,
+    watches: Mutex<HashMap<(String, ReferenceKind), JoinHandle<()>>>,
+}
+
 /// Which pairs refer to which objects.
 #[derive(Default)]
-pub struct References {
+struct Index {
     entries: Mutex<HashMap<(String, Reference), ReferenceEntry>>,
 }
 
@@ -49,6 +61,16 @@ struct ReferenceEntry {
 }
 
 impl References {
+    /// Nothing is referred to yet.
+    pub fn new(client: Client, requeue: Requeue) -> Self {
+        Self {
+            client,
+            requeue,
+            index: Arc::default(),
+            watches: Mutex::default(),
+        }
+    }
+
     /// Reads all of `wanted`, and from now on requeues `pair` when one of them is changed, created or deleted. What `pair` referred to
     /// before and is not in `wanted` is forgotten.
     ///
@@ -57,17 +79,27 @@ impl References {
     /// [`ApplyError`] if the API server does not answer. An object that does not exist is no error.
     pub async fn read(
         &self,
-        client: &Client,
         pair: &ObjectRef<GuardedPair>,
         wanted: &BTreeSet<Reference>,
     ) -> Result<Contents, ApplyError> {
+        // Before reading, so that no change is missed. A watch that begins after it meets what has changed since in its first list.
+        let events = self.index.refer(pair, wanted);
+        let contents = self.read_all(pair, wanted, events).await;
+        self.watch_what_is_referred_to();
+        contents
+    }
+
+    async fn read_all(
+        &self,
+        pair: &ObjectRef<GuardedPair>,
+        wanted: &BTreeSet<Reference>,
+        events: Vec<u64>,
+    ) -> Result<Contents, ApplyError> {
         let namespace = pair.namespace.as_deref().unwrap_or_default();
-        // Before reading, so that no change is missed.
-        let events = self.refer(pair, wanted);
         let mut contents = Contents::new();
         for (reference, events) in wanted.iter().zip(events) {
-            let content = fetch(client, namespace, reference).await?;
-            self.note(namespace, reference, events, content.as_ref());
+            let content = fetch(&self.client, namespace, reference).await?;
+            self.index.note(namespace, reference, events, content.as_ref());
             contents.insert(reference.clone(), content);
         }
         Ok(contents)
@@ -75,6 +107,52 @@ impl References {
 
     /// Whether everything still is as it was read.
     pub fn unchanged(&self, namespace: &str, versions: &ReferenceVersions) -> bool {
+        self.index.unchanged(namespace, versions)
+    }
+
+    /// Forgets what a pair referred to.
+    pub fn forget(&self, pair: &ObjectRef<GuardedPair>) {
+        self.index.refer(pair, &BTreeSet::new());
+        self.watch_what_is_referred_to();
+    }
+
+    /// Starts the watches that are missing, and ends those that nobody needs any more.
+    fn watch_what_is_referred_to(&self) {
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let needed = self.index.places();
+        watches.retain(|place, watch| {
+            let is_needed = needed.contains(place);
+            if !is_needed {
+                watch.abort();
+            }
+            is_needed
+        });
+        for (namespace, kind) in needed {
+            watches.entry((namespace.clone(), kind)).or_insert_with(|| {
+                let (index, requeue) = (Arc::clone(&self.index), self.requeue.clone());
+                match kind {
+                    ReferenceKind::Secret => {
+                        tokio::spawn(watch::<Secret>(&self.client, &namespace, kind, index, requeue))
+                    }
+                    ReferenceKind::ConfigMap => {
+                        tokio::spawn(watch::<ConfigMap>(&self.client, &namespace, kind, index, requeue))
+                    }
+                }
+            });
+        }
+    }
+}
+
+impl Drop for References {
+    fn drop(&mut self) {
+        let watches = self.watches.get_mut().unwrap_or_else(PoisonError::into_inner);
+        watches.values().for_each(JoinHandle::abort);
+    }
+}
+
+impl Index {
+    /// Whether everything still is as it was read.
+    fn unchanged(&self, namespace: &str, versions: &ReferenceVersions) -> bool {
         let entries = self.entries();
         versions.iter().all(|(reference, version)| {
             let entry = entries.get(&(namespace.to_owned(), reference.clone()));
@@ -82,9 +160,10 @@ impl References {
         })
     }
 
-    /// Forgets what a pair referred to.
-    pub fn forget(&self, pair: &ObjectRef<GuardedPair>) {
-        self.refer(pair, &BTreeSet::new());
+    /// In which namespaces objects of which kinds are referred to.
+    fn places(&self) -> HashSet<(String, ReferenceKind)> {
+        let place = |(namespace, reference): &(String, Reference)| (namespace.clone(), reference.kind);
+        self.entries().keys().map(place).collect()
     }
 
     fn refer(&self, pair: &ObjectRef<GuardedPair>, wanted: &BTreeSet<Reference>) -> Vec<u64> {
@@ -133,10 +212,15 @@ impl References {
     }
 
     /// After a list of everything: objects that are referred to and were not in it may be gone. Returns the pairs that refer to those.
-    fn listed(&self, kind: ReferenceKind, found: &HashSet<(String, Reference)>) -> Vec<ObjectRef<GuardedPair>> {
+    fn listed(
+        &self,
+        (namespace, kind): &(String, ReferenceKind),
+        found: &HashSet<Reference>,
+    ) -> Vec<ObjectRef<GuardedPair>> {
         let mut pairs = Vec::new();
-        for (key, entry) in self.entries().iter_mut() {
-            if key.1.kind == kind && !found.contains(key) && entry.known != Some(None) {
+        for ((of, reference), entry) in self.entries().iter_mut() {
+            let is_there = of != namespace || reference.kind != *kind || found.contains(reference);
+            if !is_there && entry.known != Some(None) {
                 entry.events += 1;
                 entry.known = None;
                 pairs.extend(entry.pairs.iter().cloned());
@@ -145,8 +229,8 @@ impl References {
         pairs
     }
 
-    fn knows(&self, key: &(String, Reference)) -> bool {
-        self.entries().contains_key(key)
+    fn knows(&self, namespace: &str, reference: &Reference) -> bool {
+        self.entries().contains_key(&(namespace.to_owned(), reference.clone()))
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<(String, Reference), ReferenceEntry>> {
@@ -163,35 +247,21 @@ pub fn versions(contents: &Contents) -> ReferenceVersions {
         .collect()
 }
 
-/// Watches Secrets and ConfigMaps; never ends.
-pub fn watch(
+/// Watches the objects of one kind in one namespace; never ends.
+fn watch<K: Child>(
     client: &Client,
-    namespace: Option<&str>,
-    references: &Arc<References>,
-    requeue: &Requeue,
-) -> BoxFuture<'static, ()> {
-    let secrets = watch_kind::<Secret>(client, namespace, ReferenceKind::Secret, references, requeue);
-    let config_maps = watch_kind::<ConfigMap>(client, namespace, ReferenceKind::ConfigMap, references, requeue);
-    Box::pin(async move {
-        futures::join!(secrets, config_maps);
-    })
-}
-
-fn watch_kind<K: Child>(
-    client: &Client,
-    namespace: Option<&str>,
+    namespace: &str,
     kind: ReferenceKind,
-    references: &Arc<References>,
-    requeue: &Requeue,
+    index: Arc<Index>,
+    requeue: Requeue,
 ) -> impl Future<Output = ()> + Send + use<K> {
-    let api = cluster::api::<PartialObjectMeta<K>>(client, namespace);
-    let stream = watcher(api, watcher::Config::default()).default_backoff();
+    let api = cluster::api::<PartialObjectMeta<K>>(client, Some(namespace));
+    let stream = watcher(api, cluster::config().timeout(WATCH_SECONDS)).default_backoff();
     let mut state = WatchState {
-        kind,
-        references: Arc::clone(references),
+        place: (namespace.to_owned(), kind),
+        index,
         found: HashSet::new(),
     };
-    let requeue = requeue.clone();
     stream.for_each(move |event| {
         // The watcher itself restarts after an error.
         for pair in event.map(|event| state.take_in(event)).unwrap_or_default() {
@@ -203,18 +273,21 @@ fn watch_kind<K: Child>(
 
 /// What one watch has received since its newest list began.
 struct WatchState {
-    kind: ReferenceKind,
-    references: Arc<References>,
-    found: HashSet<(String, Reference)>,
+    place: (String, ReferenceKind),
+    index: Arc<Index>,
+    found: HashSet<Reference>,
 }
 
 impl WatchState {
     /// Returns the pairs to requeue.
     fn take_in<K: Resource>(&mut self, event: Event<PartialObjectMeta<K>>) -> Vec<ObjectRef<GuardedPair>> {
-        let take = |object: &PartialObjectMeta<K>, version| {
-            let (namespace, reference) = key(self.kind, object);
-            self.references.take_event(&namespace, &reference, version)
+        let (namespace, kind) = &self.place;
+        let reference = |object: &PartialObjectMeta<K>| Reference {
+            kind: *kind,
+            name: object.metadata.name.clone().unwrap_or_default(),
         };
+        let take =
+            |object: &PartialObjectMeta<K>, version| self.index.take_event(namespace, &reference(object), version);
         match event {
             Event::Apply(object) => take(&object, object.metadata.resource_version.clone()),
             Event::Delete(object) => take(&object, None),
@@ -224,21 +297,15 @@ impl WatchState {
             }
             Event::InitApply(object) => {
                 let pairs = take(&object, object.metadata.resource_version.clone());
-                let key = key(self.kind, &object);
-                if self.references.knows(&key) {
-                    self.found.insert(key);
+                let reference = reference(&object);
+                if self.index.knows(namespace, &reference) {
+                    self.found.insert(reference);
                 }
                 pairs
             }
-            Event::InitDone => self.references.listed(self.kind, &mem::take(&mut self.found)),
+            Event::InitDone => self.index.listed(&self.place, &mem::take(&mut self.found)),
         }
     }
-}
-
-fn key<K: Resource>(kind: ReferenceKind, object: &PartialObjectMeta<K>) -> (String, Reference) {
-    let namespace = object.metadata.namespace.clone().unwrap_or_default();
-    let name = object.metadata.name.clone().unwrap_or_default();
-    (namespace, Reference { kind, name })
 }
 
 async fn fetch(client: &Client, namespace: &str, reference: &Reference) -> Result<Option<Content>, ApplyError> {

@@ -6,13 +6,21 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kube::runtime::reflector::ObjectRef;
+use kube::{
+    Resource,
+    runtime::reflector::{ObjectRef, Store},
+};
 
-use super::{apply::Versions, context::Context, references::ReferenceVersions};
+use super::{apply::Versions, backoff::Failures, context::Context, references::ReferenceVersions};
 use crate::{
-    api::{ServiceType, Sides},
+    api::{ProxyPair, ServiceType, Side, Sides},
     cluster::GuardedPair,
-    domain::{children::Nodes, pair::Pair, rollout::Snapshot},
+    domain::{
+        children::Nodes,
+        pair::Pair,
+        rollout::Snapshot,
+        updates::{SideImage, Updates},
+    },
     worker::{Handover, Worker, node_of},
 };
 
@@ -20,8 +28,14 @@ use crate::{
 pub struct Registry {
     /// What they share with the workers.
     pub context: Arc<Context>,
+    /// All ProxyPairs.
+    everybody: Store<GuardedPair>,
     pairs: Mutex<HashMap<ObjectRef<GuardedPair>, PairEntry>>,
+    updates: Mutex<Updates<NamespacedName>>,
 }
+
+/// Namespace and name of a ProxyPair.
+type NamespacedName = (String, String);
 
 /// One pair.
 #[derive(Default)]
@@ -31,6 +45,7 @@ struct PairEntry {
     applied: Option<Applied>,
     /// The nodes of the pair's pods, if probes connect to nodes.
     nodes: Nodes,
+    failures: Failures,
 }
 
 /// What a reconciliation left behind. While nothing differs from it there is nothing to apply.
@@ -52,9 +67,11 @@ pub struct Applied {
 
 impl Registry {
     /// No pair is known yet.
-    pub fn new(context: Arc<Context>) -> Self {
+    pub fn new(context: Arc<Context>, everybody: Store<GuardedPair>) -> Self {
         Self {
+            updates: Mutex::new(Updates::new(context.settings.max_updating_pairs)),
             context,
+            everybody,
             pairs: Mutex::default(),
         }
     }
@@ -143,6 +160,82 @@ impl Registry {
         }
         let namespace = pair.namespace.as_deref().unwrap_or_default();
         self.context.cluster.metrics.forget(namespace, &pair.name);
+        let of_pair = (namespace.to_owned(), pair.name.clone());
+        self.with_updates(|updates| ((), updates.forget(&of_pair)));
+    }
+
+    /// A reconciliation of a pair has failed: how many have in a row.
+    pub fn failed(&self, pair: &GuardedPair) -> Failures {
+        let generation = pair.meta().generation.unwrap_or_default();
+        let mut pairs = self.pairs();
+        let failures = &mut pairs.entry(reference(pair)).or_default().failures;
+        *failures = failures.and_one_more(generation);
+        *failures
+    }
+
+    /// A reconciliation of a pair has succeeded.
+    pub fn succeeded(&self, pair: &ProxyPair) {
+        if let Some(entry) = self.pairs().get_mut(&reference(pair)) {
+            entry.failures = Failures::default();
+        }
+    }
+
+    /// A pair was looked at, whatever came of it.
+    pub fn see(&self, pair: &impl Resource<DynamicType = ()>) {
+        self.with_updates(|updates| ((), updates.see(&namespaced_name(pair), self.everybody())));
+    }
+
+    /// Whether the sides of a pair may get the operator's new image now.
+    pub fn may_update(&self, pair: &Pair, images: &Sides<SideImage>) -> bool {
+        let snapshot = self.snapshot(pair);
+        let of_pair = (pair.namespace.clone(), pair.name.clone());
+        self.with_updates(|updates| {
+            let may = updates.may_update(&of_pair, images, &snapshot, self.everybody());
+            (may, Vec::new())
+        })
+    }
+
+    /// A side of a pair gets the operator's new image.
+    pub fn begin_update(&self, pair: &Pair, side: Side, template: Option<String>) {
+        let (name, namespace) = (&pair.name, &pair.namespace);
+        tracing::info!(
+            pair = name,
+            namespace,
+            side = side.label(),
+            "updating the image of the proxy"
+        );
+        let of_pair = (namespace.clone(), name.clone());
+        self.with_updates(|updates| (updates.begin(&of_pair, side, template), Vec::new()));
+    }
+
+    /// Lets other pairs have the new image, if it works for this one.
+    pub fn review_update(&self, pair: &Pair) {
+        let snapshot = self.snapshot(pair);
+        let of_pair = (pair.namespace.clone(), pair.name.clone());
+        self.with_updates(|updates| ((), updates.review(&of_pair, &snapshot)));
+    }
+
+    /// Changes the updates, and requeues the pairs that may go on.
+    fn with_updates<T>(&self, change: impl FnOnce(&mut Updates<NamespacedName>) -> (T, Vec<NamespacedName>)) -> T {
+        let mut updates = self.updates.lock().unwrap_or_else(PoisonError::into_inner);
+        let (outcome, go_on) = change(&mut updates);
+        self.context
+            .cluster
+            .metrics
+            .count_updates(updates.updating().len(), updates.waiting().len());
+        drop(updates);
+        for (namespace, name) in go_on {
+            let _ = self
+                .context
+                .cluster
+                .requeue
+                .send(ObjectRef::new(&name).within(&namespace));
+        }
+        outcome
+    }
+
+    fn everybody(&self) -> impl Iterator<Item = NamespacedName> {
+        self.everybody.state().into_iter().map(|pair| namespaced_name(&*pair))
     }
 
     fn pairs(&self) -> MutexGuard<'_, HashMap<ObjectRef<GuardedPair>, PairEntry>> {
@@ -153,4 +246,17 @@ impl Registry {
 /// The key of a pair.
 pub fn key(pair: &Pair) -> ObjectRef<GuardedPair> {
     ObjectRef::new(&pair.name).within(&pair.namespace)
+}
+
+fn reference(pair: &impl Resource<DynamicType = ()>) -> ObjectRef<GuardedPair> {
+    let (namespace, name) = namespaced_name(pair);
+    ObjectRef::new(&name).within(&namespace)
+}
+
+fn namespaced_name(pair: &impl Resource<DynamicType = ()>) -> NamespacedName {
+    let metadata = pair.meta();
+    (
+        metadata.namespace.clone().unwrap_or_default(),
+        metadata.name.clone().unwrap_or_default(),
+    )
 }

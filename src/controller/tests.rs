@@ -1,8 +1,13 @@
 //! Reconciliations against a scripted API server.
 
+mod adoption;
+mod references;
+mod updates;
+
 use std::{sync::Arc, time::Duration};
 
 use fake_api_server::{ApiServer, Fault, Match, Verb};
+use futures::{StreamExt, future::ready, stream::BoxStream};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ConfigMap, Service},
@@ -21,11 +26,12 @@ use tokio::{
 use super::{
     Settings,
     context::Context,
-    reconcile::{ReconcileError, reconcile},
+    reconcile::{ReconcileError, on_error, reconcile},
     registry::Registry,
 };
 use crate::{
     api::{CONDITION_READY, LABEL_SIDE, ProxyPair, Side},
+    cluster::GuardedPair,
     domain::{children::GateImage, pair::fixture},
     leader::{Claim, Standing},
     metrics::Metrics,
@@ -38,6 +44,7 @@ const NAME: &str = "proxy-v";
 struct Stage {
     server: ApiServer,
     registry: Arc<Registry>,
+    _requeued: BoxStream<'static, ObjectRef<GuardedPair>>,
     _standing: watch::Sender<Standing>,
 }
 
@@ -56,13 +63,19 @@ impl Stage {
     async fn new(spec: Value) -> Self {
         let server = ApiServer::new();
         server.put(&manifest(spec));
+        Self::lead(server, "proxypair:1").await
+    }
+
+    /// An operator of that image that leads.
+    async fn lead(server: ApiServer, image: &str) -> Self {
         let settings = Settings {
             identity: "op-1".to_owned(),
             namespace: None,
             image: GateImage {
-                image: "proxypair:1".to_owned(),
+                image: image.to_owned(),
                 pull_policy: None,
             },
+            max_updating_pairs: 1,
             certificate_lifetime: Duration::from_secs(90 * 24 * 3600),
         };
         let leads = Standing::Leading(Claim {
@@ -71,12 +84,16 @@ impl Stage {
         });
         let (standing, led) = watch::channel(leads);
         let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
-        let (context, _requeued, caches) = Context::new(server.client(), settings, metrics, led);
+        let (context, requeued, caches) = Context::new(server.client(), settings, metrics, led);
         tokio::spawn(caches);
         context.caches_are_ready().await;
+        let (pairs, changed) = crate::cluster::pairs(&server.client(), None);
+        tokio::spawn(changed.for_each(|_| ready(())));
+        pairs.wait_until_ready().await.unwrap();
         Self {
             server,
-            registry: Arc::new(Registry::new(context)),
+            registry: Arc::new(Registry::new(context, pairs)),
+            _requeued: requeued.boxed(),
             _standing: standing,
         }
     }
@@ -86,7 +103,16 @@ impl Stage {
     }
 
     async fn reconcile(&self) -> Result<Action, ReconcileError> {
-        reconcile(Arc::new(DeserializeGuard(Ok(self.pair()))), Arc::clone(&self.registry)).await
+        self.reconcile_pair(self.pair()).await
+    }
+
+    async fn reconcile_pair(&self, pair: ProxyPair) -> Result<Action, ReconcileError> {
+        reconcile(Arc::new(DeserializeGuard(Ok(pair))), Arc::clone(&self.registry)).await
+    }
+
+    /// The caches have taken in what has changed: paused time passes when no task has anything to do.
+    async fn caches_follow(&self) {
+        sleep(Duration::from_millis(1)).await;
     }
 
     /// Reconciles until there is nothing to do any more.
@@ -286,10 +312,24 @@ async fn the_worker_of_a_pair_that_was_made_again_does_not_live_on() {
     again.metadata.uid = Some("another".to_owned());
     stage.server.put(&again);
     // The children of the old one are still there.
-    assert!(stage.reconcile().await.is_err());
+    stage.reconcile().await.unwrap();
     let key = ObjectRef::new(NAME).within(NAMESPACE);
     assert!(stage.registry.with_worker(&key, &old, Worker::snapshot).is_none());
-    stage.until_ready_is("NameTaken").await;
-    let status = stage.pair().status.unwrap();
-    assert_eq!((status.serving, status.history.len()), (None, 0));
+    assert!(stage.is_watched());
+    let status = stage.pair().status.unwrap_or_default();
+    assert!(status.history.is_empty(), "{status:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_api_server_demands_is_obeyed_and_a_success_ends_the_row_of_failures() {
+    let stage = Stage::new(json!({})).await;
+    let service = Match::new(Verb::Patch, "services").named("proxy-v-primary");
+    stage.server.fault(service.clone(), Fault::too_many_requests(7));
+    let error = stage.reconcile().await.unwrap_err();
+    let object = Arc::new(DeserializeGuard(Ok(stage.pair())));
+    let wait = on_error(Arc::clone(&object), &error, Arc::clone(&stage.registry));
+    assert_eq!(wait, Action::requeue(Duration::from_secs(7)));
+    let second = stage.registry.failed(&object);
+    stage.reconcile().await.unwrap();
+    assert_ne!(stage.registry.failed(&object), second.and_one_more(1));
 }

@@ -73,6 +73,23 @@ impl Cause {
         }
     }
 
+    /// Whether a proxy that does not work can be why a side is down for this cause.
+    #[must_use]
+    pub const fn may_be_the_proxys(self) -> bool {
+        match self {
+            Self::ProxyMissing
+            | Self::ProxyTerminating
+            | Self::ProxyUnreachable
+            | Self::ProxyUnresponsive
+            | Self::PathBroken
+            | Self::TlsRejected => true,
+            Self::ObjectServerUnreachable
+            | Self::ObjectServerUnresponsive
+            | Self::LoginRefused
+            | Self::WrongObjectServer => false,
+        }
+    }
+
     /// Whether the reason why the pod does not run belongs in the message of this cause.
     #[must_use]
     pub const fn is_explained_by_pod(self) -> bool {

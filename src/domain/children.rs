@@ -3,49 +3,35 @@
 mod budget;
 mod deployment;
 mod kinds;
+mod labels;
 mod probes;
 mod services;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
+    ByteString,
     api::core::v1::{Secret, ServiceAccount},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
 pub use budget::disruption_budget;
-pub use deployment::{CHECK_PORT, CONTROL_PORT, GateImage, deployment, template_of};
-pub use kinds::{Child, is_owned};
+pub use deployment::{CHECK_PORT, CONTROL_PORT, GateImage, deployment, gate_image, template_of};
+pub use kinds::{Child, is_orphan, is_owned, owners_after_adoption};
+pub use labels::{selector, side_selector};
 pub use probes::{Nodes, OMNI_DAT, PROBE_PROPS, Reach, probes, reach};
 pub use services::{side_service, virtual_selector, virtual_service};
 
+use self::labels::Map;
 use super::pair::Pair;
-use crate::api::{LABEL_MANAGED_BY, LABEL_PAIR, LABEL_PART_OF, LABEL_SIDE, MANAGED_BY, Side};
 
-/// Labels by which the children of this pair are selected.
-pub fn labels(pair: &Pair) -> BTreeMap<String, String> {
-    [
-        (LABEL_MANAGED_BY, MANAGED_BY),
-        (LABEL_PART_OF, "netcool"),
-        (LABEL_PAIR, &pair.name),
-    ]
-    .into_iter()
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .collect()
-}
-
-/// [`labels`] and the side.
-pub fn side_labels(pair: &Pair, side: Side) -> BTreeMap<String, String> {
-    let mut labels = labels(pair);
-    labels.insert(LABEL_SIDE.to_owned(), side.label().to_owned());
-    labels
-}
-
-fn metadata(pair: &Pair, name: String, labels: BTreeMap<String, String>) -> ObjectMeta {
+/// `own` are the labels by which the object is found, `annotations` those that are declared for it.
+fn metadata(pair: &Pair, name: String, own: Map, annotations: Map) -> ObjectMeta {
     ObjectMeta {
         name: Some(name),
         namespace: Some(pair.namespace.clone()),
-        labels: Some(labels),
+        labels: Some(labels::of_child(pair, own)),
+        annotations: labels::annotations(pair, annotations),
         owner_references: Some(vec![pair.owner.clone()]),
         ..ObjectMeta::default()
     }
@@ -54,7 +40,7 @@ fn metadata(pair: &Pair, name: String, labels: BTreeMap<String, String>) -> Obje
 /// The ServiceAccount of the proxy pods. It has no permissions, and no token is mounted.
 pub fn service_account(pair: &Pair) -> ServiceAccount {
     ServiceAccount {
-        metadata: metadata(pair, pair.service_account_name(), labels(pair)),
+        metadata: metadata(pair, pair.service_account_name(), selector(pair), Map::new()),
         automount_service_account_token: Some(false),
         ..ServiceAccount::default()
     }
@@ -63,9 +49,14 @@ pub fn service_account(pair: &Pair) -> ServiceAccount {
 /// A Secret of type `kubernetes.io/tls` with a `ca.crt`.
 pub fn tls_secret(pair: &Pair, name: String, data: BTreeMap<String, String>) -> Secret {
     Secret {
-        metadata: metadata(pair, name, labels(pair)),
+        metadata: metadata(pair, name, selector(pair), Map::new()),
         type_: Some("kubernetes.io/tls".to_owned()),
-        string_data: Some(data),
+        // Not stringData, of which a key that is applied no longer would stay.
+        data: Some(
+            data.into_iter()
+                .map(|(key, text)| (key, ByteString(text.into_bytes())))
+                .collect(),
+        ),
         ..Secret::default()
     }
 }

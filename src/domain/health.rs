@@ -53,6 +53,15 @@ impl SideHealth {
         self.health == Health::Down && matches!(self.run, Run::Good { .. })
     }
 
+    /// Whether the proxy of the side works, as far as is known: the side is up, or something else keeps it down.
+    pub fn proxy_works(&self) -> bool {
+        match self.health {
+            Health::Up => true,
+            Health::Down => self.cause.is_some_and(|cause| !cause.may_be_the_proxys()),
+            Health::Unknown => false,
+        }
+    }
+
     /// Takes in one reading.
     ///
     /// - Good: a side of which nothing was known is up at once; one that was down must be good for `healthy_after`.

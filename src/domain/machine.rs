@@ -222,6 +222,7 @@ impl Machine {
             selected: Some(self.phase.selected()),
             health: self.sides.each_ref().map(|side| Some(side.health.health)),
             template: self.sides.each_ref().map(|side| side.standing()?.pod.template.clone()),
+            proxy_works: self.sides.each_ref().map(|side| side.health.proxy_works()),
         }
     }
 

@@ -24,6 +24,8 @@ pub enum Notice {
         /// In the gate's words.
         message: String,
     },
+    /// Objects that had lost their owner belong to the pair now: kind and name of each.
+    Adopted(Vec<String>),
     /// A certificate expires soon, or has expired.
     Certificate {
         /// The side that shows it.
@@ -77,6 +79,15 @@ impl Notice {
                 reason: Reason::CommandRejected,
                 note: format!("the gate in pod {pod} rejected a command: {message}"),
                 action: "Command".to_owned(),
+            },
+            Self::Adopted(objects) => EventText {
+                warning: false,
+                reason: Reason::Adopted,
+                note: format!(
+                    "adopted what was made for a ProxyPair of this name and had no owner any more: {}",
+                    objects.join(", ")
+                ),
+                action: "Adopt".to_owned(),
             },
             Self::Certificate {
                 side,

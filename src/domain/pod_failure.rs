@@ -1,6 +1,9 @@
-//! Why a pod does not run, from its status alone.
+//! Why a pod does not run, from its status alone, and why there is none, from the status of its Deployment.
 
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, PodStatus};
+use k8s_openapi::api::{
+    apps::v1::DeploymentStatus,
+    core::v1::{ContainerStateTerminated, ContainerStatus, PodStatus},
+};
 
 /// Length of the end of a container's or kubelet's message that is reported, in characters.
 const MESSAGE_LENGTH: usize = 400;
@@ -23,6 +26,21 @@ pub fn pod_failure(status: &PodStatus) -> Option<String> {
         .flatten()
         .chain(status.container_statuses.iter().flatten());
     unscheduled.or_else(|| containers.find_map(of_container))
+}
+
+/// Why the cluster refuses to create the pod of a Deployment, such as a quota, a limit range, an admission webhook or a policy: in its words.
+///
+/// A Deployment that makes no progress is none of this: its pod exists, and has reasons of its own.
+pub fn pod_refusal(status: &DeploymentStatus) -> Option<String> {
+    let refused = status.conditions.iter().flatten().find(|condition| {
+        let Some(reason) = &condition.reason else { return false };
+        match (condition.type_.as_str(), condition.status.as_str()) {
+            ("ReplicaFailure", "True") => true,
+            ("Progressing", "False") => reason == "ReplicaSetCreateError",
+            _ => false,
+        }
+    })?;
+    Some(shortened(refused.message.as_deref().unwrap_or_default()))
 }
 
 fn of_container(container: &ContainerStatus) -> Option<String> {
@@ -186,6 +204,24 @@ mod tests {
             said(json!({"containerStatuses": [container("gate", state)]})).as_deref(),
             Some("container gate cannot start (CreateContainerConfigError): secret \"x\" not found")
         );
+    }
+
+    #[test]
+    fn a_pod_that_the_cluster_refuses_is_reported_in_its_words() {
+        let of = |type_: &str, status: &str, reason: &str| {
+            let conditions = json!([
+                {"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable", "message": "x"},
+                {"type": type_, "status": status, "reason": reason, "message": "pods is forbidden: exceeded quota: q"},
+            ]);
+            pod_refusal(&serde_json::from_value(json!({"conditions": conditions})).unwrap())
+        };
+        let words = Some("pods is forbidden: exceeded quota: q".to_owned());
+        assert_eq!(of("ReplicaFailure", "True", "FailedCreate"), words);
+        assert_eq!(of("Progressing", "False", "ReplicaSetCreateError"), words);
+        assert_eq!(of("ReplicaFailure", "False", "FailedCreate"), None);
+        // Its pod is there, and not ready while its ObjectServer is away.
+        assert_eq!(of("Progressing", "False", "ProgressDeadlineExceeded"), None);
+        assert_eq!(pod_refusal(&DeploymentStatus::default()), None);
     }
 
     #[test]

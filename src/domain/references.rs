@@ -11,6 +11,11 @@ use crate::{
     omnibus::{PropertyValue, property},
 };
 
+/// Key of a certificate in a Secret of type kubernetes.io/tls.
+const TLS_CRT: &str = "tls.crt";
+/// Key of its private key.
+const TLS_KEY: &str = "tls.key";
+
 /// Kind of an object that a pair refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ReferenceKind {
@@ -92,6 +97,8 @@ pub struct Need {
     pub together: Vec<[&'static str; 2]>,
     /// Keys whose values are written into a properties file.
     pub properties: Vec<&'static str>,
+    /// Keys whose values the operator reads. Of the others it only has to know that they are there.
+    pub values: Vec<String>,
     /// The side whose pod cannot start without the object.
     pub side: Option<Side>,
 }
@@ -104,6 +111,7 @@ pub fn needs(pair: &Pair) -> Vec<Need> {
         keys: vec![AUTH_USER_NAME.to_owned(), AUTH_PASSWORD.to_owned()],
         together: Vec::new(),
         properties: Vec::new(),
+        values: vec![AUTH_USER_NAME.to_owned(), AUTH_PASSWORD.to_owned()],
         side: None,
     });
     let of_sides = Side::BOTH.into_iter().flat_map(|side| of_side(pair, side));
@@ -147,6 +155,35 @@ pub fn named_in(needs: &[Need]) -> BTreeSet<Reference> {
     needs.iter().map(|need| need.reference.clone()).collect()
 }
 
+/// Drops what is not needed of the objects that were read: keys that nothing refers to, and secret values that nobody reads. Of those the
+/// first byte stays, for whether there is one.
+pub fn drop_unread(needs: &[Need], contents: &mut Contents) {
+    for (reference, content) in contents {
+        let needs: Vec<_> = needs.iter().filter(|need| need.reference == *reference).collect();
+        let is_read = |key: &String| needs.iter().any(|need| need.values.contains(key));
+        let is_needed = |key: &String| {
+            let together = |need: &&Need| need.together.iter().flatten().any(|other| other == key);
+            is_read(key) || needs.iter().any(|need| need.keys.contains(key) || together(need))
+        };
+        let Some(content) = content else { continue };
+        content.data.retain(|key, _| is_needed(key));
+        for (key, value) in &mut content.data {
+            if !is_read(key) {
+                *value = value.iter().take(1).copied().collect();
+            }
+        }
+    }
+}
+
+/// The certificate and the key in PEM that the gate of one side presents to probes; `None` if it presents none, or they are missing.
+pub fn listener_certificate<'a>(pair: &Pair, side: Side, contents: &'a Contents) -> Option<(&'a [u8], &'a [u8])> {
+    let Listener::Terminate { secret_name } = pair.listener(side) else {
+        return None;
+    };
+    let content = contents.get(&Reference::secret(secret_name))?.as_ref()?;
+    Some((content.data.get(TLS_CRT)?, content.data.get(TLS_KEY)?))
+}
+
 fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
     let mut needs = Vec::new();
     let declared = pair.spec.side(side);
@@ -164,6 +201,7 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
             keys: vec![bundle.key.clone()],
             together: Vec::new(),
             properties: Vec::new(),
+            values: vec![bundle.key.clone()],
             side: Some(side),
         });
     }
@@ -171,9 +209,10 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
         needs.push(Need {
             reference: Reference::secret(name),
             field: field("tls.secretName", own.is_some_and(|own| own.tls.is_some())),
-            keys: vec!["tls.crt".to_owned(), "tls.key".to_owned()],
+            keys: vec![TLS_CRT.to_owned(), TLS_KEY.to_owned()],
             together: Vec::new(),
             properties: Vec::new(),
+            values: vec![TLS_CRT.to_owned(), TLS_KEY.to_owned()],
             side: Some(side),
         });
     }
@@ -191,6 +230,7 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),
             together: vec![[AUTH_USER_NAME, AUTH_PASSWORD], [OMNI_KDB, OMNI_STH]],
             properties: vec![AUTH_USER_NAME, AUTH_PASSWORD],
+            values: vec![AUTH_USER_NAME.to_owned(), AUTH_PASSWORD.to_owned()],
             side: Some(side),
         });
     }
@@ -205,6 +245,7 @@ pub fn lacking(need: &Need, contents: &Contents) -> Option<Problem> {
         keys,
         together,
         properties,
+        values: _,
         side: _,
     } = need;
     let Reference { kind, name } = reference;

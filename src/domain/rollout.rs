@@ -4,6 +4,8 @@
 //! 2. The serving side gets it when the idle side is up with it, and no switch is under way.
 //!
 //! A side whose Secret or ConfigMap is missing keeps the pod that it has: a new one could not start.
+//!
+//! A new image of the gates comes to all pairs at once, with the operator. [`updates`](super::updates) decides which pairs may have it.
 
 use crate::api::{Health, Side, Sides};
 
@@ -16,6 +18,8 @@ pub struct Template {
     pub found: Option<String>,
     /// Its pod could not start.
     pub held_back: bool,
+    /// The pair may not have the operator's new image yet.
+    pub postponed: bool,
 }
 
 /// What the worker knows of the pair.
@@ -31,6 +35,8 @@ pub struct Snapshot {
     pub health: Sides<Option<Health>>,
     /// The template of the pod that stands for each side.
     pub template: Sides<Option<String>>,
+    /// The proxy of the side works: the side is up, or its ObjectServer is what keeps it down.
+    pub proxy_works: Sides<bool>,
 }
 
 /// What to do with the Deployment of one side.
@@ -42,6 +48,8 @@ pub enum RolloutStep {
     HoldBack,
     /// Leave it as it is until the other side is up with its own.
     Wait,
+    /// Leave it as it is until the new image works for other pairs.
+    Postpone,
 }
 
 /// The next step for both sides. While nothing is known of the pair, `fallback` counts as the serving side.
@@ -58,10 +66,13 @@ pub fn next(templates: &Sides<Template>, snapshot: &Snapshot, fallback: Side) ->
             wanted,
             found,
             held_back,
+            postponed,
         } = &templates[side];
         let changes = found.is_some() && found != wanted;
         if *held_back {
             RolloutStep::HoldBack
+        } else if *postponed && changes {
+            RolloutStep::Postpone
         } else if side == serving && changes && !idle_has_it {
             RolloutStep::Wait
         } else {
@@ -79,6 +90,7 @@ mod tests {
             wanted: Some(wanted.to_owned()),
             found: found.map(str::to_owned),
             held_back: false,
+            postponed: false,
         }
     }
 
@@ -151,5 +163,19 @@ mod tests {
             (steps.primary, steps.backup),
             (RolloutStep::Wait, RolloutStep::HoldBack)
         );
+    }
+
+    #[test]
+    fn a_postponed_side_keeps_its_pod_and_a_new_one_is_made_all_the_same() {
+        let mut templates = rolling();
+        templates.backup.postponed = true;
+        let steps = next(&templates, &settled(Side::Primary, "old", Health::Up), Side::Primary);
+        assert_eq!(
+            (steps.primary, steps.backup),
+            (RolloutStep::Wait, RolloutStep::Postpone)
+        );
+        templates.backup.found = None;
+        let steps = next(&templates, &settled(Side::Primary, "old", Health::Up), Side::Primary);
+        assert_eq!(steps.backup, RolloutStep::Apply);
     }
 }

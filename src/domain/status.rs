@@ -211,7 +211,8 @@ fn conditions(known: &Known<'_>, before: &[Condition], now: Timestamp) -> Vec<Co
 fn ready(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
     let write = |truth, reason, message: &str| writer.write(CONDITION_READY, truth, reason, message);
     let Routing { serving, target, .. } = known.routing;
-    if let Some(problem) = known.problem {
+    let waiting = known.problem.filter(|problem| problem.reason == Reason::UpdateWaiting);
+    if let Some(problem) = known.problem.filter(|_| waiting.is_none()) {
         return write(Truth::False, problem.reason, &problem.message);
     }
     if target != serving {
@@ -220,11 +221,14 @@ fn ready(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
     }
     let health = known.sides[serving].health;
     match health.health {
-        Health::Up => write(
-            Truth::True,
-            Reason::Serving,
-            &format!("the {} side serves", serving.label()),
-        ),
+        Health::Up => {
+            let serves = format!("the {} side serves", serving.label());
+            match waiting {
+                // It lacks nothing meanwhile.
+                Some(Problem { reason, message }) => write(Truth::True, *reason, &format!("{serves}; {message}")),
+                None => write(Truth::True, Reason::Serving, &serves),
+            }
+        }
         Health::Down => write(
             Truth::False,
             health.cause.map_or(Reason::NotObserved, Reason::Down),
@@ -239,12 +243,19 @@ fn ready(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
 }
 
 fn protected(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
-    let both_up = known.sides.iter().all(|(_, side)| side.health.health == Health::Up);
-    if both_up {
-        writer.write(CONDITION_PROTECTED, Truth::True, Reason::BothUp, "")
-    } else {
-        let message = "only one side is up: its failure would stop the traffic";
-        writer.write(CONDITION_PROTECTED, Truth::False, Reason::OneSideOnly, message)
+    let up = known
+        .sides
+        .iter()
+        .filter(|(_, side)| side.health.health == Health::Up)
+        .count();
+    let not = |message: &str| writer.write(CONDITION_PROTECTED, Truth::False, Reason::OneSideOnly, message);
+    match up {
+        2 => writer.write(CONDITION_PROTECTED, Truth::True, Reason::BothUp, ""),
+        1 => not(
+            "only one side is up: its failure would stop the traffic; while that is so, its pod is not evicted, and a \
+             drain of its node waits",
+        ),
+        _ => not("no side is up"),
     }
 }
 

@@ -60,35 +60,7 @@ impl Telemetry {
     }
 
     pub fn publish(&self, notice: &Notice, pair: &Pair, object: &ProxyPair) {
-        let EventText {
-            warning,
-            reason,
-            note,
-            action,
-        } = notice.text(pair);
-        if warning {
-            tracing::warn!(
-                pair = self.name,
-                namespace = self.namespace,
-                %reason,
-                note,
-                "published an Event"
-            );
-        }
-        let event = Event {
-            type_: if warning { EventType::Warning } else { EventType::Normal },
-            reason: reason.to_string(),
-            note: Some(note),
-            action,
-            secondary: None,
-        };
-        let (recorder, reference) = (self.cluster.recorder.clone(), object.object_ref(&()));
-        let (pair, namespace) = (self.name.clone(), self.namespace.clone());
-        tokio::spawn(async move {
-            if let Err(error) = within_deadline(recorder.publish(&event, &reference)).await {
-                tracing::warn!(pair, namespace, %error, reason = event.reason, "failed to publish an Event");
-            }
-        });
+        publish(&self.cluster, notice, pair, object);
     }
 
     /// Logs where the time of a switch went, and counts it.
@@ -151,4 +123,31 @@ impl Telemetry {
             }
         }
     }
+}
+
+/// Publishes an Event about a pair, without waiting for it.
+pub fn publish(cluster: &Cluster, notice: &Notice, pair: &Pair, object: &ProxyPair) {
+    let EventText {
+        warning,
+        reason,
+        note,
+        action,
+    } = notice.text(pair);
+    let (pair, namespace) = (pair.name.clone(), pair.namespace.clone());
+    if warning {
+        tracing::warn!(pair, namespace, %reason, note, "published an Event");
+    }
+    let event = Event {
+        type_: if warning { EventType::Warning } else { EventType::Normal },
+        reason: reason.to_string(),
+        note: Some(note),
+        action,
+        secondary: None,
+    };
+    let (recorder, reference) = (cluster.recorder.clone(), object.object_ref(&()));
+    tokio::spawn(async move {
+        if let Err(error) = within_deadline(recorder.publish(&event, &reference)).await {
+            tracing::warn!(pair, namespace, %error, reason = event.reason, "failed to publish an Event");
+        }
+    });
 }

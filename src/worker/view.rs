@@ -8,7 +8,7 @@ use kube::{ResourceExt, runtime::reflector::Store};
 use tokio::time::Instant;
 
 use crate::{
-    api::{LABEL_PAIR, LABEL_ROLE, LABEL_SIDE, ROLE_VIRTUAL, Side, Sides},
+    api::{LABEL_PAIR, LABEL_ROLE, LABEL_SERVICE_NAME, LABEL_SIDE, ROLE_VIRTUAL, Side, Sides},
     cluster::Cluster,
     domain::{children, machine::PodView, now::Now, pair::Pair, pod_failure::pod_failure},
 };
@@ -54,7 +54,7 @@ impl View for ClusterView {
         let is_ours = |slice: &EndpointSlice| {
             let label = |key: &str| slice.labels().get(key).map(String::as_str);
             slice.metadata.namespace.as_deref() == Some(&pair.namespace)
-                && label("kubernetes.io/service-name") == Some(&service)
+                && label(LABEL_SERVICE_NAME) == Some(&service)
                 && label(LABEL_ROLE) == Some(ROLE_VIRTUAL)
                 && label(LABEL_PAIR) == Some(&pair.name)
         };

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Label that names the namespace whose test made a policy.
-const TEST: &str = "proxypair.dev/e2e-of";
+pub const TEST: &str = "proxypair.dev/e2e-of";
 
 /// A write of the operator: those of the switch from primary to backup, and one of a child that no switch needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,8 +18,10 @@ use crate::{
     wait::eventually,
 };
 
-/// Name of release, Deployment, ServiceAccount and Lease.
+/// Name of most releases, their Deployment, ServiceAccount and Lease.
 const RELEASE: &str = "proxypair";
+/// Name of a release that replaces the first. Its objects have the chart's name behind it.
+const SECOND_RELEASE: &str = "second";
 /// Labels of the operator's pods.
 const PODS: &str = "app.kubernetes.io/name=proxypair,app.kubernetes.io/component=operator";
 /// A name in the API server's certificate.
@@ -31,11 +33,31 @@ const REPLICAS: usize = 2;
 #[derive(Clone)]
 pub struct Operator {
     namespace: Namespace,
+    /// Name of the Deployment, the ServiceAccount and the Lease.
+    name: String,
 }
 
 impl Operator {
     /// Installs it with two replicas, for its own namespace alone. `values` are put over the chart's.
     pub async fn install(namespace: &Namespace, values: &Value) -> Result<Self> {
+        let operator = Self::in_namespace(namespace);
+        operator.install_release(RELEASE, values).await?;
+        Ok(operator)
+    }
+
+    /// Uninstalls it, and installs another release under another name.
+    pub async fn replace_by_another_release(&self) -> Result<Self> {
+        Self::uninstall(&self.namespace).await?;
+        let second = Self {
+            namespace: self.namespace.clone(),
+            name: format!("{SECOND_RELEASE}-proxypair"),
+        };
+        second.install_release(SECOND_RELEASE, &Value::Null).await?;
+        Ok(second)
+    }
+
+    async fn install_release(&self, release: &str, values: &Value) -> Result<()> {
+        let namespace = &self.namespace;
         let image = std::env::var("IMAGE").unwrap_or_else(|_| "proxypair.test/proxypair:dev".to_owned());
         let (repository, tag) = image.rsplit_once(':').context("IMAGE has no tag")?;
         let mut all = json!({
@@ -46,11 +68,13 @@ impl Operator {
             "replicas": REPLICAS,
             "log": "info,proxypair=debug",
         });
-        merge(&mut all, values);
+        if !values.is_null() {
+            merge(&mut all, values);
+        }
         let mut helm = namespace.cluster.tool("helm");
         helm.args([
             "install",
-            RELEASE,
+            release,
             "charts/proxypair",
             "--skip-crds",
             "--namespace",
@@ -60,15 +84,14 @@ impl Operator {
             helm.arg("--set-json").arg(format!("{key}={value}"));
         }
         finish(helm).await.context("failed to install the chart")?;
-        let operator = Self::in_namespace(namespace);
-        operator.until_complete(Duration::from_secs(60)).await?;
-        Ok(operator)
+        self.until_complete(Duration::from_secs(60)).await
     }
 
     /// The one that is installed in a namespace already.
     pub fn in_namespace(namespace: &Namespace) -> Self {
         Self {
             namespace: namespace.clone(),
+            name: RELEASE.to_owned(),
         }
     }
 
@@ -78,6 +101,7 @@ impl Operator {
         helm.args([
             "uninstall",
             RELEASE,
+            SECOND_RELEASE,
             "--namespace",
             &namespace.name,
             "--ignore-not-found",
@@ -87,7 +111,7 @@ impl Operator {
 
     /// The user that it is for the API server.
     pub fn user(&self) -> String {
-        format!("system:serviceaccount:{}:{RELEASE}", self.namespace.name)
+        format!("system:serviceaccount:{}:{}", self.namespace.name, self.name)
     }
 
     /// What its pods have logged.
@@ -141,7 +165,7 @@ impl Operator {
         let patch = json!({"spec": {"replicas": replicas}});
         self.namespace
             .api::<Deployment>()
-            .patch_scale(RELEASE, &PatchParams::default(), &Patch::Merge(&patch))
+            .patch_scale(&self.name, &PatchParams::default(), &Patch::Merge(&patch))
             .await?;
         eventually(
             Duration::from_secs(60),
@@ -187,7 +211,7 @@ impl Operator {
 
     /// Who leads, as the Lease says.
     pub async fn leader(&self) -> Result<Leader> {
-        let lease = self.namespace.api::<Lease>().get(RELEASE).await?;
+        let lease = self.namespace.api::<Lease>().get(&self.name).await?;
         let spec = lease.spec.context("an empty Lease")?;
         let pod = spec
             .holder_identity
@@ -197,6 +221,19 @@ impl Operator {
             pod,
             term: spec.lease_transitions.unwrap_or_default(),
         })
+    }
+
+    /// Deletes its Lease; returns when there is another one.
+    pub async fn delete_lease(&self, deadline: Duration) -> Result<()> {
+        let leases = self.namespace.api::<Lease>();
+        let old = leases.delete(&self.name, &DeleteParams::default()).await?;
+        let old = old.left().and_then(|old| old.uid());
+        eventually(deadline, "the Lease is created again", async || {
+            let new = leases.get(&self.name).await?;
+            ensure!(new.uid() != old, "it is still there");
+            Ok(())
+        })
+        .await
     }
 
     /// Waits until leadership has passed on from `old`.

@@ -13,6 +13,7 @@ mod children_edited;
 mod defaults;
 mod free_tds;
 mod idle_pair;
+mod lease_lost;
 mod login_refused;
 mod malformed_pair;
 mod node_cut_off;
@@ -32,6 +33,7 @@ mod proxyserv_secret_changed;
 mod proxyserv_unusable;
 mod refused_manifests;
 mod resync;
+mod users_assigned;
 
 use harness::{Needs, run, test};
 
@@ -78,6 +80,18 @@ fn main() -> std::process::ExitCode {
             AnyCluster,
             objectserver_stalls::for_ever,
         ),
+        test(
+            "lease_deleted_under_the_third_leader",
+            AnyCluster,
+            lease_lost::every_probe_comes_home,
+        ),
+        test(
+            "operator_installed_under_another_name",
+            AnyCluster,
+            lease_lost::a_new_release_commands_the_gates,
+        ),
+        test("users_assigned_to_relays", AnyCluster, users_assigned::by_a_relay),
+        test("users_assigned_to_proxyserv", AnyCluster, users_assigned::by_proxyserv),
         test("failback_waits_for_the_resync", AnyCluster, resync::is_waited_for),
         test(
             "failback_waits_for_the_gateway",

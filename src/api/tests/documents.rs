@@ -115,12 +115,19 @@ fn the_full_example_has_every_field() {
     missing(schema, &written["spec"], "", &mut found);
     // Fields of Kubernetes, what a side overrides, fields that exclude each other, and those of the other engine.
     let elsewhere = |path: &str| {
-        ["affinity", "resources", "imagePullSecrets"]
-            .iter()
-            .any(|field| path.contains(&format!(".{field}.")))
+        [
+            "affinity",
+            "resources",
+            "gateResources",
+            "initResources",
+            "imagePullSecrets",
+        ]
+        .iter()
+        .any(|field| path.contains(&format!(".{field}.")))
             || path.contains(".affinity")
             || path.starts_with(".primary.proxy.")
             || path.starts_with(".backup.proxy.")
+            || path.starts_with(".proxy.podSecurityContext.")
             || path.contains(".caBundle.")
             || [
                 ".proxy.image",
@@ -128,6 +135,8 @@ fn the_full_example_has_every_field() {
                 ".proxy.ncHome",
                 ".proxy.properties",
                 ".proxy.secretName",
+                ".proxy.gateResources",
+                ".proxy.initResources",
             ]
             .contains(&path)
     };

@@ -3,15 +3,15 @@
 mod gate;
 mod proxyserv;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy},
         core::v1::{
-            Affinity, Capabilities, Container, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec,
-            PodTemplateSpec, ResourceRequirements, SeccompProfile, SecurityContext, WeightedPodAffinityTerm,
+            Affinity, Capabilities, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec,
+            ResourceRequirements, SeccompProfile, SecurityContext, WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{
@@ -22,7 +22,10 @@ use k8s_openapi::{
 
 pub use gate::{CHECK_PORT, CONTROL_PORT};
 
-use super::{labels, metadata, side_labels};
+use super::{
+    labels::{self, Map},
+    metadata, selector, side_selector,
+};
 use crate::{
     api::{ANNOTATION_SECRET_VERSION, ANNOTATION_TEMPLATE, ProxyOverrides, Side},
     domain::{
@@ -31,8 +34,6 @@ use crate::{
     },
 };
 
-/// User and group ID of this program's processes.
-const UID: i64 = 65532;
 /// Time in addition to twice the drain's grace period, so that the drain closes the last session and not kubelet.
 const GRACE_MARGIN: Duration = Duration::from_secs(5);
 
@@ -50,17 +51,15 @@ pub struct GateImage {
 /// A change of nco_proxyserv's Secret, found in `contents`, replaces the pod as well, because the Secret is read when
 /// the pod starts. Certificates and CA bundles do not: the gate reads them again by itself.
 pub fn deployment(pair: &Pair, side: Side, image: &GateImage, contents: &Contents) -> Deployment {
-    let selector = side_labels(pair, side);
+    let selector = side_selector(pair, side);
     let mut template = pod_template(pair, side, image, contents);
     let hash = template_hash(&template);
-    let annotation = BTreeMap::from([(ANNOTATION_TEMPLATE.to_owned(), hash)]);
+    let annotation = Map::from([(ANNOTATION_TEMPLATE.to_owned(), hash)]);
     if let Some(metadata) = &mut template.metadata {
         metadata.annotations.get_or_insert_default().extend(annotation.clone());
     }
-    let mut metadata = metadata(pair, pair.side_name(side), selector.clone());
-    metadata.annotations = Some(annotation);
     Deployment {
-        metadata,
+        metadata: metadata(pair, pair.side_name(side), selector.clone(), annotation),
         spec: Some(DeploymentSpec {
             replicas: Some(1),
             revision_history_limit: Some(2),
@@ -88,6 +87,16 @@ pub fn template_of(metadata: &ObjectMeta) -> Option<&str> {
         .map(String::as_str)
 }
 
+/// The image of the gate in a Deployment.
+pub fn gate_image(deployment: &Deployment) -> Option<String> {
+    let containers = &deployment.spec.as_ref()?.template.spec.as_ref()?.containers;
+    containers
+        .iter()
+        .find(|container| container.name == gate::NAME)?
+        .image
+        .clone()
+}
+
 fn template_hash(template: &PodTemplateSpec) -> String {
     let bytes = serde_json::to_vec(template).unwrap_or_default();
     digest::digest(&digest::SHA256, &bytes).as_ref()[..8]
@@ -98,17 +107,14 @@ fn template_hash(template: &PodTemplateSpec) -> String {
 
 fn pod_template(pair: &Pair, side: Side, image: &GateImage, contents: &Contents) -> PodTemplateSpec {
     let mut settings = pair.proxy(side);
-    let mut labels = settings.pod_labels.take().unwrap_or_default();
-    labels.extend(side_labels(pair, side));
-    let mut annotations = settings.pod_annotations.take();
-    if let Some(version) = secret_version(pair, side, contents) {
-        let version = (ANNOTATION_SECRET_VERSION.to_owned(), version);
-        annotations.get_or_insert_default().extend([version]);
-    }
+    let declared = settings.pod_labels.take().unwrap_or_default();
+    let mut annotations = settings.pod_annotations.take().unwrap_or_default();
+    let version = secret_version(pair, side, contents);
+    annotations.extend(version.map(|version| (ANNOTATION_SECRET_VERSION.to_owned(), version)));
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
-            labels: Some(labels),
-            annotations,
+            labels: Some(labels::of_pod(pair, declared, side_selector(pair, side))),
+            annotations: labels::annotations(pair, annotations),
             ..ObjectMeta::default()
         }),
         spec: Some(match pair.proxyserv(side) {
@@ -130,12 +136,10 @@ fn relay_pod(pair: &Pair, side: Side, mut settings: ProxyOverrides, image: &Gate
     let resources = settings.resources.take();
     PodSpec {
         termination_grace_period_seconds: seconds(grace),
-        security_context: Some(PodSecurityContext {
-            run_as_user: Some(UID),
-            run_as_group: Some(UID),
-            fs_group: Some(UID),
-            ..pod_security()
-        }),
+        security_context: Some(pod_security(
+            settings.pod_security_context.take(),
+            PodSecurityContext::default(),
+        )),
         containers: vec![gate::container(pair, side, image, resources, grace)],
         volumes: Some(gate::volumes(pair, side)),
         ..placement(pair, settings)
@@ -151,19 +155,23 @@ fn proxyserv_pod(
     image: &GateImage,
 ) -> PodSpec {
     let grace = gate_grace(pair);
-    let resources = settings.resources.take();
-    let gate = Container {
-        security_context: Some(restricted(Some((UID, Some(UID))))),
-        ..gate::container(pair, side, image, None, grace)
+    let resources = proxyserv::Resources {
+        proxy: settings.resources.take(),
+        init: settings.init_resources.take(),
+    };
+    let gate = gate::container(pair, side, image, settings.gate_resources.take(), grace);
+    let declared = settings.pod_security_context.take();
+    // Who declares users, even none, decides on all of them.
+    let user = declared.is_none().then_some(proxyserv::UID);
+    let unless_declared = PodSecurityContext {
+        fs_group: Some(proxyserv::FS_GROUP),
+        ..PodSecurityContext::default()
     };
     let volumes = gate::volumes(pair, side).into_iter();
     PodSpec {
         termination_grace_period_seconds: seconds(grace + proxyserv::GRACE),
-        security_context: Some(PodSecurityContext {
-            fs_group: Some(proxyserv::FS_GROUP),
-            ..pod_security()
-        }),
-        init_containers: Some(proxyserv::containers(pair, side, proxyserv, image, resources)),
+        security_context: Some(pod_security(declared, unless_declared)),
+        init_containers: Some(proxyserv::containers(pair, side, proxyserv, image, resources, user)),
         containers: vec![gate],
         volumes: Some(volumes.chain(proxyserv::volumes(proxyserv)).collect()),
         ..placement(pair, settings)
@@ -177,7 +185,7 @@ fn placement(pair: &Pair, settings: ProxyOverrides) -> PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         image_pull_secrets: settings.image_pull_secrets,
-        node_selector: settings.node_selector,
+        node_selector: Some(on_linux(settings.node_selector.unwrap_or_default())),
         tolerations: settings.tolerations,
         priority_class_name: settings.priority_class_name,
         affinity: Some(settings.affinity.unwrap_or_else(|| apart(pair))),
@@ -185,15 +193,23 @@ fn placement(pair: &Pair, settings: ProxyOverrides) -> PodSpec {
     }
 }
 
-fn pod_security() -> PodSecurityContext {
-    PodSecurityContext {
-        run_as_non_root: Some(true),
-        seccomp_profile: Some(SeccompProfile {
-            type_: "RuntimeDefault".to_owned(),
-            localhost_profile: None,
-        }),
-        ..PodSecurityContext::default()
-    }
+/// The declared security context, or the default one; in both with what the restricted Pod Security Standard requires.
+fn pod_security(declared: Option<PodSecurityContext>, unless_declared: PodSecurityContext) -> PodSecurityContext {
+    let mut context = declared.unwrap_or(unless_declared);
+    context.run_as_non_root.get_or_insert(true);
+    context.seccomp_profile.get_or_insert_with(|| SeccompProfile {
+        type_: "RuntimeDefault".to_owned(),
+        localhost_profile: None,
+    });
+    context
+}
+
+/// There is no image for other operating systems.
+fn on_linux(mut selector: Map) -> Map {
+    selector
+        .entry("kubernetes.io/os".to_owned())
+        .or_insert_with(|| "linux".to_owned());
+    selector
 }
 
 /// How long the gate may take to stop.
@@ -205,9 +221,9 @@ fn seconds(duration: Duration) -> Option<i64> {
     i64::try_from(duration.as_secs()).ok()
 }
 
-/// What the restricted Pod Security Standard requires of a container, and a read-only root filesystem. User and group
-/// are the pod's unless given.
-fn restricted(user: Option<(i64, Option<i64>)>) -> SecurityContext {
+/// What the restricted Pod Security Standard requires of a container, and a read-only root filesystem. Without a user it
+/// runs as that of the pod, the platform or the image.
+fn restricted(user: Option<i64>) -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
         read_only_root_filesystem: Some(true),
@@ -215,26 +231,28 @@ fn restricted(user: Option<(i64, Option<i64>)>) -> SecurityContext {
             drop: Some(vec!["ALL".to_owned()]),
             add: None,
         }),
-        run_as_user: user.map(|(user, _)| user),
-        run_as_group: user.and_then(|(_, group)| group),
+        run_as_user: user,
         ..SecurityContext::default()
     }
 }
 
-/// For containers whose resources the user does not set.
-fn default_resources() -> ResourceRequirements {
-    let quantities = |list: &[(&str, &str)]| {
-        Some(
-            list.iter()
-                .map(|(k, v)| ((*k).to_owned(), Quantity((*v).to_owned())))
-                .collect(),
-        )
+/// Resources of a container for which the user declares none. There are limits of both, because a quota on limits
+/// requires them of every container.
+fn default_resources(cpu_limit: &str, memory_limit: &str) -> ResourceRequirements {
+    let quantities = |list: [(&str, &str); 2]| {
+        let quantity = |(name, value): (&str, &str)| (name.to_owned(), Quantity(value.to_owned()));
+        Some(list.into_iter().map(quantity).collect())
     };
     ResourceRequirements {
-        requests: quantities(&[("cpu", "50m"), ("memory", "64Mi")]),
-        limits: quantities(&[("memory", "512Mi")]),
+        requests: quantities([("cpu", "50m"), ("memory", "64Mi")]),
+        limits: quantities([("cpu", cpu_limit), ("memory", memory_limit)]),
         claims: None,
     }
+}
+
+/// Of a container that carries the traffic.
+fn traffic_resources() -> ResourceRequirements {
+    default_resources("2", "512Mi")
 }
 
 /// The two sides prefer different nodes, so that losing one loses one side.
@@ -245,7 +263,7 @@ fn apart(pair: &Pair) -> Affinity {
                 weight: 100,
                 pod_affinity_term: PodAffinityTerm {
                     label_selector: Some(LabelSelector {
-                        match_labels: Some(labels(pair)),
+                        match_labels: Some(selector(pair)),
                         ..LabelSelector::default()
                     }),
                     topology_key: "kubernetes.io/hostname".to_owned(),

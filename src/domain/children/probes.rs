@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 
-use super::{labels, metadata};
+use super::{labels::Map, metadata, selector};
 use crate::{
     api::{ServiceType, Side, Sides},
     domain::pair::{Listener, Pair},
@@ -69,7 +69,7 @@ fn address(pair: &Pair, service: &Service, side: Side, node: Option<&str>) -> Op
 /// The ConfigMap for probes.
 pub fn probes(pair: &Pair, reach: &Reach) -> ConfigMap {
     ConfigMap {
-        metadata: metadata(pair, pair.probes_name(), labels(pair)),
+        metadata: metadata(pair, pair.probes_name(), selector(pair), Map::new()),
         data: Some(BTreeMap::from([
             (OMNI_DAT.to_owned(), servers(pair, reach)),
             (PROBE_PROPS.to_owned(), properties(pair)),

@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{labels, metadata, side_labels};
+use super::{metadata, selector, side_selector};
 use crate::{
     api::{LABEL_ROLE, PORT_PROXY, ROLE_SIDE, ROLE_VIRTUAL, ServiceType, Side},
     domain::pair::Pair,
@@ -15,7 +15,7 @@ use crate::{
 
 /// The selector of the virtual Service while `side` serves.
 pub fn virtual_selector(pair: &Pair, side: Side) -> BTreeMap<String, String> {
-    side_labels(pair, side)
+    side_selector(pair, side)
 }
 
 /// The virtual Service while `side` serves.
@@ -27,7 +27,7 @@ pub fn virtual_service(pair: &Pair, side: Side) -> Service {
     let role = Role {
         name: pair.service_name(),
         role: ROLE_VIRTUAL,
-        labels: labels(pair),
+        labels: selector(pair),
         selector: virtual_selector(pair, side),
         node_port: pair.spec.service.node_port,
     };
@@ -42,8 +42,8 @@ pub fn side_service(pair: &Pair, side: Side) -> Service {
     let role = Role {
         name: pair.side_name(side),
         role: ROLE_SIDE,
-        labels: side_labels(pair, side),
-        selector: side_labels(pair, side),
+        labels: side_selector(pair, side),
+        selector: side_selector(pair, side),
         node_port: None,
     };
     service(pair, role)
@@ -69,11 +69,9 @@ fn service(pair: &Pair, role: Role) -> Service {
         node_port,
     } = role;
     labels.insert(LABEL_ROLE.to_owned(), role.to_owned());
-    let mut metadata = metadata(pair, name, labels);
-    metadata.annotations = Some(declared.annotations.clone()).filter(|annotations| !annotations.is_empty());
     let has_class = declared.type_ == ServiceType::LoadBalancer;
     Service {
-        metadata,
+        metadata: metadata(pair, name, labels, declared.annotations.clone()),
         spec: Some(ServiceSpec {
             type_: Some(declared.type_.as_str().to_owned()),
             load_balancer_class: declared.load_balancer_class.clone().filter(|_| has_class),

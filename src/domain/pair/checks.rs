@@ -17,6 +17,11 @@ pub(super) fn check(object: &ProxyPair) -> Result<(), InvalidPair> {
     }
     rules::relay_without_proxyserv_fields().check("spec.proxy", &spec.proxy)?;
     proxy("spec.proxy", &spec.proxy.pod)?;
+    rules::labels().check("spec.commonMetadata.labels", &spec.common_metadata.labels)?;
+    rules::annotations().check("spec.commonMetadata.annotations", &spec.common_metadata.annotations)?;
+    if let Some(login) = &spec.health_check.login {
+        rules::secret_name().check("spec.healthCheck.login.secretName", &login.secret_name)?;
+    }
     service(spec)?;
     timing(spec)?;
     whole(spec)?;
@@ -99,10 +104,10 @@ fn proxy(at: &str, proxy: &ProxyOverrides) -> Result<(), BrokenRule> {
         listener_tls(&format!("{at}.tls"), tls)?;
     }
     if let Some(labels) = &proxy.pod_labels {
-        rules::pod_labels().check(&format!("{at}.podLabels"), labels)?;
+        rules::labels().check(&format!("{at}.podLabels"), labels)?;
     }
     if let Some(annotations) = &proxy.pod_annotations {
-        rules::pod_annotations().check(&format!("{at}.podAnnotations"), annotations)?;
+        rules::annotations().check(&format!("{at}.podAnnotations"), annotations)?;
     }
     Ok(())
 }

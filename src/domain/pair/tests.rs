@@ -144,7 +144,7 @@ fn ports_are_those_of_tcp() {
 #[test]
 fn an_error_names_the_field_and_says_what_to_write() {
     let error = Pair::validate(&object(at("spec.proxy.podLabels", json!({"proxypair.dev/x": ""})))).unwrap_err();
-    let message = rules::pod_labels().message;
+    let message = rules::labels().message;
     assert_eq!(error.to_string(), format!("spec.proxy.podLabels: {message}"));
 }
 
@@ -219,13 +219,15 @@ fn resync_needs_login() {
 }
 
 /// The fields that only nco_proxyserv uses.
-fn proxyserv_fields() -> [(&'static str, Value); 5] {
+fn proxyserv_fields() -> [(&'static str, Value); 7] {
     [
         ("image", json!("example.com/nco:1")),
         ("imagePullPolicy", json!("Always")),
         ("properties", json!({})),
         ("secretName", json!("netcool-proxy")),
         ("ncHome", json!("/opt/netcool")),
+        ("gateResources", json!({})),
+        ("initResources", json!({})),
     ]
 }
 
@@ -495,21 +497,43 @@ fn pass_through_without_secret() {
 
 #[test]
 fn pod_labels() {
-    for proxy in ["spec.proxy", "spec.primary.proxy"] {
-        for label in ["proxypair.dev/side", "app.kubernetes.io/managed-by"] {
-            let field = format!("{proxy}.podLabels");
-            let labels = json!({label: "x"});
-            breaks(&rules::pod_labels(), &field, at(&field, labels));
+    for field in [
+        "spec.proxy.podLabels",
+        "spec.primary.proxy.podLabels",
+        "spec.commonMetadata.labels",
+    ] {
+        for label in [
+            "proxypair.dev/side",
+            "app.kubernetes.io/managed-by",
+            "app.kubernetes.io/part-of",
+        ] {
+            breaks(&rules::labels(), field, at(field, json!({label: "x"})));
         }
+        let own = json!({"app.kubernetes.io/name": "omnibus", "team": "noc"});
+        Pair::validate(&object(at(field, own))).unwrap();
     }
 }
 
 #[test]
 fn pod_annotations() {
-    for proxy in ["spec.proxy", "spec.primary.proxy"] {
-        let field = format!("{proxy}.podAnnotations");
-        let annotations = json!({"proxypair.dev/template": "x"});
-        breaks(&rules::pod_annotations(), &field, at(&field, annotations));
+    for field in [
+        "spec.proxy.podAnnotations",
+        "spec.primary.proxy.podAnnotations",
+        "spec.commonMetadata.annotations",
+    ] {
+        breaks(
+            &rules::annotations(),
+            field,
+            at(field, json!({"proxypair.dev/template": "x"})),
+        );
+    }
+}
+
+#[test]
+fn login_secret_name() {
+    let field = "spec.healthCheck.login.secretName";
+    for name in ["Check", "check_user", "-check"] {
+        breaks(&rules::secret_name(), field, at(field, json!(name)));
     }
 }
 

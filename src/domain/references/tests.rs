@@ -118,3 +118,59 @@ fn a_password_that_no_properties_file_can_hold_is_refused_before_a_pod_starts() 
         "SecretUnusable: Secret netcool-proxy (spec.proxy.secretName): AuthPassword has a single quotation mark";
     assert!(said[0].starts_with(words) && !said[0].contains("s3cr"), "{said:?}");
 }
+
+#[test]
+fn secret_values_that_nobody_reads_are_dropped() {
+    let mut pair_spec = proxyserv();
+    pair_spec["healthCheck"] = json!({"login": {"secretName": "check"}});
+    let pair = pair(pair_spec);
+    let of = |keys: &[&str]| {
+        Some(Content {
+            version: "1".to_owned(),
+            data: keys
+                .iter()
+                .map(|key| ((*key).to_owned(), format!("value of {key}").into_bytes()))
+                .collect(),
+        })
+    };
+    let all = [
+        AUTH_USER_NAME,
+        AUTH_PASSWORD,
+        OMNI_KDB,
+        OMNI_STH,
+        "tls.crt",
+        "tls.key",
+        "ca.crt",
+        "stranger",
+    ];
+    let names = ["netcool-proxy", "proxy-p-tls", "proxy-b-tls", "check"];
+    let mut contents: Contents = names.iter().map(|name| (Reference::secret(name), of(&all))).collect();
+    contents.insert(Reference::config_map("netcool-ca"), of(&all));
+    contents.insert(Reference::secret("gone"), None);
+    let needs = needs(&pair);
+    drop_unread(&needs, &mut contents);
+    let whole = |reference: &Reference| {
+        let data = &contents[reference].as_ref().unwrap().data;
+        let is_whole = |(key, value): &(&String, &Vec<u8>)| *value == format!("value of {key}").as_bytes();
+        data.iter()
+            .filter(is_whole)
+            .map(|(key, _)| key.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(whole(&Reference::secret("check")), [AUTH_PASSWORD, AUTH_USER_NAME]);
+    assert_eq!(
+        whole(&Reference::secret("netcool-proxy")),
+        [AUTH_PASSWORD, AUTH_USER_NAME]
+    );
+    assert_eq!(whole(&Reference::secret("proxy-p-tls")), ["tls.crt", "tls.key"]);
+    assert_eq!(whole(&Reference::config_map("netcool-ca")), ["ca.crt"]);
+    let kept: Vec<_> = contents[&Reference::secret("netcool-proxy")]
+        .as_ref()
+        .unwrap()
+        .data
+        .keys()
+        .collect();
+    assert_eq!(kept, [AUTH_PASSWORD, AUTH_USER_NAME, OMNI_KDB, OMNI_STH]);
+    // What is there is known all the same.
+    assert_eq!(messages(&pair, &contents), [""; 0]);
+}

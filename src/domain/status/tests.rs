@@ -203,6 +203,45 @@ fn a_problem_takes_ready_away_and_says_what_it_is() {
     assert_eq!(refused.observed_generation, Some(4));
 }
 
+/// A pair that waits for a new image lacks nothing.
+#[test]
+fn a_pair_that_waits_for_an_update_is_ready_as_long_as_it_serves() {
+    let mut scene = Scene::new();
+    let problem = Problem {
+        reason: Reason::UpdateWaiting,
+        message: "it waits".to_owned(),
+    };
+    let status = scene.render(&ProxyPairStatus::default(), scene.now, Some(&problem));
+    assert_eq!(truth(&status, CONDITION_READY), ("True", "UpdateWaiting"));
+    scene.primary = SideHealth::unknown(scene.now.monotonic);
+    let status = scene.render(&ProxyPairStatus::default(), scene.now, Some(&problem));
+    assert_eq!(truth(&status, CONDITION_READY), ("Unknown", "NotObserved"));
+}
+
+#[test]
+fn a_pair_without_protection_says_what_that_means_for_a_drain() {
+    let mut scene = Scene::new();
+    let protected = |scene: &Scene| {
+        let status = scene.render(&ProxyPairStatus::default(), scene.now, None);
+        let condition = status
+            .conditions
+            .into_iter()
+            .find(|condition| condition.type_ == CONDITION_PROTECTED);
+        condition
+            .map(|condition| (condition.status, condition.message))
+            .unwrap()
+    };
+    assert_eq!(protected(&scene), ("True".to_owned(), String::new()));
+    scene.backup = SideHealth::unknown(scene.now.monotonic);
+    let (truth, message) = protected(&scene);
+    assert!(
+        truth == "False" && message.contains("a drain of its node waits"),
+        "{message}"
+    );
+    scene.primary = SideHealth::unknown(scene.now.monotonic);
+    assert_eq!(protected(&scene), ("False".to_owned(), "no side is up".to_owned()));
+}
+
 #[test]
 fn history_keeps_the_newest_ten() {
     let scene = Scene::new();

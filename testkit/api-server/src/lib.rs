@@ -23,8 +23,8 @@
 //! # }
 //! ```
 //!
-//! Limits: no admission, no defaults, no schema and no garbage collection; lists are atomic for server-side apply; `limit` and
-//! `continue` are ignored, and a watch does not end by itself. A pod that is deleted with a grace period stays, with its
+//! Limits: no admission, no defaults, no schema and no garbage collection; lists are atomic for server-side apply; and
+//! a watch does not end by itself. A pod that is deleted with a grace period stays, with its
 //! `deletionTimestamp`, until the test takes it away as kubelet would, with [`ApiServer::delete`].
 
 mod fault;

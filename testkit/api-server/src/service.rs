@@ -152,17 +152,34 @@ impl ApiServer {
         }
     }
 
+    /// One page, if the request has a `limit`. A real server shows all pages at the version of the first; here a later page shows what there
+    /// is now, and a watch from that version repeats what has changed since.
     fn list_of(&self, request: &Request) -> Value {
         let selection = Selection::of(request);
         let store = lock(&self.store);
-        let objects = store.select(&selection);
+        let limit = request
+            .query
+            .get("limit")
+            .and_then(|limit| limit.parse().ok())
+            .unwrap_or(usize::MAX);
+        let (version, skip) = match request.query.get("continue").and_then(|token| token.split_once('/')) {
+            Some((version, skip)) => (version.to_owned(), skip.parse().unwrap_or(0)),
+            None => (store.version.to_string(), 0),
+        };
+        let mut objects = store.select(&selection).skip(skip);
+        let page: Vec<_> = objects.by_ref().take(limit).collect();
+        let rest = objects.count();
         let (kind, api_version, items): (_, _, Vec<Value>) = if request.metadata_only {
-            let items = objects.map(watch::metadata_of).collect();
+            let items = page.into_iter().map(watch::metadata_of).collect();
             ("PartialObjectMetadataList", "meta.k8s.io/v1", items)
         } else {
-            ("List", "v1", objects.cloned().collect())
+            ("List", "v1", page.into_iter().cloned().collect())
         };
-        let metadata = json!({"resourceVersion": store.version.to_string()});
+        let mut metadata = json!({"resourceVersion": version});
+        if rest > 0 {
+            metadata["continue"] = json!(format!("{version}/{}", skip + limit));
+            metadata["remainingItemCount"] = json!(rest);
+        }
         json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": items})
     }
 }

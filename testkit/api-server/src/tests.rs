@@ -641,3 +641,29 @@ async fn the_log_has_what_was_asked() {
     assert_eq!(log[1].body, json!({"data": {"key": "2"}}));
     assert_eq!(server.writes(), log[1..]);
 }
+
+#[tokio::test]
+async fn a_list_comes_in_pages_and_a_watch_goes_on_from_the_first() {
+    let server = ApiServer::new();
+    for at in 0..5 {
+        server.put(&config_map(&format!("m-{at}"), &[]));
+    }
+    let maps = maps(&server);
+    let mut params = ListParams::default().limit(2);
+    let mut names = Vec::new();
+    let mut versions = Vec::new();
+    for remaining in [Some(3), Some(1), None] {
+        let page = maps.list(&params).await.unwrap();
+        assert_eq!(page.metadata.remaining_item_count, remaining);
+        versions.push(page.metadata.resource_version.clone());
+        names.extend(page.items.iter().map(ResourceExt::name_any));
+        if let Some(token) = page.metadata.continue_ {
+            params = params.continue_token(&token);
+        }
+        // Somebody writes meanwhile.
+        server.put(&config_map("z", &[("at", &names.len().to_string())]));
+        server.delete::<ConfigMap>("n", "z");
+    }
+    assert_eq!(names, ["m-0", "m-1", "m-2", "m-3", "m-4"]);
+    assert!(versions.iter().all(|version| *version == versions[0]), "{versions:?}");
+}

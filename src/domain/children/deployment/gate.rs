@@ -10,12 +10,14 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{GateImage, default_resources, proxyserv::PROXYSERV, restricted};
+use super::{GateImage, proxyserv::PROXYSERV, restricted, traffic_resources};
 use crate::{
     api::{CaBundleSpec, Duration as ApiDuration, PORT_PROXY, Side},
     domain::pair::{Listener, Pair},
 };
 
+/// Name of the gate's container.
+pub(super) const NAME: &str = "gate";
 /// The gate's TCP port for probes; OMNIbus's default for proxy servers.
 const PROXY_PORT: i32 = 4400;
 /// The gate's TCP port for check sessions.
@@ -32,8 +34,8 @@ const OBJECT_SERVER_DIR: &str = "/etc/proxypair/object-server";
 const CA_FILE: &str = "ca.crt";
 /// Mount path of the certificate that the gate presents to probes.
 const LISTENER_DIR: &str = "/etc/proxypair/listener";
-/// Permissions of the files in volumes: readable by the pod's group.
-const FILE_MODE: i32 = 0o440;
+/// Permissions of the files in volumes: readable whatever user and group the platform assigns. Only this container mounts them.
+const FILE_MODE: i32 = 0o444;
 
 pub(super) fn container(
     pair: &Pair,
@@ -43,7 +45,7 @@ pub(super) fn container(
     grace: Duration,
 ) -> Container {
     Container {
-        name: "gate".to_owned(),
+        name: NAME.to_owned(),
         image: Some(image.image.clone()),
         image_pull_policy: image.pull_policy.clone(),
         args: Some(args(pair, side, grace)),
@@ -55,7 +57,7 @@ pub(super) fn container(
         ]),
         liveness_probe: Some(kubelet_probe("/livez", 10, 3)),
         readiness_probe: Some(kubelet_probe("/readyz", 1, 1)),
-        resources: Some(resources.unwrap_or_else(default_resources)),
+        resources: Some(resources.unwrap_or_else(traffic_resources)),
         security_context: Some(restricted(None)),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(directories(pair, side).iter().map(Directory::mount).collect()),

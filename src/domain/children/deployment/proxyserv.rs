@@ -14,7 +14,7 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 
-use super::{GateImage, UID, default_resources, restricted};
+use super::{GateImage, default_resources, restricted, traffic_resources};
 use crate::{
     api::{PullPolicy, Side},
     domain::pair::{Pair, ProxyservPod},
@@ -25,9 +25,11 @@ pub(super) const PROXYSERV: &str = "127.0.0.1:4410";
 /// Time for nco_proxyserv to exit after the gate.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// User ID of IBM's containers.
-const PROXYSERV_UID: i64 = 1001;
+pub(super) const UID: i64 = 1001;
 /// Group ID of the volumes of IBM's containers.
 pub(super) const FS_GROUP: i64 = 2001;
+/// Permissions of the files of the user's Secret: readable whatever user and group the platform assigns.
+const FILE_MODE: i32 = 0o444;
 /// Mount path of this program in the user's image. Not below `/proxypair`, which is the program in its own image.
 const TOOLS: &str = "/run/proxypair/bin";
 /// Mount path of the copy of `$NCHOME/etc` while it is made.
@@ -37,31 +39,47 @@ const SECRET: &str = "/run/proxypair/secret";
 /// Mount path of the properties file and the key file.
 const PRIVATE: &str = "/run/proxypair/private";
 
-/// The init containers in the order in which kubelet starts them; the last one keeps running.
+/// What the user declares of the containers' resources.
+pub(super) struct Resources {
+    /// Of nco_proxyserv.
+    pub proxy: Option<ResourceRequirements>,
+    /// Of each container that ends before it starts.
+    pub init: Option<ResourceRequirements>,
+}
+
+/// The init containers in the order in which kubelet starts them; the last one keeps running. `user` is the user ID of
+/// those with the user's image.
 pub(super) fn containers(
     pair: &Pair,
     side: Side,
     proxyserv: &ProxyservPod,
     image: &GateImage,
-    resources: Option<ResourceRequirements>,
+    resources: Resources,
+    user: Option<i64>,
 ) -> Vec<Container> {
+    let init = resources.init.unwrap_or_else(|| default_resources("1", "256Mi"));
+    let of_users_image = |container: Container| Container {
+        // The image decides on the group.
+        security_context: Some(restricted(user)),
+        ..container
+    };
     vec![
-        tools(image),
-        copy(proxyserv),
-        files(pair, side, proxyserv),
-        proxy(pair, side, proxyserv, resources),
+        tools(image, init.clone()),
+        of_users_image(copy(proxyserv, init.clone())),
+        of_users_image(files(pair, side, proxyserv, init)),
+        of_users_image(proxy(pair, side, proxyserv, resources.proxy)),
     ]
 }
 
 /// Copies this program to where the user's image sees it.
-fn tools(image: &GateImage) -> Container {
+fn tools(image: &GateImage, resources: ResourceRequirements) -> Container {
     Container {
         name: "tools".to_owned(),
         image: Some(image.image.clone()),
         image_pull_policy: image.pull_policy.clone(),
         args: Some(vec!["install".to_owned(), TOOLS.to_owned()]),
-        resources: Some(default_resources()),
-        security_context: Some(restricted(Some((UID, Some(UID))))),
+        resources: Some(resources),
+        security_context: Some(restricted(None)),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(vec![mount("tools", TOOLS, false)]),
         ..Container::default()
@@ -69,18 +87,18 @@ fn tools(image: &GateImage) -> Container {
 }
 
 /// Copies `$NCHOME/etc` of the image to a volume that can be written.
-fn copy(proxyserv: &ProxyservPod) -> Container {
+fn copy(proxyserv: &ProxyservPod, resources: ResourceRequirements) -> Container {
     let args = [
         "copy".to_owned(),
         format!("{}/etc", proxyserv.nc_home),
         ETC_COPY.to_owned(),
     ];
     let mounts = vec![mount("tools", TOOLS, true), mount("etc", ETC_COPY, false)];
-    in_users_image("copy", proxyserv, tool(&args), mounts)
+    in_users_image("copy", proxyserv, resources, tool(&args), mounts)
 }
 
 /// Writes the files that nco_proxyserv reads.
-fn files(pair: &Pair, side: Side, proxyserv: &ProxyservPod) -> Container {
+fn files(pair: &Pair, side: Side, proxyserv: &ProxyservPod, resources: ResourceRequirements) -> Container {
     let mut mounts = vec![
         mount("tools", TOOLS, true),
         mount("etc", &format!("{}/etc", proxyserv.nc_home), false),
@@ -90,7 +108,8 @@ fn files(pair: &Pair, side: Side, proxyserv: &ProxyservPod) -> Container {
     if proxyserv.secret_name.is_some() {
         mounts.push(mount("secret", SECRET, true));
     }
-    in_users_image("files", proxyserv, tool(&file_args(pair, side, proxyserv)), mounts)
+    let command = tool(&file_args(pair, side, proxyserv));
+    in_users_image("files", proxyserv, resources, command, mounts)
 }
 
 /// Runs nco_proxyserv. `restartPolicy: Always` makes the init container one that keeps running beside the gate.
@@ -111,15 +130,27 @@ fn proxy(pair: &Pair, side: Side, proxyserv: &ProxyservPod, resources: Option<Re
         mount("var", &format!("{nc_home}/omnibus/var"), false),
         mount("tmp", "/tmp", false),
     ];
+    let resources = resources.unwrap_or_else(traffic_resources);
     Container {
         restart_policy: Some("Always".to_owned()),
-        resources: Some(resources.unwrap_or_else(default_resources)),
-        ..in_users_image("proxy", proxyserv, command.map(str::to_owned).to_vec(), mounts)
+        ..in_users_image(
+            "proxy",
+            proxyserv,
+            resources,
+            command.map(str::to_owned).to_vec(),
+            mounts,
+        )
     }
 }
 
 /// A container with the user's image.
-fn in_users_image(name: &str, proxyserv: &ProxyservPod, command: Vec<String>, mounts: Vec<VolumeMount>) -> Container {
+fn in_users_image(
+    name: &str,
+    proxyserv: &ProxyservPod,
+    resources: ResourceRequirements,
+    command: Vec<String>,
+    mounts: Vec<VolumeMount>,
+) -> Container {
     let ProxyservPod { nc_home, .. } = proxyserv;
     Container {
         name: name.to_owned(),
@@ -130,9 +161,7 @@ fn in_users_image(name: &str, proxyserv: &ProxyservPod, command: Vec<String>, mo
             variable("NCHOME", nc_home.clone()),
             variable("OMNIHOME", format!("{nc_home}/omnibus")),
         ]),
-        resources: Some(default_resources()),
-        // The image decides on the group.
-        security_context: Some(restricted(Some((PROXYSERV_UID, None)))),
+        resources: Some(resources),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(mounts),
         ..Container::default()
@@ -189,7 +218,7 @@ pub(super) fn volumes(proxyserv: &ProxyservPod) -> Vec<Volume> {
             name: "secret".to_owned(),
             secret: Some(SecretVolumeSource {
                 secret_name: Some(name.clone()),
-                default_mode: Some(0o440),
+                default_mode: Some(FILE_MODE),
                 ..SecretVolumeSource::default()
             }),
             ..Volume::default()

@@ -117,7 +117,7 @@ fn assert_restricted(pod: &PodSpec) {
             Some(vec!["ALL".to_owned()])
         );
         let user = of_container.run_as_user.or(of_pod.run_as_user);
-        assert!(user.is_some_and(|user| user > 0), "{} runs as {user:?}", container.name);
+        assert!(user.is_none_or(|user| user > 0), "{} runs as {user:?}", container.name);
     }
 }
 
@@ -294,8 +294,109 @@ fn the_users_proxy_runs_as_ibms_containers_do() {
     for name in ["copy", "files", "proxy"] {
         assert_eq!(user(name), Some(1001), "{name}");
     }
-    assert_eq!(user("gate"), Some(65532));
+    // As the user of its image.
+    assert_eq!((user("gate"), user("tools")), (None, None));
     assert_eq!(pod.security_context.as_ref().unwrap().fs_group, Some(2001));
+}
+
+/// What a platform that assigns users from a range of its own, such as OpenShift, accepts: nothing that fixes one.
+#[test]
+fn no_user_or_group_is_fixed_where_the_platform_assigns_them() {
+    let assigned = json!({"proxy": {"podSecurityContext": {}}});
+    let mut behind = proxyserv();
+    behind["proxy"]["podSecurityContext"] = json!({});
+    for spec in [json!({}), terminated(), assigned, behind] {
+        let pod = pod(spec.clone());
+        let of_pod = pod.security_context.as_ref().unwrap();
+        assert_eq!(
+            (of_pod.run_as_user, of_pod.run_as_group, of_pod.fs_group),
+            (None, None, None),
+            "{spec}"
+        );
+        for container in containers(&pod) {
+            let context = container.security_context.as_ref().unwrap();
+            assert_eq!(
+                (context.run_as_user, context.run_as_group),
+                (None, None),
+                "{}",
+                container.name
+            );
+        }
+        // Every file can be read by any user.
+        for volume in pod.volumes.iter().flatten() {
+            let mode = match (&volume.secret, &volume.config_map) {
+                (Some(secret), _) => secret.default_mode,
+                (None, Some(config_map)) => config_map.default_mode,
+                (None, None) => continue,
+            };
+            assert_eq!(mode, Some(0o444), "{}", volume.name);
+        }
+        assert_restricted(&pod);
+    }
+}
+
+#[test]
+fn declared_users_are_those_of_all_containers() {
+    let mut spec = proxyserv();
+    spec["proxy"]["podSecurityContext"] =
+        json!({"runAsUser": 1_000_650_000, "fsGroup": 1_000_650_000, "runAsNonRoot": true});
+    let pod = pod(spec);
+    assert_eq!(pod.security_context.as_ref().unwrap().run_as_user, Some(1_000_650_000));
+    for container in containers(&pod) {
+        assert_eq!(
+            container.security_context.as_ref().unwrap().run_as_user,
+            None,
+            "{}",
+            container.name
+        );
+    }
+    assert_restricted(&pod);
+}
+
+/// A quota on requests and limits of CPU and memory requires all four of every container, and each can be declared.
+#[test]
+fn every_container_has_requests_and_limits_and_each_can_be_declared() {
+    let four = |container: &Container| {
+        let resources = container.resources.clone().unwrap();
+        let of = |quantities: Option<std::collections::BTreeMap<String, Quantity>>, name: &str| {
+            quantities.and_then(|quantities| quantities.get(name).map(|quantity| quantity.0.clone()))
+        };
+        ["cpu", "memory"].map(|name| (of(resources.requests.clone(), name), of(resources.limits.clone(), name)))
+    };
+    let mut unset = proxyserv();
+    unset["proxy"]["resources"] = Value::Null;
+    for spec in [json!({}), unset] {
+        for container in containers(&pod(spec)) {
+            let four = four(container);
+            assert!(
+                four.iter().all(|(request, limit)| request.is_some() && limit.is_some()),
+                "{four:?}"
+            );
+        }
+    }
+    let small = json!({"requests": {"cpu": "7m", "memory": "7Mi"}, "limits": {"cpu": "7m", "memory": "7Mi"}});
+    let mut declared = proxyserv();
+    for field in ["resources", "gateResources", "initResources"] {
+        declared["proxy"][field] = small.clone();
+    }
+    let cpu = || Some("7m".to_owned());
+    let memory = || Some("7Mi".to_owned());
+    for container in containers(&pod(declared)) {
+        assert_eq!(
+            four(container),
+            [(cpu(), cpu()), (memory(), memory())],
+            "{}",
+            container.name
+        );
+    }
+}
+
+#[test]
+fn a_pod_runs_on_linux_unless_the_user_says_otherwise() {
+    let selector = |spec: Value| pod(spec).node_selector.unwrap();
+    assert_eq!(selector(json!({}))["kubernetes.io/os"], "linux");
+    let own = selector(json!({"proxy": {"nodeSelector": {"zone": "a"}}}));
+    assert_eq!((own["zone"].as_str(), own["kubernetes.io/os"].as_str()), ("a", "linux"));
 }
 
 #[derive(Parser)]
@@ -408,7 +509,7 @@ fn a_changed_secret_makes_another_template_and_what_the_gate_reloads_does_not() 
     for reference in [Reference::config_map("netcool-ca"), Reference::secret("proxy-p-tls")] {
         let content = Content {
             version: "99".to_owned(),
-            data: BTreeMap::new(),
+            data: std::collections::BTreeMap::new(),
         };
         certificates.insert(reference, Some(content));
     }
