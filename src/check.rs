@@ -1,7 +1,8 @@
 //! Health checks of one side: each keeps one connection open and reports what it observes. [`crate::domain::evidence`] interprets that.
 //!
 //! A connection always has a read pending, so that a process that dies is noticed in milliseconds. A connection that closes is made again
-//! at once; only when that attempt fails too it is reported as [`Link::Failed`].
+//! at once; only when that attempt fails too it is reported as [`Link::Failed`]. What this machine cannot look at is [`Link::Unseen`]: that
+//! says nothing about the other end.
 
 mod control;
 mod hold;
@@ -36,6 +37,18 @@ pub enum Check {
     Direct,
 }
 
+impl Check {
+    /// Its name in metrics and messages.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Path => "path",
+            Self::Direct => "direct",
+        }
+    }
+}
+
 /// What a check observed.
 #[derive(Clone, Debug)]
 pub enum Observation {
@@ -52,6 +65,17 @@ pub enum Observation {
     Server(ServerInfo),
     /// When the certificate expires that the ObjectServer has presented.
     Expires(Timestamp),
+    /// The session ended in which the server has stated something about itself.
+    SessionEnded(Check),
+    /// The check itself has failed, and is started again. Its supervisor says so.
+    Restarted {
+        /// Which one.
+        check: Check,
+        /// Why, for status and logs.
+        message: String,
+    },
+    /// The state of the check's connection is as it was reported last. Sent each interval in which nothing else is.
+    Unchanged(Check),
 }
 
 /// What an ObjectServer states about itself.

@@ -5,7 +5,9 @@
 //! other error is the word of the server, of a machine on the way, or of the resolver that the name has no address.
 
 mod connect;
+mod lookup;
 mod stream;
+mod trust;
 
 use std::{
     io::{self, ErrorKind},
@@ -17,13 +19,14 @@ use std::{
 use futures::{StreamExt, stream::FuturesUnordered};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    net::{TcpStream, lookup_host},
+    net::TcpStream,
     time::{sleep, timeout},
 };
 
-use connect::{ConnectError, connect};
-pub use connect::{is_local, is_resolver_trouble};
+pub use connect::{ConnectError, connect, is_local, is_resolver_trouble};
+use lookup::Lookups;
 pub use stream::DialedStream;
+pub use trust::Trust;
 
 pub use crate::address::{Address, NotAnAddress};
 use crate::tls::{HandshakeError, ObjectServerTls};
@@ -145,6 +148,7 @@ pub struct Dialer {
     unresponsive_after: Duration,
     tls: Option<ObjectServerTls>,
     resolved: Arc<Mutex<Vec<SocketAddr>>>,
+    lookups: Arc<Lookups>,
 }
 
 impl Dialer {
@@ -156,6 +160,7 @@ impl Dialer {
             unresponsive_after,
             tls: None,
             resolved: Arc::default(),
+            lookups: Lookups::system(),
         }
     }
 
@@ -163,6 +168,16 @@ impl Dialer {
     #[must_use]
     pub fn with_tls(self, tls: ObjectServerTls) -> Self {
         Self { tls: Some(tls), ..self }
+    }
+
+    /// The same, with another resolver.
+    #[cfg(test)]
+    pub fn with_resolver(
+        self,
+        resolve: impl Fn(&str) -> io::Result<Vec<std::net::IpAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        let lookups = Lookups::by(8, resolve);
+        Self { lookups, ..self }
     }
 
     /// The address that it dials.
@@ -198,7 +213,12 @@ impl Dialer {
         self.dial_any(self.resolve().await?, limit).await
     }
 
-    async fn dial_any(&self, addresses: Vec<SocketAddr>, limit: Duration) -> Result<DialedStream, DialError> {
+    /// Like [`Self::dial_within`], with the addresses that [`Self::resolve`] found.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::dial`].
+    pub async fn dial_any(&self, addresses: Vec<SocketAddr>, limit: Duration) -> Result<DialedStream, DialError> {
         let mut untried = addresses.into_iter();
         let mut attempts = FuturesUnordered::new();
         let mut failure = None;
@@ -218,18 +238,23 @@ impl Dialer {
         }
     }
 
-    async fn resolve(&self) -> Result<Vec<SocketAddr>, DialError> {
+    /// The addresses of the name.
+    ///
+    /// # Errors
+    ///
+    /// [`DialError::Resolve`] if the name has none, [`DialError::Local`] if that cannot be found out.
+    pub async fn resolve(&self) -> Result<Vec<SocketAddr>, DialError> {
         let limit = if self.known().is_empty() {
             self.unresponsive_after
         } else {
             self.unresponsive_after.min(LOOKUP_OF_KNOWN)
         };
-        let lookup = lookup_host((self.address.host(), self.address.port()));
+        let lookup = self.lookups.addresses(self.address.host(), self.address.port());
         let found = timeout(limit, lookup).await.unwrap_or_else(|_| {
             let silence = format!("no answer from the resolver within {limit:?}");
             Err(io::Error::new(ErrorKind::TimedOut, silence))
         });
-        self.addresses(found.map(Iterator::collect))
+        self.addresses(found)
     }
 
     /// The addresses to dial after a lookup. While no resolver answers, those that were found last.

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod controller;
 pub mod dial;
 pub mod domain;
+pub mod foreign;
 pub mod gate;
 pub mod leader;
 pub mod metrics;

@@ -160,6 +160,7 @@ fn conditions(pair: &Pair) -> Vec<String> {
             sessions: 0,
             acting_primary: None,
             expiry: Expiry::default(),
+            unasked: None,
         };
         let known = Known {
             pair,

@@ -27,6 +27,10 @@ pub struct Metrics {
     pub updates_waiting: Gauge,
     /// When a certificate expires, in seconds since 1970-01-01 UTC. Absent while no certificate is known.
     pub certificate_expires: Family<CertificateLabels, Gauge>,
+    /// Times that a check could not look, for a reason of the operator's own.
+    pub checks_unseen: Family<CheckLabels, Counter>,
+    /// Checks that failed themselves, and were started again.
+    pub check_restarts: Family<CheckLabels, Counter>,
     /// Failed reconciliations of ProxyPairs.
     pub reconcile_errors: Family<ReasonLabels, Counter>,
     /// 1 once this process leads, 0 while it stands by. A process that loses the leadership exits.
@@ -66,6 +70,19 @@ pub struct CertificateLabels {
     pub certificate: &'static str,
 }
 
+/// Labels of a check of a side.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CheckLabels {
+    /// Namespace of the ProxyPair.
+    pub namespace: String,
+    /// Name of the ProxyPair.
+    pub pair: String,
+    /// `primary` or `backup`.
+    pub side: &'static str,
+    /// `control`, `path` or `direct`.
+    pub check: &'static str,
+}
+
 /// Label of an error.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabels {
@@ -85,6 +102,8 @@ impl Metrics {
             side_up: Family::default(),
             sessions: Family::default(),
             certificate_expires: Family::default(),
+            checks_unseen: Family::default(),
+            check_restarts: Family::default(),
             reconcile_errors: Family::default(),
             updates_running: Gauge::default(),
             updates_waiting: Gauge::default(),
@@ -96,6 +115,8 @@ impl Metrics {
             side_up,
             sessions,
             certificate_expires,
+            checks_unseen,
+            check_restarts,
             reconcile_errors,
             updates_running,
             updates_waiting,
@@ -114,6 +135,16 @@ impl Metrics {
             "certificate_expires_timestamp_seconds",
             "When a certificate expires",
             certificate_expires,
+        );
+        registry.register(
+            "checks_unseen",
+            "Times that a check could not look for a reason of the operator's own",
+            checks_unseen,
+        );
+        registry.register(
+            "check_restarts",
+            "Checks that failed themselves and were started again",
+            check_restarts,
         );
         registry.register("reconcile_errors", "Failed reconciliations", reconcile_errors);
         registry.register(
@@ -142,6 +173,8 @@ impl Metrics {
             side_up,
             sessions,
             certificate_expires,
+            checks_unseen,
+            check_restarts,
             // Without a pair among their labels.
             switches: _,
             switch_duration: _,
@@ -158,6 +191,16 @@ impl Metrics {
             };
             side_up.remove(&labels);
             sessions.remove(&labels);
+            for check in ["control", "path", "direct"] {
+                let labels = CheckLabels {
+                    namespace: namespace.to_owned(),
+                    pair: pair.to_owned(),
+                    side: side.label(),
+                    check,
+                };
+                checks_unseen.remove(&labels);
+                check_restarts.remove(&labels);
+            }
             for certificate in ["listener", "objectserver"] {
                 certificate_expires.remove(&CertificateLabels {
                     namespace: namespace.to_owned(),
@@ -194,6 +237,8 @@ mod tests {
             side_up,
             sessions,
             certificate_expires,
+            checks_unseen,
+            check_restarts,
             reconcile_errors,
             updates_running,
             updates_waiting,
@@ -210,6 +255,14 @@ mod tests {
             side,
             certificate: "listener",
         };
+        let check = CheckLabels {
+            namespace: namespace.clone(),
+            pair: pair.clone(),
+            side,
+            check: "direct",
+        };
+        checks_unseen.get_or_create(&check).inc();
+        check_restarts.get_or_create(&check).inc();
         let side = SideLabels { namespace, pair, side };
         switches.get_or_create(&switch).inc();
         switch_duration.get_or_create(&switch).observe(0.1);

@@ -10,9 +10,10 @@ use std::{
 const ARROWS: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("address", &[]),
+    ("foreign", &[]),
     ("dial", &["address", "tls"]),
     ("tds", &[]),
-    ("tls", &[]),
+    ("tls", &["foreign"]),
     ("telemetry", &[]),
     ("metrics", &["api"]),
     ("omnibus", &["api"]),
@@ -20,15 +21,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("process", &[]),
     ("protocol", &[]),
     ("leader", &[]),
-    ("domain", &["address", "api", "omnibus", "protocol"]),
+    ("domain", &["address", "api", "foreign", "omnibus", "protocol"]),
     ("proxyserv", &["address", "api", "omnibus"]),
     ("gate", &["admin", "api", "dial", "process", "protocol", "tds", "tls"]),
-    ("check", &["dial", "domain", "protocol", "tds", "tls"]),
+    ("check", &["dial", "domain", "foreign", "protocol", "tds", "tls"]),
     ("cluster", &["api", "domain", "leader", "metrics"]),
     (
         "worker",
         &[
-            "address", "api", "check", "cluster", "dial", "domain", "metrics", "protocol", "tls",
+            "address", "api", "check", "cluster", "dial", "domain", "foreign", "metrics", "protocol", "tls",
         ],
     ),
     (

@@ -2,12 +2,11 @@
 // Clippy's allowance for tests does not reach helpers outside test functions.
 #![allow(clippy::unwrap_used)]
 
-use std::net::SocketAddr;
-use std::time::Instant;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use proxypair::protocol::{Request, Upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use testkit::gate::{Gate, Manners, ObjectServer, Probe, connect_tls, login, next_id, until, within};
@@ -114,22 +113,42 @@ async fn idle(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     idlers
 }
 
+/// The same, from so many addresses of this machine.
+async fn idle_from(sources: u8, address: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let mut idlers = Vec::new();
+    for source in (1..=sources).cycle().take(count) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 9, 9, source), 0).into()).unwrap();
+        idlers.push(within("a connection", socket.connect(address)).await.unwrap());
+    }
+    idlers
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn idlers_do_not_keep_the_operator_out() {
     let server = ObjectServer::start(Manners::default()).await;
-    for count in [40, 200] {
+    for (sources, count) in [(1, 40), (1, 200), (50, 40), (50, 200)] {
         let gate = Gate::start(server.address, &[]);
         gate.admitting().await;
-        let control = idle(gate.control(), count).await;
-        let start = Instant::now();
-        gate.operator("a", 1).await.ping(1).await;
-        println!("control port: {:?} beside {count} idlers", start.elapsed());
-        let checks = idle(gate.checks(), count).await;
-        let start = Instant::now();
-        let checked = async || connect_tls(gate.checks(), gate.authority.client()).await;
-        until("a check", checked, Result::is_ok).await.unwrap();
-        println!("check port: {:?} beside {count} idlers", start.elapsed());
-        drop((control, checks));
+        for port in [gate.control(), gate.checks()] {
+            let idlers = idle_from(sources, port, count).await;
+            // The first attempt, not one of many.
+            let connected = within("a handshake", connect_tls(port, gate.authority.client())).await;
+            let mut operator = connected.unwrap();
+            let hello = b"{\"type\":\"Hello\",\"holder\":\"a\",\"term\":1}\n";
+            let request = if port == gate.control() {
+                hello.to_vec()
+            } else {
+                login()
+            };
+            operator.write_all(&request).await.unwrap();
+            let answer = within("an answer", operator.read_u8()).await;
+            assert!(
+                answer.is_ok(),
+                "{count} idlers from {sources} addresses on {port}: {answer:?}"
+            );
+            drop(idlers);
+        }
     }
 }
 

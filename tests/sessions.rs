@@ -37,6 +37,10 @@ impl Running {
     }
 
     fn with(refusals: Arc<Refusals>, name: &str, server: &ObjectServer, password: &str) -> Self {
+        Self::timed(TIMING, refusals, name, server, password)
+    }
+
+    fn timed(timing: Timing, refusals: Arc<Refusals>, name: &str, server: &ObjectServer, password: &str) -> Self {
         let (out, seen) = mpsc::channel(64);
         let gateways = watch::Sender::new(false);
         let login = Login {
@@ -49,10 +53,11 @@ impl Running {
             proxy: None,
             gateways: gateways.subscribe(),
             refusals: Arc::clone(&refusals),
+            undecodable: Arc::default(),
         };
         let address = Address::new(server.address.ip().to_string(), server.address.port());
-        let dialer = Dialer::new(address, TIMING.unresponsive_after);
-        tokio::spawn(check_objectserver(dialer, TIMING, Some(login), out));
+        let dialer = Dialer::new(address, timing.unresponsive_after);
+        tokio::spawn(check_objectserver(dialer, timing, Some(login), out));
         Self {
             seen,
             gateways,
@@ -222,4 +227,29 @@ async fn the_checks_of_a_side_share_a_rejection() {
     let first = other.link("anything", |_| true).await;
     assert!(is_rejection(&first), "{first:?}");
     assert_eq!(sessions(&server).len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_is_rejected_slowly_is_counted_once_for_both_checks_of_a_side() {
+    let server = ObjectServer::start_with_agent("AGG_P", &["--password=right", "--refuse-after-ms=2000"]);
+    let patient = Timing {
+        unresponsive_after: DEADLINE,
+        ..TIMING
+    };
+    let refusals = Arc::<Refusals>::default();
+    let is_rejection = |link: &Link| {
+        matches!(
+            link,
+            Link::Failed {
+                fault: Fault::Login,
+                ..
+            }
+        )
+    };
+    let mut checks = [(); 2].map(|()| Running::timed(patient, Arc::clone(&refusals), "AGG_P", &server, "wrong"));
+    for check in &mut checks {
+        check.link("a rejection", is_rejection).await;
+    }
+    let refused = &server.ask_agent("GET", "/status")["refused_logins"];
+    assert_eq!(refused[APPLICATION], 1, "{refused}");
 }

@@ -2,20 +2,30 @@
 //!
 //! The first byte of an input says how the rest is read: two bits for what it is, one for the byte order.
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
 use proxypair::tds::Error;
+use proxypair::tds::client::{ANSWER_MAX, Client, PasswordPolicy};
 use proxypair::tds::format::Column;
 use proxypair::tds::login::LoginRecord;
-use proxypair::tds::packet::{Assembler, Message, write_message};
+use proxypair::tds::packet::{Assembler, DEFAULT_PACKET_SIZE, Message, PacketType, write_message};
 use proxypair::tds::request::RequestToken;
-use proxypair::tds::response::{AnswerWriter, Token, Tokens};
+use proxypair::tds::response::{AnswerWriter, Done, LoginAck, Token, Tokens};
 use proxypair::tds::value::{DataType, Value};
 use proxypair::tds::wire::ByteOrder;
 
-use crate::within_memory;
+use crate::{within_memory, within_memory_beside};
 
 /// Bytes of memory that reading one byte may cost. A column of one byte is a [`Value`] in memory, and a vector that grows holds its old and its
 /// new place for a moment.
 const BYTES_PER_BYTE: u64 = 128;
+
+/// The same for an answer to a login, of which the client keeps one token at a time: less than the tokens of all rows would take.
+const BYTES_PER_BYTE_OF_LOGIN: u64 = 96;
+
+/// Bytes that a [`Client`] holds whatever it reads: its read buffer, and what it sends.
+const CLIENT_BYTES: u64 = 32 << 10;
 
 /// What the payload of an input is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +63,9 @@ pub fn check(input: &[u8]) -> bool {
         ByteOrder::Big
     };
     within_memory(payload, BYTES_PER_BYTE, || read_once(head & 3, payload, order));
+    if head & 3 == Kind::Answer as u8 {
+        client(payload, order);
+    }
     match head & 3 {
         0 => answer(payload, order),
         1 => request(payload, order),
@@ -75,6 +88,67 @@ fn read_once(kind: u8, payload: &[u8], order: ByteOrder) {
             }
         }
     }
+}
+
+/// The client on a stream on which this is the answer to its login, and on one on which it is the answer to its query.
+fn client(payload: &[u8], order: ByteOrder) {
+    let mut login = LoginRecord::new("root", "secret", "fuzz");
+    login.order = order;
+    let accepted = accepted(order);
+    for (answers, bytes_per_byte) in [
+        (&[payload][..], BYTES_PER_BYTE_OF_LOGIN),
+        (&[&accepted, payload], BYTES_PER_BYTE),
+    ] {
+        let mut packets = Vec::new();
+        for answer in answers {
+            write_message(PacketType::RESPONSE, answer, DEFAULT_PACKET_SIZE, &mut packets);
+        }
+        for policy in [PasswordPolicy::Plain, PasswordPolicy::Encrypted] {
+            let stream = tokio::io::join(packets.as_slice(), tokio::io::sink());
+            let session = async {
+                if let Ok(mut client) = Client::with_policy(stream, &login, policy, ANSWER_MAX).await {
+                    drop(client.query("select 1").await);
+                    client.lost().await;
+                }
+            };
+            within_memory_beside(CLIENT_BYTES, &packets, bytes_per_byte, || {
+                let mut context = Context::from_waker(Waker::noop());
+                // The stream always has bytes or has ended, so nothing waits.
+                assert_eq!(pin!(session).poll(&mut context), Poll::Ready(()), "the client waits");
+            });
+        }
+    }
+}
+
+/// Most bytes of memory that a client holds at a time while `answer` is the answer to its login.
+#[must_use]
+pub fn memory_of_login(answer: &[u8]) -> u64 {
+    let mut packets = Vec::new();
+    write_message(PacketType::RESPONSE, answer, DEFAULT_PACKET_SIZE, &mut packets);
+    let login = LoginRecord::new("root", "secret", "fuzz");
+    let stream = tokio::io::join(packets.as_slice(), tokio::io::sink());
+    let session = Client::login(stream, &login);
+    allocation_counter::measure(|| {
+        let done = pin!(session).poll(&mut Context::from_waker(Waker::noop()));
+        assert!(done.is_ready(), "the client waits");
+    })
+    .bytes_max
+}
+
+fn accepted(order: ByteOrder) -> Vec<u8> {
+    let ack = LoginAck {
+        status: LoginAck::SUCCEED,
+        tds_version: [5, 0, 0, 0],
+        program: String::new(),
+        program_version: [0; 4],
+    };
+    let mut answer = AnswerWriter::new(order);
+    for token in [Token::LoginAck(ack), Token::Done(Done::statement(0, None))] {
+        answer
+            .push(&token)
+            .unwrap_or_else(|error| panic!("an accepted login cannot be written: {error}"));
+    }
+    answer.into_payload()
 }
 
 fn answer(payload: &[u8], order: ByteOrder) -> bool {

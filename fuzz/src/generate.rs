@@ -8,6 +8,7 @@ use proxypair::tds::login::LoginRecord;
 use proxypair::tds::packet::{Header, PacketType, STATUS_ATTN, STATUS_EOM, STATUS_EVENT, write_message};
 use proxypair::tds::request::RequestToken;
 use proxypair::tds::response::{AnswerWriter, Done, DoneKind, EnvChange, LoginAck, MessageForm, ServerMessage, Token};
+use proxypair::tds::token;
 use proxypair::tds::value::{DataType, Value};
 use proxypair::tds::wire::ByteOrder;
 
@@ -113,7 +114,10 @@ fn request(rng: &mut Rng, order: ByteOrder) -> Vec<u8> {
                 option: rng.u8(..),
                 argument: bytes(rng, 20),
             },
-            2 => RequestToken::Unknown { token: rng.u8(..) },
+            // Below the first token that is known.
+            2 => RequestToken::Unknown {
+                token: rng.u8(..token::LANGUAGE),
+            },
             _ => RequestToken::Language {
                 sql: text(rng, 80),
                 has_parameters: rng.u8(..4) == 0,
@@ -200,7 +204,7 @@ fn message(rng: &mut Rng) -> ServerMessage {
 }
 
 fn table(rng: &mut Rng) -> (Vec<Column>, Vec<Value>) {
-    (0..rng.u8(..5))
+    (0..rng.u8(1..5))
         .map(|_| {
             let (data_type, value) = typed(rng);
             (Column::nullable(&text(rng, 12), data_type), value)

@@ -107,8 +107,13 @@ impl FromStr for Target {
 
 /// Panics if `read` holds more memory at a time than inputs of this length may cost: so many bytes for each of theirs, and a few more.
 fn within_memory(input: &[u8], bytes_per_byte: u64, read: impl FnOnce()) {
+    within_memory_beside(4096, input, bytes_per_byte, read);
+}
+
+/// The same, beside `fixed` bytes that it costs whatever the input is.
+fn within_memory_beside(fixed: u64, input: &[u8], bytes_per_byte: u64, read: impl FnOnce()) {
     let used = allocation_counter::measure(read);
-    let limit = bytes_per_byte * u64::try_from(input.len()).unwrap_or(u64::MAX) + 4096;
+    let limit = bytes_per_byte * u64::try_from(input.len()).unwrap_or(u64::MAX) + fixed;
     assert!(
         used.bytes_max <= limit,
         "{} bytes of memory for {} bytes of input",

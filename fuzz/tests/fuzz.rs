@@ -11,7 +11,9 @@ use std::sync::Once;
 use std::time::Instant;
 
 use fastrand::Rng;
+use proxypair::tds::client::LOGIN_ANSWER_MAX;
 use proxypair_fuzz::Target;
+use proxypair_fuzz::codec::memory_of_login;
 
 /// Inputs for each target: a few seconds without optimisation.
 const ITERATIONS: u64 = 20_000;
@@ -45,6 +47,32 @@ fn what_mutations_start_from_can_be_read_to_its_end() {
             let input = target.valid(&mut rng);
             assert!(target.check(&input), "{}: {input:02x?}", target.name());
         }
+    }
+}
+
+/// The smallest tokens that there are, as many as an answer to a login holds.
+#[test]
+fn an_answer_to_a_login_costs_a_few_times_its_size_however_many_tokens_it_has() {
+    const ROW_FORMAT: &[u8] = b"\xee\x0b\0\x01\0\0\x20\0\0\0\0\x26\x04\0";
+    const PARAM_FORMAT: &[u8] = b"\xec\x0b\0\x01\0\0\x20\0\0\0\0\x26\x04\0";
+    let most = u64::try_from(LOGIN_ANSWER_MAX).unwrap_or(u64::MAX);
+    for (format, token) in [
+        (ROW_FORMAT, &b"\xd1\0"[..]),
+        (PARAM_FORMAT, b"\xd7\0"),
+        (b"", b"\xfd\x01\0\0\0\0\0\0\0"),
+        (b"", b"\xe3\0\0"),
+        (b"\xec\x02\0\0\0", b"\xd7"),
+    ] {
+        let mut answer = format.to_vec();
+        while answer.len() + token.len() <= LOGIN_ANSWER_MAX {
+            answer.extend_from_slice(token);
+        }
+        let used = memory_of_login(&answer);
+        assert!(
+            used <= 8 * most,
+            "{used} bytes for {}, of tokens {token:02x?}",
+            answer.len()
+        );
     }
 }
 

@@ -55,6 +55,8 @@ pub const CONDITION_PRIMARY_SERVING: &str = "PrimaryServing";
 pub const CONDITION_PRIMARY_HEALTHY: &str = "PrimaryHealthy";
 /// Condition: the backup side is up.
 pub const CONDITION_BACKUP_HEALTHY: &str = "BackupHealthy";
+/// Condition: the password of `healthCheck.login` goes over TLS only. Absent without a login.
+pub const CONDITION_LOGIN_PROTECTED: &str = "LoginProtected";
 
 /// Name of the probes' port on Services and pods.
 pub const PORT_PROXY: &str = "proxy";

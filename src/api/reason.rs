@@ -19,6 +19,7 @@ macro_rules! caused {
             Some(Cause::TlsRejected) => concat!($kind, "TlsRejected"),
             Some(Cause::LoginRefused) => concat!($kind, "LoginRefused"),
             Some(Cause::WrongObjectServer) => concat!($kind, "WrongObjectServer"),
+            Some(Cause::ProtocolError) => concat!($kind, "ProtocolError"),
         }
     };
 }
@@ -72,11 +73,15 @@ reasons! {
     Primary,
     /// `PrimaryServing` is `False`.
     Backup,
+    /// `LoginProtected` is `True`: each ObjectServer is reached over TLS.
+    LoginOverTls,
+    /// `LoginProtected` is `False`: an ObjectServer without TLS gets the password of `healthCheck.login`, and so can anyone on the way to it.
+    LoginUnprotected,
     /// `Ready` is `False`: `spec` refers to a Secret that does not exist.
     SecretMissing,
     /// `Ready` is `False`: a Secret lacks a key.
     SecretIncomplete,
-    /// `Ready` is `False`: user or password in a Secret cannot be written into a properties file.
+    /// `Ready` is `False`: user or password in a Secret cannot be written into a properties file, or not be sent in a login.
     SecretUnusable,
     /// `Ready` is `False`: the certificate that a gate is to present to probes cannot be used, or its key is another's.
     CertificateUnusable,
@@ -127,7 +132,7 @@ reasons! {
 }
 
 /// Every cause, in the order in which they are declared.
-const CAUSES: [Cause; 10] = [
+const CAUSES: [Cause; 11] = [
     Cause::ProxyMissing,
     Cause::ProxyTerminating,
     Cause::ProxyUnreachable,
@@ -138,13 +143,19 @@ const CAUSES: [Cause; 10] = [
     Cause::TlsRejected,
     Cause::LoginRefused,
     Cause::WrongObjectServer,
+    Cause::ProtocolError,
 ];
 
 impl Reason {
     /// Every reason that occurs. Of the switches those that the failover rules can decide: a failback answers no cause,
-    /// a switchover only a pod that terminates, and a rejected login leads to no failover.
+    /// a switchover only a pod that terminates, and neither a rejected login nor an answer that cannot be decoded leads to a failover.
     pub fn all() -> impl Iterator<Item = Self> {
-        let failover = |cause: &Cause| !matches!(cause, Cause::ProxyTerminating | Cause::LoginRefused);
+        let failover = |cause: &Cause| {
+            !matches!(
+                cause,
+                Cause::ProxyTerminating | Cause::LoginRefused | Cause::ProtocolError
+            )
+        };
         let failovers = CAUSES.into_iter().filter(failover).map(Some).chain([None]);
         Self::PLAIN
             .iter()

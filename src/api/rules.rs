@@ -340,13 +340,14 @@ pub fn unreachable_after() -> SpecRule<HealthCheckSpec> {
 pub fn unresponsive_after() -> SpecRule<HealthCheckSpec> {
     SpecRule::new(
         "duration(self.unresponsiveAfter) >= duration(self.interval) + duration(self.interval) && \
-         duration(self.unresponsiveAfter) >= duration('2s')",
+         duration(self.unresponsiveAfter) >= duration('2s') && duration(self.unresponsiveAfter) <= duration('10m')",
         |check| {
             let unresponsive_after = check.unresponsive_after.get();
-            unresponsive_after >= check.interval.get() * 2 && unresponsive_after >= Duration::from_secs(2)
+            let bounds = Duration::from_secs(2)..=Duration::from_secs(600);
+            unresponsive_after >= check.interval.get() * 2 && bounds.contains(&unresponsive_after)
         },
-        "unresponsiveAfter must be at least 2s and at least twice the interval, so that one late answer does not lead \
-         to a failover",
+        "unresponsiveAfter must be between 2s and 10m, and at least twice the interval, so that one late answer does \
+         not lead to a failover",
     )
 }
 

@@ -314,8 +314,8 @@ pub struct HealthCheckSpec {
     #[serde(default = "default_unreachable_after")]
     pub unreachable_after: Duration,
 
-    /// How long a side may leave a check unanswered until it counts as down: at least 2s, and at least twice the
-    /// interval. Choose more than a busy ObjectServer takes to answer.
+    /// How long a side may leave a check unanswered until it counts as down: 2s to 10m, and at least twice the interval.
+    /// Choose more than a busy ObjectServer takes to answer.
     #[serde(default = "default_unresponsive_after")]
     pub unresponsive_after: Duration,
 
@@ -335,14 +335,16 @@ pub struct HealthCheckSpec {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LoginSpec {
-    /// Secret in the namespace of the ProxyPair, with the keys AuthUserName and AuthPassword. A change takes effect at
-    /// once.
+    /// Secret in the namespace of the ProxyPair, with the keys AuthUserName (at most 30 bytes) and AuthPassword (at most
+    /// 253 bytes). A change takes effect at once.
     #[x_kube(validation = rules::secret_name().cel())]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
 
     /// Allows the password to be sent unencrypted to an ObjectServer without `tls`. If false, it is sent to such a
-    /// server only in encrypted form, and the login fails if the server does not support that.
+    /// server only in encrypted form, and the login fails if the server does not support that. The encryption stops
+    /// listeners only: the key is not certified, so whoever can answer in the server's place gets the password. Only
+    /// `tls` prevents that; without it the condition LoginProtected is False.
     #[serde(default)]
     pub allow_plaintext_login: bool,
 }

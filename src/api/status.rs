@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Duration, Side};
 
+/// Longest message in status in characters, as the schema has it. Whatever servers say, the status stays small.
+pub const STATUS_MESSAGE_MAX: usize = 1024;
+
 /// Observed state of the pair.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -61,7 +64,7 @@ pub struct ProxyPairStatus {
     #[schemars(length(max = 10))]
     pub history: Vec<Switch>,
 
-    /// Ready, Protected, PrimaryServing, PrimaryHealthy and BackupHealthy.
+    /// Ready, Protected, PrimaryServing, PrimaryHealthy and BackupHealthy; with `healthCheck.login` also LoginProtected.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -124,6 +127,8 @@ pub enum Cause {
     LoginRefused,
     /// The server at the address has another name than `objectServer.name`.
     WrongObjectServer,
+    /// The ObjectServer answers in a way that the operator cannot decode. Probes may be served all the same.
+    ProtocolError,
 }
 
 impl Cause {
@@ -140,6 +145,7 @@ impl Cause {
             Self::TlsRejected => "TlsRejected",
             Self::LoginRefused => "LoginRefused",
             Self::WrongObjectServer => "WrongObjectServer",
+            Self::ProtocolError => "ProtocolError",
         }
     }
 }
@@ -157,6 +163,7 @@ pub struct SideStatus {
 
     /// Details of what was observed, while the side is not up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
     pub message: Option<String>,
 
     /// When `health` changed last.
@@ -189,6 +196,7 @@ pub struct SideStatus {
 pub struct FailbackStatus {
     /// Each condition that is not met yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 1024)))]
     pub waiting_for: Vec<String>,
 
     /// Earliest time of the failback, if it waits only for time to pass.

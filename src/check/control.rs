@@ -15,7 +15,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, sleep},
 };
-use tokio_util::codec::{Framed, LinesCodec};
+use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
 
 use super::{
     Check, Observation,
@@ -24,11 +24,14 @@ use super::{
 };
 use crate::{
     domain::evidence::{Link, Timing},
-    protocol::{MAX_LINE, Report, Request},
+    foreign::{MESSAGE_MAX, cut, foreign},
+    protocol::{MAX_LINE, Report, Request, Upstream},
 };
 
 /// Time from a failed attempt to the next.
 const RETRY: Duration = Duration::from_millis(100);
+/// A session that lasts shorter than this is followed by the next only after [`RETRY`].
+const SHORT: Duration = Duration::from_secs(1);
 /// Pings sent at the least within `unresponsiveAfter`.
 const PINGS: u32 = 6;
 /// Pings without an answer above which no further one is sent: a silent gate would only have to catch up on them.
@@ -84,12 +87,16 @@ where
                     has_reported: false,
                     is_silent: false,
                 };
+                let begun = now();
                 let Err(failure) = session.run(&mut commands).await;
                 match failure {
-                    Failure::Fault { message, .. } if session.has_reported => {
+                    Failure::Fault { .. } | Failure::NoAnswer if session.has_reported => {
                         let since = session.ended_at();
-                        tracing::debug!(reason = message, "session with the gate ended");
+                        tracing::debug!(reason = ?failure, "session with the gate ended");
                         reporter.fails_since(since);
+                        if now().duration_since(begun) < SHORT {
+                            reporter.during(sleep(RETRY)).await?;
+                        }
                         continue;
                     }
                     failure => failure,
@@ -98,7 +105,7 @@ where
             Err(failure) => failure,
         };
         reporter.failed(failure).await?;
-        sleep(RETRY).await;
+        reporter.during(sleep(RETRY)).await?;
     }
 }
 
@@ -134,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlSession<'_, S> {
             tokio::select! {
                 line = self.lines.next() => {
                     let line = line.ok_or_else(|| Failure::connection("the gate closed the session"))?;
-                    self.receive(&line.map_err(Failure::connection)?).await?;
+                    self.receive(&line.map_err(|error| lost(&error))?).await?;
                 }
                 _ = tick.tick() => {
                     self.report_silence().await?;
@@ -176,20 +183,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlSession<'_, S> {
         self.send(&Request::Ping { nonce: self.nonce }).await
     }
 
-    /// Reports the beginning of a silence, once.
+    /// Reports the beginning of a silence once, and then that it lasts.
     async fn report_silence(&mut self) -> Result<(), ConsumerGone> {
         match self.unanswered.front() {
             Some((_, since)) if !self.is_silent => {
                 self.is_silent = true;
                 self.reporter.report(Link::Silent { since: *since }).await
             }
-            _ => Ok(()),
+            Some(_) => self.reporter.unchanged(),
+            None => Ok(()),
         }
     }
 
     async fn receive(&mut self, line: &str) -> Result<(), Failure> {
         let report: Report = serde_json::from_str(line)
             .map_err(|error| Failure::connection(format!("failed to parse the gate's report: {error}")))?;
+        let report = cleaned(report);
         if let Some(answered) = report.answers {
             while self.unanswered.front().is_some_and(|(nonce, _)| *nonce <= answered) {
                 self.unanswered.pop_front();
@@ -205,9 +214,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlSession<'_, S> {
     }
 
     async fn send(&mut self, request: &Request) -> Result<(), Failure> {
-        let line = serde_json::to_string(request).map_err(Failure::connection)?;
-        self.lines.send(line).await.map_err(Failure::connection)
+        let line = serde_json::to_string(request).map_err(Failure::unseen)?;
+        self.lines.send(line).await.map_err(|error| lost(&error))
     }
+}
+
+/// Why a session has ended.
+fn lost(error: &LinesCodecError) -> Failure {
+    match error {
+        LinesCodecError::Io(source) => Failure::io(source, error),
+        LinesCodecError::MaxLineLengthExceeded => Failure::connection(error),
+    }
+}
+
+/// The report with texts that may go into status: a gate repeats what servers, certificates and resolvers say.
+fn cleaned(mut report: Report) -> Report {
+    for name in [&mut report.gate, &mut report.object_server, &mut report.instance] {
+        *name = foreign(name);
+    }
+    if let Upstream::Unreachable { message, .. } = &mut report.upstream {
+        *message = cut(message, MESSAGE_MAX);
+    }
+    for words in [&mut report.listen_error, &mut report.rejected_command]
+        .into_iter()
+        .flatten()
+    {
+        *words = cut(words, MESSAGE_MAX);
+    }
+    report
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The operator's login to an ObjectServer: its identity, and how often it may try. Repeated failed logins can disable the account, so one
-//! rejection stops the attempts of both checks of a side for minutes.
+//! rejection stops the attempts of both checks of a side for minutes. An answer that cannot be decoded stops those of the check that got it:
+//! each login leaves a row in `alerts.status`.
 
 use std::{
     fmt,
@@ -8,6 +9,9 @@ use std::{
 };
 
 use tokio::sync::watch;
+
+use super::link::Failure;
+use crate::domain::evidence::Fault;
 
 /// How the operator's sessions appear in `catalog.connections`: a fixed name, so that a site can keep them out of its event list.
 ///
@@ -52,23 +56,42 @@ pub struct Login {
     pub gateways: watch::Receiver<bool>,
     /// Shared by the checks that log in with these credentials to this ObjectServer.
     pub refusals: Arc<Refusals>,
+    /// Answers that this check could not decode.
+    pub undecodable: Arc<Refusals>,
 }
 
-/// Rejected logins at one ObjectServer with one set of credentials.
+impl Login {
+    /// Why no login may be tried at `now`.
+    pub(super) fn refusal(&self, now: Instant) -> Option<Refusal> {
+        self.refusals.current(now).or_else(|| self.undecodable.current(now))
+    }
+}
+
+/// Logins that led to nothing, at one ObjectServer with one set of credentials.
 #[derive(Debug, Default)]
 pub struct Refusals {
     last: Mutex<Option<Refusal>>,
     turn: tokio::sync::Mutex<()>,
 }
 
-/// A rejected login.
+/// A login that led to nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// When the next attempt may be made.
     pub until: Instant,
-    /// The server's message.
+    /// What was wrong.
+    pub fault: Fault,
+    /// The server's message, or what cannot be decoded in its answer.
     pub message: String,
+    /// When it came.
+    at: Instant,
     backoff: Duration,
+}
+
+impl Refusal {
+    pub(super) fn failure(&self) -> Failure {
+        Failure::fault(self.fault, &self.message)
+    }
 }
 
 impl Refusals {
@@ -83,17 +106,25 @@ impl Refusals {
         last.clone().filter(|refusal| refusal.until > now)
     }
 
-    /// A login was rejected at `now` with the server's `message`.
-    pub fn refused(&self, message: String, now: Instant) {
+    /// A login that began at `began` was rejected at `now` with the server's `message`. Returns whether it is the first in a row.
+    ///
+    /// One that began before the last rejection came belongs to the same round, and does not double the time.
+    pub fn refused(&self, fault: Fault, message: String, began: Instant, now: Instant) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let backoff = last
-            .as_ref()
-            .map_or(FIRST_BACKOFF, |earlier| (earlier.backoff * 2).min(LONGEST_BACKOFF));
+        let backoff = match last.as_ref() {
+            None => FIRST_BACKOFF,
+            Some(earlier) if began < earlier.at => earlier.backoff,
+            Some(earlier) => (earlier.backoff * 2).min(LONGEST_BACKOFF),
+        };
+        let is_first = last.is_none();
         *last = Some(Refusal {
             until: now + backoff,
+            fault,
             message,
+            at: now,
             backoff,
         });
+        is_first
     }
 
     /// A login was accepted: the next rejection counts as the first again.
@@ -112,15 +143,37 @@ mod tests {
         let mut now = Instant::now();
         assert_eq!(refusals.current(now), None);
         for minutes in [1, 2, 4, 8, 15, 15] {
-            refusals.refused("no".to_owned(), now);
+            let is_first = refusals.refused(Fault::Login, "no".to_owned(), now, now);
+            assert_eq!(is_first, minutes == 1);
             let refusal = refusals.current(now).unwrap();
             assert_eq!(refusal.until, now + Duration::from_secs(60 * minutes));
             now = refusal.until;
             assert_eq!(refusals.current(now), None);
         }
         refusals.accepted();
-        refusals.refused("no".to_owned(), now);
+        refusals.refused(Fault::Login, "no".to_owned(), now, now);
         assert_eq!(refusals.current(now).unwrap().until, now + FIRST_BACKOFF);
+    }
+
+    #[test]
+    fn two_logins_at_the_same_time_are_one_round() {
+        let refusals = Refusals::default();
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        assert!(refusals.refused(Fault::Login, "no".to_owned(), began, at(2)));
+        assert!(!refusals.refused(Fault::Login, "no".to_owned(), at(1), at(3)));
+        assert_eq!(refusals.current(at(3)).unwrap().until, at(3) + FIRST_BACKOFF);
+        refusals.refused(Fault::Login, "no".to_owned(), at(63), at(65));
+        assert_eq!(refusals.current(at(65)).unwrap().until, at(65) + FIRST_BACKOFF * 2);
+    }
+
+    #[test]
+    fn a_login_that_may_be_tried_can_be_written() {
+        use crate::{
+            domain::references::{CHECK_PASSWORD_MAX, CHECK_USER_MAX},
+            tds::login::{NAME_MAX, PASSWORD_MAX},
+        };
+        assert_eq!((CHECK_USER_MAX, CHECK_PASSWORD_MAX), (NAME_MAX, PASSWORD_MAX));
     }
 
     #[test]

@@ -1,20 +1,23 @@
 //! The operator's side of the mutual TLS with the gates.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, pem, pem::PemObject},
     version::TLS13,
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::link::Failure;
+use super::link::{ATTEMPT, Failure};
 use crate::{
-    dial::prepare,
+    dial::{self, ConnectError, prepare},
     domain::evidence::{Fault, Timing},
 };
+
+/// After this time an unanswered handshake is given up: longer than an attempt to connect, because a busy machine answers it later.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// The operator's keys for a pair cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -67,13 +70,22 @@ pub(super) async fn connect(
     timing: &Timing,
 ) -> Result<TlsStream<TcpStream>, Failure> {
     let failed = |error: io::Error| {
-        let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-        Failure::Fault {
-            fault: if is_tls { Fault::Tls } else { Fault::Connection },
-            message: format!("{address}: {error}"),
+        let message = format!("{address}: {error}");
+        match error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+            true => Failure::fault(Fault::Tls, message),
+            false => Failure::io(&error, message),
         }
     };
-    let stream = TcpStream::connect(address).await.map_err(failed)?;
+    let connected = timeout(ATTEMPT, dial::connect(address)).await;
+    let stream = connected.map_err(|_| Failure::NoAnswer)?.map_err(|error| match error {
+        ConnectError::Local(error) => Failure::unseen(format!("{address}: {error}")),
+        ConnectError::Remote(error) => failed(error),
+    })?;
     prepare(&stream, timing.unresponsive_after).map_err(failed)?;
-    TlsConnector::from(config).connect(name, stream).await.map_err(failed)
+    let handshake = TlsConnector::from(config).connect(name, stream);
+    let limit = HANDSHAKE.min(timing.unresponsive_after);
+    timeout(limit, handshake)
+        .await
+        .map_err(|_| Failure::NoAnswer)?
+        .map_err(failed)
 }

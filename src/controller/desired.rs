@@ -19,7 +19,7 @@ use crate::{
         pod_failure::pod_refusal,
         rollout::{self, RolloutStep, Template},
         status::Problem,
-        updates::SideImage,
+        updates::{SideImage, is_broken},
     },
 };
 
@@ -117,18 +117,20 @@ async fn apply_deployments(
         template: deployments[side].as_ref().and_then(template_of),
     });
     let may_update = registry.may_update(pair, &images);
+    let snapshot = registry.snapshot(pair);
+    let needs_place = |side: Side| images[side].is_old() && !is_broken(&snapshot, side);
     let templates = Sides::from_fn(|side| Template {
         wanted: template_of(&wanted[side]),
         found: images[side].template.clone(),
         held_back: references.hold_back(side),
-        postponed: images[side].is_old() && !may_update,
+        postponed: needs_place(side) && !may_update,
     });
     let in_status = object.status.as_ref().and_then(|status| status.serving);
-    let steps = rollout::next(&templates, &registry.snapshot(pair), in_status.unwrap_or(Side::Primary));
+    let steps = rollout::next(&templates, &snapshot, in_status.unwrap_or(Side::Primary));
     for (side, step) in steps.iter() {
         match step {
             RolloutStep::Apply => {
-                if images[side].is_old() {
+                if needs_place(side) {
                     registry.begin_update(pair, side, templates[side].wanted.clone());
                 }
                 let applied = applier.apply_found(&wanted[side]).await;

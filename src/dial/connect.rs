@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 /// Why a connection could not be made.
 #[derive(Debug)]
-pub(super) enum ConnectError {
+pub enum ConnectError {
     /// This kernel did not try.
     Local(io::Error),
     /// The other kernel refused, or a machine on the way.
@@ -19,7 +19,11 @@ pub(super) enum ConnectError {
 ///
 /// tokio's own connect returns errors of the call and errors that came back over the network alike. `ENETUNREACH` may be either: there is no
 /// route here, or a router has said so.
-pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, ConnectError> {
+///
+/// # Errors
+///
+/// [`ConnectError`].
+pub async fn connect(address: SocketAddr) -> Result<TcpStream, ConnectError> {
     let socket = begin(address)?;
     let stream = TcpStream::from_std(socket.into()).map_err(ConnectError::Local)?;
     stream.writable().await.map_err(ConnectError::Local)?;

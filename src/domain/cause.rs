@@ -5,11 +5,12 @@ use crate::api::{Cause, SwitchKind};
 impl Cause {
     /// Whether the traffic leaves a serving side that is down for this cause.
     ///
-    /// A rejected check login does not: it concerns the operator's account alone, and probes' events still arrive.
+    /// A rejected check login does not: it concerns the operator's account alone, and probes' events still arrive. Nor does an answer that the
+    /// operator cannot decode: probes have a decoder of their own.
     #[must_use]
     pub const fn leaves_side(self) -> bool {
         match self {
-            Self::LoginRefused => false,
+            Self::LoginRefused | Self::ProtocolError => false,
             Self::ProxyMissing
             | Self::ProxyTerminating
             | Self::ProxyUnreachable
@@ -35,6 +36,7 @@ impl Cause {
             | Self::PathBroken
             | Self::TlsRejected
             | Self::LoginRefused
+            | Self::ProtocolError
             | Self::WrongObjectServer => SwitchKind::Failover,
         }
     }
@@ -43,7 +45,7 @@ impl Cause {
     #[must_use]
     pub const fn sessions_work(self) -> bool {
         match self {
-            Self::ProxyTerminating | Self::LoginRefused => true,
+            Self::ProxyTerminating | Self::LoginRefused | Self::ProtocolError => true,
             Self::ProxyMissing
             | Self::ProxyUnreachable
             | Self::ProxyUnresponsive
@@ -69,6 +71,7 @@ impl Cause {
             | Self::PathBroken
             | Self::TlsRejected
             | Self::LoginRefused
+            | Self::ProtocolError
             | Self::WrongObjectServer => false,
         }
     }
@@ -86,6 +89,7 @@ impl Cause {
             Self::ObjectServerUnreachable
             | Self::ObjectServerUnresponsive
             | Self::LoginRefused
+            | Self::ProtocolError
             | Self::WrongObjectServer => false,
         }
     }
@@ -102,6 +106,7 @@ impl Cause {
             | Self::PathBroken
             | Self::TlsRejected
             | Self::LoginRefused
+            | Self::ProtocolError
             | Self::WrongObjectServer => false,
         }
     }

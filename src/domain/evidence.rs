@@ -1,6 +1,7 @@
 //! What was observed of a gate and its ObjectServer, and what it means: [`classify`] turns evidence into a [`Reading`].
 //!
-//! *Refused* and *closed* are proofs: the other machine's kernel said so. *Silence* is not, and has its own, longer deadline.
+//! *Refused* and *closed* are proofs: the other machine's kernel said so. *Silence* is not, and has its own, longer deadline. What the operator
+//! could not look at for a reason of its own is *unseen*: it says nothing about the other end.
 
 mod classify;
 
@@ -26,6 +27,12 @@ pub enum Link {
         /// When the oldest unanswered thing was sent.
         since: Instant,
     },
+    /// The operator cannot look, for a reason of its own: it has no file descriptor or no route left, its resolver does not answer, or the
+    /// check itself failed.
+    Unseen {
+        /// For status and logs.
+        message: String,
+    },
     /// It was refused or closed, and an immediate second attempt failed as well.
     Failed {
         /// When it was first noticed.
@@ -48,6 +55,8 @@ pub enum Fault {
     Login,
     /// Another server than the declared one answers.
     WrongServer,
+    /// It answers in a way that cannot be decoded, or sends without being asked.
+    Protocol,
 }
 
 impl Link {
@@ -163,6 +172,15 @@ impl ServerEvidence {
         self.direct = link;
     }
 
+    /// Why it cannot be asked about itself, if that is known.
+    #[must_use]
+    pub fn unasked(&self) -> Option<&str> {
+        match &self.direct {
+            Link::Failed { message, .. } | Link::Unseen { message } => Some(message),
+            Link::Untried | Link::Answering | Link::Silent { .. } => None,
+        }
+    }
+
     /// Whether the ObjectServer has come back so recently, after a failure at `since`, that the gate need not have noticed yet.
     fn has_just_returned(&self, since: Instant, now: Instant) -> bool {
         self.answering_since
@@ -211,6 +229,11 @@ impl From<&HealthCheckSpec> for Timing {
 pub enum Reading {
     /// Too little was observed.
     Unknown,
+    /// Something could not be observed, for a reason of the operator's own.
+    Unseen {
+        /// For status and logs.
+        message: String,
+    },
     /// An event sent to this side would arrive.
     Good,
     /// Something is late or contradictory, and too young to be called a failure.

@@ -66,7 +66,7 @@ impl SideHealth {
     ///
     /// - Good: a side of which nothing was known is up at once; one that was down must be good for `healthy_after`.
     /// - Bad: down from the reading's `down_at` on, and not to be trusted before.
-    /// - Unknown: an up side stays up, unproven, for `unresponsive_after`, and is Unknown from then on.
+    /// - Unknown, Unseen: an up side stays up, unproven, for `unresponsive_after`, and is Unknown from then on.
     /// - Doubtful: changes nothing, and interrupts a run of good readings.
     #[must_use]
     pub fn step(self, reading: &Reading, timing: &Timing, now: Instant) -> Self {
@@ -82,7 +82,8 @@ impl SideHealth {
                 message,
                 down_at,
             } => self.bad(*cause, message, *down_at, now),
-            Reading::Unknown => self.unobserved(timing, now),
+            Reading::Unknown => self.unobserved(None, timing, now),
+            Reading::Unseen { message } => self.unobserved(Some(message), timing, now),
         }
     }
 
@@ -126,7 +127,7 @@ impl SideHealth {
         }
     }
 
-    fn unobserved(self, timing: &Timing, now: Instant) -> Self {
+    fn unobserved(self, why: Option<&String>, timing: &Timing, now: Instant) -> Self {
         let since = if let Run::Unknown { since } = self.run {
             since
         } else {
@@ -134,10 +135,12 @@ impl SideHealth {
         };
         let run = Run::Unknown { since };
         let unknown_at = since + timing.unresponsive_after;
+        let message = why.cloned();
         if self.health == Health::Unknown {
             return Self {
                 run,
                 look_again: None,
+                message,
                 ..self
             };
         }
@@ -145,11 +148,13 @@ impl SideHealth {
             return Self {
                 run,
                 look_again: Some(unknown_at),
+                message: message.or(self.message),
                 ..self
             };
         }
         Self {
             run,
+            message,
             ..Self::unknown(now)
         }
     }
@@ -251,6 +256,24 @@ mod tests {
         assert!(!clock.side.may_serve());
         assert_eq!(clock.read(24, &Reading::Unknown), Health::Up);
         assert_eq!(clock.read(25, &Reading::Unknown), Health::Unknown);
+    }
+
+    #[test]
+    fn what_the_operator_cannot_look_at_never_brings_a_side_down_and_is_said() {
+        let unseen = Reading::Unseen {
+            message: "too many open files".to_owned(),
+        };
+        let mut clock = Clock::new();
+        clock.read(0, &Reading::Good);
+        assert_eq!(clock.read(10, &unseen), Health::Up);
+        assert!(!clock.side.may_serve());
+        for seconds in [25, 60, 3600] {
+            assert_eq!(clock.read(seconds, &unseen), Health::Unknown);
+            assert_eq!(clock.side.message.as_deref(), Some("too many open files"));
+            assert_eq!(clock.side.cause, None);
+        }
+        assert_eq!(clock.read(3601, &Reading::Good), Health::Up);
+        assert_eq!(clock.side.message, None);
     }
 
     #[test]

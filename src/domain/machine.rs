@@ -400,6 +400,7 @@ impl Machine {
                 sessions: side.sessions(),
                 acting_primary: side.server.state.as_ref().and_then(|state| state.acting_primary),
                 expiry: side.expiry(),
+                unasked: side.server.unasked(),
             }),
             decision: &decision,
             problem: self.problem.as_ref(),

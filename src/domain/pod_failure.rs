@@ -5,6 +5,8 @@ use k8s_openapi::api::{
     core::v1::{ContainerStateTerminated, ContainerStatus, PodStatus},
 };
 
+use crate::foreign::cut;
+
 /// Length of the end of a container's or kubelet's message that is reported, in characters.
 const MESSAGE_LENGTH: usize = 400;
 
@@ -97,7 +99,8 @@ fn after(message: &str) -> String {
 /// The message on one line; only its end if it is long, because the cause is at the end.
 fn shortened(message: &str) -> String {
     let lines: Vec<&str> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let line = lines.join("; ");
+    // The container wrote it: it may have anything in it.
+    let line = cut(&lines.join("; "), usize::MAX);
     let long = line.chars().count().saturating_sub(MESSAGE_LENGTH);
     if long == 0 {
         return line;

@@ -15,6 +15,10 @@ use crate::{
 const TLS_CRT: &str = "tls.crt";
 /// Key of its private key.
 const TLS_KEY: &str = "tls.key";
+/// Longest user of `healthCheck.login` in bytes: a login record of TDS 5.0 has no more room.
+pub const CHECK_USER_MAX: usize = 30;
+/// Longest password of `healthCheck.login` in bytes, for the same reason.
+pub const CHECK_PASSWORD_MAX: usize = 253;
 
 /// Kind of an object that a pair refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,9 +103,14 @@ pub struct Need {
     pub properties: Vec<&'static str>,
     /// Keys whose values the operator reads. Of the others it only has to know that they are there.
     pub values: Vec<String>,
+    /// Keys whose values the operator logs in with, and the longest value of each in bytes.
+    pub login: Vec<(&'static str, usize)>,
     /// The side whose pod cannot start without the object.
     pub side: Option<Side>,
 }
+
+/// The keys of `healthCheck.login`'s Secret, and the longest value of each.
+const LOGIN: [(&str, usize); 2] = [(AUTH_USER_NAME, CHECK_USER_MAX), (AUTH_PASSWORD, CHECK_PASSWORD_MAX)];
 
 /// Every place in the spec of `pair` that refers to an object.
 pub fn needs(pair: &Pair) -> Vec<Need> {
@@ -112,6 +121,7 @@ pub fn needs(pair: &Pair) -> Vec<Need> {
         together: Vec::new(),
         properties: Vec::new(),
         values: vec![AUTH_USER_NAME.to_owned(), AUTH_PASSWORD.to_owned()],
+        login: LOGIN.to_vec(),
         side: None,
     });
     let of_sides = Side::BOTH.into_iter().flat_map(|side| of_side(pair, side));
@@ -137,12 +147,39 @@ fn bundle_reference(bundle: &CaBundleSpec) -> (Reference, &'static str) {
     }
 }
 
-/// User and password of `healthCheck.login`, without line feeds at the end; `None` without a login, or if one of them
-/// is missing.
+/// User and password of `healthCheck.login`, without line feeds at the end; `None` without a login, or if one of them is missing or cannot be
+/// sent.
 pub fn login(pair: &Pair, contents: &Contents) -> Option<(String, String)> {
     let login = pair.spec.health_check.login.as_ref()?;
     let content = contents.get(&Reference::secret(&login.secret_name))?.as_ref()?;
+    if LOGIN
+        .iter()
+        .any(|(key, longest)| unsendable(content, key, *longest).is_some())
+    {
+        return None;
+    }
     Some((text(content, AUTH_USER_NAME)?, text(content, AUTH_PASSWORD)?))
+}
+
+/// Why a value cannot be sent in a login, and what to write instead. The value itself is never in it.
+fn unsendable(content: &Content, key: &str, longest: usize) -> Option<String> {
+    let text = text(content, key)?;
+    if content
+        .data
+        .get(key)
+        .is_some_and(|value| str::from_utf8(value).is_err())
+    {
+        return Some(format!("{key} is not UTF-8 text: write it in UTF-8"));
+    }
+    if text.chars().any(char::is_control) {
+        return Some(format!("{key} has a control character: remove it"));
+    }
+    let length = text.len();
+    (length > longest).then(|| {
+        format!(
+            "{key} is {length} bytes long, and a login to an ObjectServer has room for {longest}: use a shorter one"
+        )
+    })
 }
 
 fn text(content: &Content, key: &str) -> Option<String> {
@@ -202,6 +239,7 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
             together: Vec::new(),
             properties: Vec::new(),
             values: vec![bundle.key.clone()],
+            login: Vec::new(),
             side: Some(side),
         });
     }
@@ -213,6 +251,7 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
             together: Vec::new(),
             properties: Vec::new(),
             values: vec![TLS_CRT.to_owned(), TLS_KEY.to_owned()],
+            login: Vec::new(),
             side: Some(side),
         });
     }
@@ -231,6 +270,7 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
             together: vec![[AUTH_USER_NAME, AUTH_PASSWORD], [OMNI_KDB, OMNI_STH]],
             properties: vec![AUTH_USER_NAME, AUTH_PASSWORD],
             values: vec![AUTH_USER_NAME.to_owned(), AUTH_PASSWORD.to_owned()],
+            login: Vec::new(),
             side: Some(side),
         });
     }
@@ -246,6 +286,7 @@ pub fn lacking(need: &Need, contents: &Contents) -> Option<Problem> {
         together,
         properties,
         values: _,
+        login,
         side: _,
     } = need;
     let Reference { kind, name } = reference;
@@ -269,10 +310,17 @@ pub fn lacking(need: &Need, contents: &Contents) -> Option<Problem> {
     let Some(key) = missing.or(alone) else {
         let unwritable = properties
             .iter()
-            .find_map(|key| property(key, PropertyValue::Text(&text(content, key)?)).err())?;
+            .find_map(|key| property(key, PropertyValue::Text(&text(content, key)?)).err())
+            .map(|error| error.to_string());
+        let unsendable = || {
+            login
+                .iter()
+                .find_map(|(key, longest)| unsendable(content, key, *longest))
+        };
+        let unusable = unwritable.or_else(unsendable)?;
         return Some(Problem {
             reason: Reason::SecretUnusable,
-            message: format!("{kind} {name} ({field}): {unwritable}"),
+            message: format!("{kind} {name} ({field}): {unusable}"),
         });
     };
     Some(Problem {

@@ -10,7 +10,8 @@
 //! 3. `ActingPrimary` is FALSE on the backup, **asked after** the gateway was seen on the primary. An earlier FALSE may be from before the
 //!    gateway noticed the loss, and with no gateway attached the property says nothing.
 //!
-//! A gateway session that changes on the primary begins anew: whatever was true before, its resync may be ahead.
+//! A gateway session that changes on the primary begins anew: whatever was true before, its resync may be ahead. So does one that was seen in a
+//! check session that has ended: connection numbers start again with each process of the ObjectServer.
 
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,13 @@ impl ServerState {
                 .unwrap_or(self.answered)
         });
         Self { attached_since, ..self }
+    }
+
+    /// The session ended in which it said so: the ObjectServer may have restarted, and its gateway's resync may be ahead. Its gateways must be
+    /// seen anew.
+    pub(super) fn end_session(&mut self) {
+        self.gateways = None;
+        self.attached_since = None;
     }
 
     fn is_fresh(&self, lasts: Duration, now: Instant) -> bool {

@@ -13,9 +13,13 @@ use super::{
     pair::Pair,
     resync::Missing,
 };
-use crate::api::{
-    CONDITION_BACKUP_HEALTHY, CONDITION_PRIMARY_HEALTHY, CONDITION_PRIMARY_SERVING, CONDITION_PROTECTED,
-    CONDITION_READY, FailbackStatus, Health, ProxyPairStatus, Reason, Side, SideStatus, Sides, Switch, Switching,
+use crate::{
+    api::{
+        CONDITION_BACKUP_HEALTHY, CONDITION_LOGIN_PROTECTED, CONDITION_PRIMARY_HEALTHY, CONDITION_PRIMARY_SERVING,
+        CONDITION_PROTECTED, CONDITION_READY, FailbackStatus, Health, ProxyPairStatus, Reason, STATUS_MESSAGE_MAX,
+        Side, SideStatus, Sides, Switch, Switching,
+    },
+    foreign::cut,
 };
 
 /// How many switches `status.history` keeps.
@@ -43,6 +47,8 @@ pub struct SideKnown<'a> {
     pub acting_primary: Option<bool>,
     /// Certificate expiry times.
     pub expiry: Expiry,
+    /// Why the operator cannot ask the ObjectServer about itself.
+    pub unasked: Option<&'a str>,
 }
 
 /// Everything that status is made of.
@@ -130,12 +136,17 @@ fn side_status(known: &Known<'_>, side: Side, before: &ProxyPairStatus, moments:
         sessions,
         acting_primary,
         expiry,
+        unasked: _,
     } = &known.sides[side];
     let unchanged = before.side(side).filter(|old| old.health == health.health);
     SideStatus {
         health: health.health,
         cause: health.cause,
-        message: health.message.clone().filter(|_| health.health != Health::Up),
+        message: health
+            .message
+            .as_ref()
+            .filter(|_| health.health != Health::Up)
+            .map(|message| cut(message, STATUS_MESSAGE_MAX)),
         since: unchanged
             .and_then(|old| old.since.clone())
             .or_else(|| Some(moments.wall(health.since))),
@@ -161,10 +172,24 @@ fn failback_status(known: &Known<'_>, before: &ProxyPairStatus, moments: Moments
     };
     let old = before.failback.as_ref().and_then(|old| old.not_before.as_ref());
     Some(FailbackStatus {
-        waiting_for: waiting.iter().map(|what| waiting_for(what, known.pair)).collect(),
+        waiting_for: waiting.iter().map(|what| waiting_line(what, known)).collect(),
         not_before: look_again.map(|moment| moments.kept(old, moment)),
         connections_remaining: count(remaining),
     })
+}
+
+/// A line of `status.failback.waitingFor`, with why an answer does not come if that is known.
+fn waiting_line(waiting: &Waiting, known: &Known<'_>) -> String {
+    let line = waiting_for(waiting, known.pair);
+    let why = match waiting {
+        Waiting::Resync(Missing::Answer(side)) => known.sides[*side].unasked,
+        _ => None,
+    };
+    let line = match why {
+        Some(why) => format!("{line} ({why})"),
+        None => line,
+    };
+    cut(&line, STATUS_MESSAGE_MAX)
 }
 
 /// The status of a ProxyPair that cannot be acted on: what was known stays, Ready says what is wrong.
@@ -199,13 +224,42 @@ fn conditions(known: &Known<'_>, before: &[Condition], now: Timestamp) -> Vec<Co
         generation: Some(known.pair.generation),
         now,
     };
-    vec![
+    let mut conditions = vec![
         ready(known, writer),
         protected(known, writer),
         primary_serving(known, writer),
         healthy(CONDITION_PRIMARY_HEALTHY, known.sides.primary.health, writer),
         healthy(CONDITION_BACKUP_HEALTHY, known.sides.backup.health, writer),
-    ]
+    ];
+    conditions.extend(login_protected(known.pair, writer));
+    conditions
+}
+
+/// Whether nobody on the way to an ObjectServer can obtain the password of the checks; `None` without a login.
+fn login_protected(pair: &Pair, writer: ConditionWriter<'_>) -> Option<Condition> {
+    let login = pair.spec.health_check.login.as_ref()?;
+    let servers = Side::BOTH.map(|side| &pair.spec.side(side).object_server);
+    let plain = servers.iter().filter(|server| server.tls.is_none());
+    let plain: Vec<_> = plain.map(|server| server.name.as_str()).collect();
+    if plain.is_empty() {
+        return Some(writer.write(CONDITION_LOGIN_PROTECTED, Truth::True, Reason::LoginOverTls, ""));
+    }
+    let how = match login.allow_plaintext_login {
+        true => "in the clear: anyone on the way can read it",
+        false => {
+            "encrypted with a key that nothing certifies: anyone on the way who answers in the server's place obtains it"
+        }
+    };
+    let message = format!(
+        "the password of healthCheck.login goes to {} without TLS, {how}; declare objectServer.tls",
+        plain.join(" and ")
+    );
+    Some(writer.write(
+        CONDITION_LOGIN_PROTECTED,
+        Truth::False,
+        Reason::LoginUnprotected,
+        &message,
+    ))
 }
 
 fn ready(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
@@ -237,7 +291,10 @@ fn ready(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
         Health::Unknown => write(
             Truth::Unknown,
             Reason::NotObserved,
-            "the serving side has not been checked yet",
+            health
+                .message
+                .as_deref()
+                .unwrap_or("the serving side has not been checked yet"),
         ),
     }
 }
@@ -308,7 +365,7 @@ impl ConditionWriter<'_> {
             type_: type_.to_owned(),
             status: status.to_owned(),
             reason: reason.to_string(),
-            message: message.to_owned(),
+            message: cut(message, STATUS_MESSAGE_MAX),
             observed_generation: self.generation,
             last_transition_time: unchanged
                 .map_or_else(|| Time(whole_seconds(self.now)), |old| old.last_transition_time.clone()),

@@ -2,13 +2,14 @@
 //! the others wait until it works for those. An image that cannot be pulled, or does not work, costs at most that many pairs their idle side.
 //!
 //! A pair *is updating* from when one of its sides gets the image until the proxy there works. A pair whose side does not come back goes on
-//! updating, and keeps its place. The places are not stored: after a change of leader a pair of which one side alone has the image counts as
-//! updating until that side works.
+//! updating, and keeps its place. A side that is down because of its proxy before it gets the image needs no place: the image cannot break it,
+//! and a pair that never worked holds nobody up. The places are not stored: a pair of which one side alone has the image when a leader looks at
+//! it for the first time counts as updating until that side works.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::rollout::Snapshot;
-use crate::api::{Side, Sides};
+use crate::api::{Health, Side, Sides};
 
 /// The pairs that are updating, and those that wait. `K` is the key of a pair.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Updates<K> {
     waiting: BTreeSet<K>,
     /// The pairs that were looked at since this process leads.
     seen: BTreeSet<K>,
+    /// Those of them whose images are known.
+    known: BTreeSet<K>,
 }
 
 /// What is declared and found of the gate's image on one side.
@@ -53,6 +56,7 @@ impl<K: Ord + Clone> Updates<K> {
             updating: BTreeMap::new(),
             waiting: BTreeSet::new(),
             seen: BTreeSet::new(),
+            known: BTreeSet::new(),
         }
     }
 
@@ -69,7 +73,8 @@ impl<K: Ord + Clone> Updates<K> {
         let given = images
             .each_ref()
             .map(|image| image.template.clone().filter(|_| image.is_new()));
-        if images.iter().any(|(_, image)| image.is_old()) && !all_work(&given, snapshot) {
+        let is_first_look = self.known.insert(pair.clone());
+        if is_first_look && images.iter().any(|(_, image)| image.is_old()) && !all_work(&given, snapshot) {
             self.updating.entry(pair.clone()).or_insert(given);
         }
         if !images.iter().any(|(_, image)| image.is_old()) {
@@ -117,6 +122,7 @@ impl<K: Ord + Clone> Updates<K> {
         self.updating.remove(pair);
         self.waiting.remove(pair);
         self.seen.remove(pair);
+        self.known.remove(pair);
         self.waiting()
     }
 
@@ -130,6 +136,12 @@ impl<K: Ord + Clone> Updates<K> {
     pub fn updating(&self) -> impl ExactSizeIterator<Item = &K> {
         self.updating.keys()
     }
+}
+
+/// Whether a side is known to be down because of its proxy: a new image cannot make that worse.
+#[must_use]
+pub fn is_broken(snapshot: &Snapshot, side: Side) -> bool {
+    snapshot.health[side] == Some(Health::Down) && !snapshot.proxy_works[side]
 }
 
 /// Whether the proxies run and work that have one of these pod templates.
@@ -257,6 +269,31 @@ mod tests {
         assert!(updates.may_update(&1, &images("old", "old"), &Snapshot::default(), ALL));
         updates.begin(&1, Side::Backup, template());
         assert!(!updates.may_update(&5, &images("old", "new"), &runs(true), ALL));
+    }
+
+    #[test]
+    fn only_a_side_that_is_known_to_be_down_because_of_its_proxy_is_broken() {
+        let mut snapshot = Snapshot::default();
+        assert!(!is_broken(&snapshot, Side::Backup), "nothing is known yet");
+        for (health, proxy_works, broken) in [
+            (Health::Down, false, true),
+            (Health::Down, true, false),
+            (Health::Up, true, false),
+            (Health::Unknown, false, false),
+        ] {
+            snapshot.health.backup = Some(health);
+            snapshot.proxy_works.backup = proxy_works;
+            assert_eq!(is_broken(&snapshot, Side::Backup), broken, "{health:?}");
+        }
+    }
+
+    #[test]
+    fn a_side_that_got_the_image_without_a_place_takes_none() {
+        let mut updates = fleet(1);
+        // Pair 5 never worked: its backup gets the image without `begin`.
+        assert!(updates.may_update(&5, &images("old", "old"), &Snapshot::default(), ALL));
+        assert!(updates.may_update(&5, &images("old", "new"), &runs(false), ALL));
+        assert_eq!(updates.updating().len(), 0);
     }
 
     #[test]

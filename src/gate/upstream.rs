@@ -23,7 +23,6 @@
 mod found;
 mod redials;
 mod results;
-mod trust;
 
 use std::{
     io::{self, ErrorKind},
@@ -42,10 +41,10 @@ pub use self::{
     found::{Found, combine, log_change},
     results::SessionResults,
 };
-use self::{redials::Redials, trust::Trust};
+use self::redials::Redials;
 use super::metrics::GateMetrics;
 use crate::{
-    dial::{DialError, DialedStream, Dialer, prepare_to_watch},
+    dial::{DialError, DialedStream, Dialer, Trust, prepare_to_watch},
     protocol::UnreachableCause,
 };
 

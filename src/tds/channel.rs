@@ -27,6 +27,7 @@ pub struct Channel<S> {
     stream: S,
     assembler: Assembler,
     unread: Vec<u8>,
+    received: u64,
     packet_size: u16,
 }
 
@@ -37,6 +38,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
             stream,
             assembler: Assembler::new(limit),
             unread: Vec::new(),
+            received: 0,
             packet_size: DEFAULT_PACKET_SIZE,
         }
     }
@@ -44,6 +46,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
     /// The stream below.
     pub const fn stream(&self) -> &S {
         &self.stream
+    }
+
+    /// Refuses messages above `limit` bytes from now on.
+    pub const fn set_limit(&mut self, limit: usize) {
+        self.assembler.set_limit(limit);
+    }
+
+    /// Bytes received so far, headers of packets included.
+    pub const fn received(&self) -> u64 {
+        self.received
     }
 
     /// Sends packets of up to `packet_size` bytes from now on. Packets of any size are received.
@@ -100,6 +112,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
         }
     }
 
+    /// Reads once and throws away the messages that are complete by then. `false` when the peer closed. Safe to cancel.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::receive`].
+    pub async fn discard(&mut self) -> Result<bool, ReceiveError> {
+        let is_open = self.read_more().await? > 0;
+        let mut input = self.unread.as_slice();
+        while self.assembler.feed(&mut input)?.is_some() {}
+        self.unread.clear();
+        Ok(is_open)
+    }
+
     /// Ends the sending side of the stream.
     ///
     /// # Errors
@@ -111,9 +136,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
 
     async fn read_more(&mut self) -> io::Result<usize> {
         self.unread.reserve(READ_LEN);
-        (&mut self.stream)
+        let read = (&mut self.stream)
             .take(READ_LEN as u64)
             .read_buf(&mut self.unread)
-            .await
+            .await?;
+        self.received += read as u64;
+        Ok(read)
     }
 }

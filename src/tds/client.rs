@@ -8,8 +8,9 @@
 //! 4. Between queries [`Client::lost`] returns as soon as the server closes the session, so that a killed server is seen in milliseconds.
 //! 5. [`Client::close`] sends a logout and closes without waiting for the answer, which some servers never send.
 //!
-//! Guarantees: an answer larger than the limit ends the session instead of growing; an error answer of the server
-//! ([`QueryError::Sql`]) leaves the session usable.
+//! Guarantees: an answer larger than the limit ends the session instead of growing, and so does a server that sends without being asked. What
+//! a login costs is bounded by [`LOGIN_ANSWER_MAX`], whoever answers. An error answer of the server ([`QueryError::Sql`]) leaves the session
+//! usable.
 //!
 //! Assumptions: the caller sets a deadline around each step (`tokio::time::timeout`) and drops the client when it passes. There is no
 //! cancel: after a deadline it is unknown what the server has done, and a dropped connection is the only state that both ends agree on.
@@ -26,8 +27,9 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::Error;
 use super::channel::{Channel, ReceiveError};
-use super::encryption::{Challenge, OFFER};
+use super::encryption::{Challenge, MESSAGE_CHALLENGE, OFFER, Parameters};
 use super::login::LoginRecord;
 use super::packet::{Message, PacketType};
 use super::request::RequestToken;
@@ -40,8 +42,18 @@ mod error;
 pub use answer::{Answer, ResultSet, Row};
 pub use error::{LoginError, QueryError};
 
-/// Largest answer in bytes that [`Client::login`] accepts: ample for a health check.
+/// Largest answer to a query in bytes that [`Client::login`] accepts.
 pub const ANSWER_MAX: usize = 1 << 20;
+
+/// Largest answer to a login in bytes, whatever the limit for queries is. A known one has some hundred bytes, or 2 KiB with a challenge for
+/// an encrypted password; whoever sends more has not been authenticated.
+pub const LOGIN_ANSWER_MAX: usize = 32 << 10;
+
+/// Most tokens in an answer to a login; a known one has ten.
+const LOGIN_TOKENS_MAX: usize = 1000;
+
+/// Most bytes that a server may send between two requests, headers of packets included. The sessions here subscribe to nothing.
+const UNASKED_MAX: usize = 64 << 10;
 
 /// How the password of a login may be sent. An empty password is never encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,6 +89,8 @@ pub struct Client<S> {
     channel: Channel<S>,
     order: ByteOrder,
     server: Option<String>,
+    /// What [`Channel::received`] was when the newest answer had come.
+    answered: u64,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
@@ -89,7 +103,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         Self::with_policy(stream, login, PasswordPolicy::Plain, ANSWER_MAX).await
     }
 
-    /// Logs in with the password as `policy` allows, and accepts answers up to `limit` bytes.
+    /// Logs in with the password as `policy` allows. From then on it accepts answers up to `limit` bytes; for the login itself
+    /// [`LOGIN_ANSWER_MAX`] is the limit if it is smaller.
     ///
     /// # Errors
     ///
@@ -101,9 +116,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         limit: usize,
     ) -> Result<Self, LoginError> {
         let mut client = Self {
-            channel: Channel::new(stream, limit),
+            channel: Channel::new(stream, limit.min(LOGIN_ANSWER_MAX)),
             order: login.order,
             server: None,
+            answered: 0,
         };
         let withheld = policy == PasswordPolicy::Encrypted && !login.password.is_empty();
         let mut payload = Vec::new();
@@ -113,13 +129,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
                 encryption: OFFER,
                 ..login.clone()
             };
-            offer.encode(&mut payload).map_err(LoginError::Protocol)?;
+            // Found here, before anything is sent, and not after the server has counted a login with an empty password.
+            login.encode(&mut Vec::new()).map_err(LoginError::Unwritable)?;
+            offer.encode(&mut payload).map_err(LoginError::Unwritable)?;
         } else {
-            login.encode(&mut payload).map_err(LoginError::Protocol)?;
+            login.encode(&mut payload).map_err(LoginError::Unwritable)?;
         }
         let challenge = match client.ask_to_log_in(PacketType::LOGIN, &payload).await {
             Ok(Verdict::Welcome) if withheld => return Err(LoginError::Unauthenticated),
-            Ok(Verdict::Welcome) => return Ok(client),
+            Ok(Verdict::Welcome) => return Ok(client.with_limit(limit)),
             Ok(Verdict::Challenged(challenge)) => challenge,
             Err(LoginError::Refused { number, text }) if withheld => {
                 return Err(LoginError::OfferRefused { number, text });
@@ -130,9 +148,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
             .answer(&login.password, login.order)
             .map_err(LoginError::Encryption)?;
         match client.ask_to_log_in(PacketType::NORMAL, &payload).await? {
-            Verdict::Welcome => Ok(client),
+            Verdict::Welcome => Ok(client.with_limit(limit)),
             Verdict::Challenged(_) => Err(LoginError::EncryptionDemanded),
         }
+    }
+
+    fn with_limit(mut self, limit: usize) -> Self {
+        self.channel.set_limit(limit);
+        self.answered = self.channel.received();
+        self
     }
 
     /// Name of the server in the last message that had one; it may be that of a proxy server.
@@ -174,17 +198,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
             has_parameters: false,
         };
         let mut payload = Vec::new();
-        request.encode(self.order, &mut payload).map_err(QueryError::Protocol)?;
+        request
+            .encode(self.order, &mut payload)
+            .map_err(QueryError::Unwritable)?;
         let sent = self.channel.send(PacketType::NORMAL, &payload).await;
         sent.map_err(QueryError::Io)?;
-        Ok(self.receive().await?.payload)
+        let answer = self.receive().await?;
+        self.answered = self.channel.received();
+        Ok(answer.payload)
     }
 
-    /// Waits until the session is lost, discarding messages that belong to no request. Safe to cancel.
+    /// Waits until the session is lost, discarding messages that belong to no request, up to a limit. Safe to cancel.
     pub async fn lost(&mut self) -> QueryError {
         loop {
-            if let Err(error) = self.receive().await {
-                return error;
+            let unasked = self.channel.received().saturating_sub(self.answered);
+            if unasked > UNASKED_MAX as u64 {
+                return QueryError::Protocol(Error::Unasked { limit: UNASKED_MAX });
+            }
+            // At most one read: a message that never ends would keep this from counting.
+            match self.channel.discard().await {
+                Ok(true) => {}
+                Ok(false) => return QueryError::Closed,
+                Err(ReceiveError::Io(error)) => return QueryError::Io(error),
+                Err(ReceiveError::Protocol(error)) => return QueryError::Protocol(error),
             }
         }
     }
@@ -222,6 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         self.receive().await.map_err(|error| match error {
             QueryError::Io(source) => LoginError::Io(source),
             QueryError::Protocol(source) => LoginError::Protocol(source),
+            QueryError::Unwritable(source) => LoginError::Unwritable(source),
             QueryError::Closed | QueryError::Sql { .. } => LoginError::Closed { spoke: true },
         })
     }
@@ -233,43 +270,49 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
         self.judge(&answer)
     }
 
+    /// Reads the answer to a login token by token and keeps what decides it: an answer of many tokens takes no more memory than one of few.
     fn judge(&mut self, answer: &Message) -> Result<Verdict, LoginError> {
-        let tokens = Tokens::new(&answer.payload, self.order).collect::<Result<Vec<_>, _>>();
-        let tokens = tokens.map_err(LoginError::Protocol)?;
         let mut ack = None;
-        let mut messages: Vec<&ServerMessage> = Vec::new();
         let mut done: Option<Done> = None;
-        for token in &tokens {
-            match token {
-                Token::LoginAck(found) => ack = Some(found),
-                Token::Message(message) => messages.push(message),
-                Token::EnvChange(changes) => self.follow(changes),
-                Token::Done(found) => done = Some(*found),
-                _ => {}
+        let mut reason: Option<ServerMessage> = None;
+        let mut server: Option<String> = None;
+        let mut challenge = Parameters::of(MESSAGE_CHALLENGE);
+        for (count, token) in Tokens::new(&answer.payload, self.order).enumerate() {
+            if count >= LOGIN_TOKENS_MAX {
+                let limit = LOGIN_TOKENS_MAX;
+                return Err(LoginError::Protocol(Error::TooManyTokens { limit }));
+            }
+            match token.map_err(LoginError::Protocol)? {
+                Token::LoginAck(found) => ack = Some((found.verdict(), found.tds_version)),
+                Token::Message(message) => {
+                    if server.is_none() && !message.server.is_empty() {
+                        server = Some(message.server.clone());
+                    }
+                    if reason.is_none() && message.is_error() {
+                        reason = Some(message);
+                    }
+                }
+                Token::EnvChange(changes) => self.follow(&changes),
+                Token::Done(found) => done = Some(found),
+                token => challenge.take(token),
             }
         }
-        self.learn_server(messages.iter().copied());
-        let refused = || {
-            let reason = messages.iter().find(|message| message.is_error());
-            LoginError::Refused {
-                number: reason.map_or(0, |message| message.number),
-                text: reason.map_or_else(String::new, |message| message.text.clone()),
-            }
+        self.server = server.or_else(|| self.server.take());
+        let refused = |reason: Option<ServerMessage>| {
+            let (number, text) = reason.map_or_else(Default::default, |message| (message.number, message.text));
+            LoginError::Refused { number, text }
         };
-        let Some(ack) = ack else {
-            return Err(if messages.iter().any(|message| message.is_error()) {
-                refused()
-            } else {
-                LoginError::NoVerdict
+        let Some((verdict, version)) = ack else {
+            return Err(match reason {
+                Some(reason) => refused(Some(reason)),
+                None => LoginError::NoVerdict,
             });
         };
-        match ack.verdict() {
-            LoginAck::SUCCEED if ack.tds_version[0] < 5 => Err(LoginError::OlderProtocol {
-                version: ack.tds_version,
-            }),
+        match verdict {
+            LoginAck::SUCCEED if version[0] < 5 => Err(LoginError::OlderProtocol { version }),
             LoginAck::SUCCEED if done.is_some_and(Done::is_final) => Ok(Verdict::Welcome),
-            LoginAck::FAIL => Err(refused()),
-            LoginAck::NEGOTIATE => match Challenge::from_tokens(&tokens) {
+            LoginAck::FAIL => Err(refused(reason)),
+            LoginAck::NEGOTIATE => match challenge.found().and_then(Challenge::from_parameters) {
                 Some(challenge) => Ok(Verdict::Challenged(challenge)),
                 None => Err(LoginError::EncryptionDemanded),
             },

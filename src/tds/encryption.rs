@@ -4,7 +4,7 @@
 //!
 //! 1. The client logs in with an empty password and [`OFFER`] in the login record.
 //! 2. The server answers LOGINACK *negotiate*, MSG 30, and as parameters the number of the cipher suite, its RSA public key (PKCS#1, in PEM) and a
-//!    nonce: [`Challenge::from_tokens`].
+//!    nonce: a [`Challenge`].
 //! 3. The client sends MSG 31 with the nonce and the password, encrypted by RSA-OAEP with SHA-1, and MSG 32 with the same for remote servers, of which
 //!    it names none: [`Challenge::answer`].
 //! 4. The server answers the login.
@@ -63,7 +63,7 @@ pub enum EncryptionError {
     #[error("the cryptographic library failed")]
     Crypto,
     /// The message is not TDS.
-    #[error("broken message")]
+    #[error("broken message: {0}")]
     Protocol(#[from] Error),
 }
 
@@ -77,14 +77,11 @@ pub struct Challenge {
 }
 
 impl Challenge {
-    /// The challenge in an answer to a login; `None` when there is none of a kind that is known here.
-    #[must_use]
-    pub fn from_tokens(tokens: &[Token]) -> Option<Self> {
-        match parameters(tokens, MESSAGE_CHALLENGE)? {
-            [Value::Int(SUITE_RSA_OAEP), Value::Binary(key), Value::Binary(nonce), ..] => Some(Self {
-                key: key.clone(),
-                nonce: nonce.clone(),
-            }),
+    /// The challenge in the parameters of [`MESSAGE_CHALLENGE`]; `None` when it is of a kind that is not known here.
+    pub(super) fn from_parameters(parameters: Vec<Value>) -> Option<Self> {
+        let mut values = parameters.into_iter();
+        match [values.next()?, values.next()?, values.next()?] {
+            [Value::Int(SUITE_RSA_OAEP), Value::Binary(key), Value::Binary(nonce)] => Some(Self { key, nonce }),
             _ => None,
         }
     }
@@ -141,17 +138,44 @@ fn answer_message(password: Vec<u8>, remote: Vec<u8>, order: ByteOrder) -> Resul
     Ok(writer.into_payload())
 }
 
-/// The parameters that follow a message.
-pub(super) fn parameters(tokens: &[Token], message: u16) -> Option<&[Value]> {
-    let is_it = |token: &Token| matches!(token, Token::Negotiation { id, .. } if *id == message);
-    let start = tokens.iter().position(is_it)? + 1;
-    let rest = tokens.get(start..)?;
-    let end = rest.iter().position(|token| matches!(token, Token::Negotiation { .. }));
-    let mut own = rest.iter().take(end.unwrap_or(rest.len()));
-    own.find_map(|token| match token {
-        Token::Params(values) => Some(values.as_slice()),
-        _ => None,
-    })
+/// Finds the parameters that follow one message, in tokens that are given to it one after the other. It keeps nothing else.
+#[derive(Debug)]
+pub(super) struct Parameters {
+    message: u16,
+    /// The newest message is that one, and its parameters have not come yet.
+    is_next: bool,
+    /// The message has come: a second one of that number does not count.
+    has_come: bool,
+    found: Option<Vec<Value>>,
+}
+
+impl Parameters {
+    pub(super) const fn of(message: u16) -> Self {
+        Self {
+            message,
+            is_next: false,
+            has_come: false,
+            found: None,
+        }
+    }
+
+    pub(super) fn take(&mut self, token: Token) {
+        match token {
+            Token::Negotiation { id, .. } => {
+                self.is_next = id == self.message && !self.has_come;
+                self.has_come |= self.is_next;
+            }
+            Token::Params(values) if self.is_next => {
+                self.is_next = false;
+                self.found = Some(values);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn found(self) -> Option<Vec<Value>> {
+        self.found
+    }
 }
 
 pub(super) const fn field(data_type: DataType) -> Column {

@@ -25,6 +25,12 @@ pub enum Error {
         /// The limit in bytes of payload.
         limit: usize,
     },
+    /// A message has more packets than its reader accepts bytes: most of them are empty.
+    #[error("message of more than {limit} packets")]
+    TooManyPackets {
+        /// The limit.
+        limit: usize,
+    },
     /// Fewer bytes are left than a field needs, or than it announced.
     #[error("{what} needs {wanted} bytes and {left} are left")]
     Truncated {
@@ -66,6 +72,24 @@ pub enum Error {
     NoFormat {
         /// The token.
         what: &'static str,
+    },
+    /// A format declares no columns: its rows would be tokens of one byte each, so a small answer would hold very many.
+    #[error("{what} without columns")]
+    NoColumns {
+        /// The format.
+        what: &'static str,
+    },
+    /// The answer to a login has more tokens than any login needs.
+    #[error("more than {limit} tokens in the answer to a login")]
+    TooManyTokens {
+        /// The limit.
+        limit: usize,
+    },
+    /// The server sent more than a session receives unasked.
+    #[error("more than {limit} bytes that were not asked for")]
+    Unasked {
+        /// The limit in bytes.
+        limit: usize,
     },
     /// An answer has no final DONE, so it may be incomplete.
     #[error("answer without an end")]

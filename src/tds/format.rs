@@ -38,11 +38,14 @@ pub struct FormatKind {
 ///
 /// # Errors
 ///
-/// [`Error::TooLong`] above [`COLUMNS_MAX`], [`Error::Surplus`] when the columns end before the announced length, and those of
+/// [`Error::NoColumns`], [`Error::TooLong`] above [`COLUMNS_MAX`], [`Error::Surplus`] when the columns end before the announced length, and those of
 /// [`DataType::decode`].
 pub fn decode_format(kind: FormatKind, reader: &mut Reader<'_>) -> Result<Vec<Column>, Error> {
     let mut content = reader.content(kind.wide, "format")?;
     let count = usize::from(content.u16("number of columns")?);
+    if count == 0 {
+        return Err(Error::NoColumns { what: "format" });
+    }
     if count > COLUMNS_MAX {
         return Err(Error::TooLong {
             what: "number of columns",
@@ -88,13 +91,16 @@ fn decode_column(kind: FormatKind, content: &mut Reader<'_>) -> Result<Column, E
 ///
 /// # Errors
 ///
-/// [`Error::TooLong`] for a name above 255 bytes, for more than [`COLUMNS_MAX`] columns, or for more than a narrow format can hold.
+/// [`Error::NoColumns`]; [`Error::TooLong`] for a name above 255 bytes, for more than [`COLUMNS_MAX`] columns, or for more than a narrow format can hold.
 pub fn encode_format(kind: FormatKind, columns: &[Column], writer: &mut Writer<'_>) -> Result<(), Error> {
     let too_many = || Error::TooLong {
         what: "number of columns",
         length: columns.len(),
         limit: COLUMNS_MAX,
     };
+    if columns.is_empty() {
+        return Err(Error::NoColumns { what: "format" });
+    }
     if columns.len() > COLUMNS_MAX {
         return Err(too_many());
     }
@@ -126,7 +132,8 @@ pub fn encode_format(kind: FormatKind, columns: &[Column], writer: &mut Writer<'
 ///
 /// Those of [`Value::decode`].
 pub fn decode_values(columns: &[Column], reader: &mut Reader<'_>) -> Result<Vec<Value>, Error> {
-    let mut values = Vec::new();
+    // Each value has at least one byte.
+    let mut values = Vec::with_capacity(columns.len().min(reader.left()));
     for column in columns {
         values.push(Value::decode(column.data_type, reader)?);
     }

@@ -149,12 +149,15 @@ pub struct Assembler {
     header_filled: usize,
     packet: Option<Header>,
     packet_left: usize,
+    /// Packets of the message so far.
+    packets: usize,
     kind: Option<PacketType>,
     payload: Vec<u8>,
 }
 
 impl Assembler {
-    /// An assembler that refuses messages of more than `limit` bytes of payload.
+    /// An assembler that refuses messages of more than `limit` bytes of payload, or of more packets than that and one: a message that never
+    /// ends need not have a payload.
     #[must_use]
     pub const fn new(limit: usize) -> Self {
         Self {
@@ -163,9 +166,15 @@ impl Assembler {
             header_filled: 0,
             packet: None,
             packet_left: 0,
+            packets: 0,
             kind: None,
             payload: Vec::new(),
         }
+    }
+
+    /// Refuses messages above this size from now on.
+    pub const fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
     }
 
     /// Whether the last byte consumed was the end of a message, so that the stream may end here.
@@ -178,7 +187,7 @@ impl Assembler {
     ///
     /// # Errors
     ///
-    /// [`Error::PacketTooShort`], [`Error::MixedMessage`] and [`Error::MessageTooLong`], each as soon as the header that causes it is
+    /// [`Error::PacketTooShort`], [`Error::MixedMessage`], [`Error::MessageTooLong`] and [`Error::TooManyPackets`], each as soon as the header that causes it is
     /// complete.
     pub fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Message>, Error> {
         loop {
@@ -198,6 +207,7 @@ impl Assembler {
             self.packet = None;
             if packet.ends_message() {
                 self.kind = None;
+                self.packets = 0;
                 let payload = std::mem::take(&mut self.payload);
                 return Ok(Some(Message {
                     kind: packet.kind,
@@ -228,6 +238,10 @@ impl Assembler {
         }
         if self.payload.len() + header.payload_len() > self.limit {
             return Err(Error::MessageTooLong { limit: self.limit });
+        }
+        self.packets += 1;
+        if self.packets > self.limit.saturating_add(1) {
+            return Err(Error::TooManyPackets { limit: self.limit });
         }
         self.packet_left = header.payload_len();
         self.packet = Some(header);

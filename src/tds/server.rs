@@ -5,8 +5,8 @@ use aws_lc_rs::rand;
 use aws_lc_rs::rsa::{KeySize, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, PrivateDecryptingKey};
 
 use super::encryption::{
-    Challenge, EncryptionError, HAS_PARAMETERS, MESSAGE_CHALLENGE, MESSAGE_PASSWORD, SUITE_RSA_OAEP, field, key,
-    parameters,
+    Challenge, EncryptionError, HAS_PARAMETERS, MESSAGE_CHALLENGE, MESSAGE_PASSWORD, Parameters, SUITE_RSA_OAEP, field,
+    key,
 };
 use super::format::{COLUMN_NULLABLE, Column};
 use super::response::{Done, DoneKind, MessageForm, ServerMessage, Token, Tokens};
@@ -64,8 +64,12 @@ impl Challenger {
         payload: &[u8],
         order: ByteOrder,
     ) -> Result<Option<String>, EncryptionError> {
-        let tokens = Tokens::new(payload, order).collect::<Result<Vec<_>, _>>()?;
-        let Some([Value::Binary(encrypted), ..]) = parameters(&tokens, MESSAGE_PASSWORD) else {
+        let mut finder = Parameters::of(MESSAGE_PASSWORD);
+        for token in Tokens::new(payload, order) {
+            finder.take(token?);
+        }
+        let parameters = finder.found().unwrap_or_default();
+        let [Value::Binary(encrypted), ..] = parameters.as_slice() else {
             return Ok(None);
         };
         let mut plain = vec![0; self.key.min_output_size()];

@@ -34,6 +34,12 @@ impl<'a> Reader<'a> {
         self.bytes.is_empty()
     }
 
+    /// Bytes that have not been read.
+    #[must_use]
+    pub const fn left(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Takes `count` bytes, naming the field as `what` if they are not there.
     ///
     /// # Errors

@@ -11,6 +11,8 @@ use x509_parser::{
     x509::{AttributeTypeAndValue, X509Name},
 };
 
+use crate::foreign::cut;
+
 /// Longer names, in characters, are truncated in messages.
 const LONGEST_NAME: usize = 160;
 
@@ -171,20 +173,12 @@ impl fmt::Display for Presented {
     }
 }
 
-/// A name for messages: without control characters, and truncated to [`LONGEST_NAME`].
+/// A name for messages.
 pub(super) fn shown(name: &X509Name<'_>) -> String {
     quoted(&name.to_string())
 }
 
+/// A text that stands between quotation marks: without control characters, and truncated to [`LONGEST_NAME`].
 pub(super) fn quoted(text: &str) -> String {
-    let mut characters = text.chars();
-    let mut shown: String = characters
-        .by_ref()
-        .take(LONGEST_NAME)
-        .flat_map(char::escape_debug)
-        .collect();
-    if characters.next().is_some() {
-        shown.push('…');
-    }
-    shown
+    cut(&text.replace('\\', r"\\").replace('"', r#"\""#), LONGEST_NAME)
 }

@@ -1,6 +1,8 @@
 //! Starts and stops the checks of one pair: two for each gate, one for each ObjectServer. They only observe; what they observe comes back
 //! with the number of the checks that observed it, so that what older ones still say is left out.
 
+mod supervise;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -13,6 +15,7 @@ use tokio::{
     task::AbortHandle,
 };
 
+use self::supervise::{Recipient, silence_limit, supervise};
 use super::Handover;
 use crate::{
     api::{Engine, Side, Sides},
@@ -22,11 +25,12 @@ use crate::{
     dial::{Address, Dialer},
     domain::{
         children::{CHECK_PORT, CONTROL_PORT},
-        evidence::{Fault, Link, Timing},
+        evidence::{Link, Timing},
         machine::{GateObservation, Input, PodView, ServerObservation, Source},
         pair::Pair,
         resync::ServerState,
     },
+    foreign::{MESSAGE_MAX, cut},
     protocol::Request,
     tls::ObjectServerTls,
 };
@@ -156,21 +160,21 @@ impl PairChecks {
     fn start_server(&mut self, side: Side) {
         let Some(declared) = self.declared.clone() else { return };
         let server = &declared.servers[side];
-        let login = self.login(&declared, side, Check::Direct);
-        let (number, out) = self.relay(side, Source::Server);
-        let mut running = Running {
-            number,
-            tasks: Vec::new(),
-        };
-        match dialer(server, &declared.timing) {
-            Ok(dialer) => running.spawn(check_objectserver(dialer, declared.timing, login, out)),
+        let login = self.login(&declared, side);
+        let recipient = self.recipient(side, Source::Server);
+        let mut running = Running::new(recipient.number);
+        let timing = declared.timing;
+        match dialer(server, &timing) {
+            Ok(dialer) => {
+                let start = move |out| check_objectserver(dialer.clone(), timing, login.clone(), out);
+                running.spawn(supervise(Check::Direct, silence_limit(&timing), recipient, start));
+            }
             Err(message) => running.spawn(async move {
-                let link = Link::Failed {
-                    since: tokio::time::Instant::now().into_std(),
-                    fault: Fault::Tls,
-                    message,
+                let link = Link::Unseen {
+                    message: cut(&message, MESSAGE_MAX),
                 };
-                let _ = out.send(Observation::Link(Check::Direct, link)).await;
+                // Without a recipient there is nobody to tell.
+                let _ = recipient.send(Observation::Link(Check::Direct, link)).await;
             }),
         }
         self.sides[side].server = Some(running);
@@ -186,37 +190,36 @@ impl PairChecks {
             return;
         };
         let commands = gate.commands.subscribe();
-        let login = self.login(&declared, side, Check::Path);
-        let (number, out) = self.relay(side, Source::Gate(uid.to_owned()));
-        let mut running = Running {
-            number,
-            tasks: Vec::new(),
+        let login = self.login(&declared, side);
+        let recipient = self.recipient(side, Source::Gate(uid.to_owned()));
+        let mut running = Running::new(recipient.number);
+        let (timing, limit) = (declared.timing, silence_limit(&declared.timing));
+        let (name, config) = (keys.gate_name.clone(), Arc::clone(&keys.config));
+        let control = SocketAddr::new(ip, CONTROL_PORT);
+        let start = move |out| {
+            check_gate(
+                control,
+                name.clone(),
+                Arc::clone(&config),
+                timing,
+                commands.clone(),
+                out,
+            )
         };
-        running.spawn(check_gate(
-            SocketAddr::new(ip, CONTROL_PORT),
-            keys.gate_name.clone(),
-            Arc::clone(&keys.config),
-            declared.timing,
-            commands,
-            out.clone(),
-        ));
-        running.spawn(check_path(
-            SocketAddr::new(ip, CHECK_PORT),
-            keys.gate_name.clone(),
-            Arc::clone(&keys.config),
-            declared.timing,
-            login,
-            out,
-        ));
+        running.spawn(supervise(Check::Control, limit, recipient.clone(), start));
+        let (name, config) = (keys.gate_name.clone(), Arc::clone(&keys.config));
+        let path = SocketAddr::new(ip, CHECK_PORT);
+        let start = move |out| check_path(path, name.clone(), Arc::clone(&config), timing, login.clone(), out);
+        running.spawn(supervise(Check::Path, limit, recipient, start));
         if let Some(gate) = self.sides[side].gates.get_mut(uid) {
             gate.running = Some(running);
         }
     }
 
-    fn login(&self, declared: &Declared, side: Side, check: Check) -> Option<Login> {
+    fn login(&self, declared: &Declared, side: Side) -> Option<Login> {
         let server = &declared.servers[side];
-        // There is TLS up to the gate, and the proxy server is in the gate's pod.
-        let is_private = server.authorities.is_some() || (check == Check::Path && server.proxy.is_some());
+        // On the path there is TLS up to the gate. What a proxy server behind it does with a password in the clear is its own affair.
+        let is_private = server.authorities.is_some();
         declared.login.clone().map(|credentials| Login {
             credentials: Arc::new(credentials),
             allow_plaintext: server.allow_plaintext || is_private,
@@ -224,28 +227,19 @@ impl PairChecks {
             proxy: server.proxy.clone(),
             gateways: self.sides[side].gateways.subscribe(),
             refusals: Arc::clone(&self.sides[side].refusals),
+            undecodable: Arc::default(),
         })
     }
 
-    /// A channel whose observations arrive with side, source and a new number on them. The task that carries them ends with the sender.
-    fn relay(&mut self, side: Side, source: Source) -> (u64, mpsc::Sender<Observation>) {
+    /// Where the observations of new checks go: side, source and a new number are put on them.
+    fn recipient(&mut self, side: Side, source: Source) -> Recipient {
         self.numbers += 1;
-        let (number, out) = (self.numbers, self.out.clone());
-        let (sender, mut receiver) = mpsc::channel(16);
-        tokio::spawn(async move {
-            while let Some(observation) = receiver.recv().await {
-                let observed = Observed {
-                    side,
-                    source: source.clone(),
-                    number,
-                    observation,
-                };
-                if out.send(observed).await.is_err() {
-                    return;
-                }
-            }
-        });
-        (number, sender)
+        Recipient {
+            side,
+            source,
+            number: self.numbers,
+            out: self.out.clone(),
+        }
     }
 
     fn restart_gates(&mut self, side: Side) -> Vec<(Side, Source)> {
@@ -258,6 +252,13 @@ impl PairChecks {
 }
 
 impl Running {
+    const fn new(number: u64) -> Self {
+        Self {
+            number,
+            tasks: Vec::new(),
+        }
+    }
+
     fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.push(tokio::spawn(task).abort_handle());
     }
@@ -366,6 +367,10 @@ pub fn input(side: Side, source: Source, observation: Observation) -> Option<Inp
         Source::Server => None,
     };
     let server = |observation| Some(Input::Server(side, observation));
+    let observation = match observation {
+        Observation::Restarted { check, message } => Observation::Link(check, Link::Unseen { message }),
+        observation => observation,
+    };
     match observation {
         Observation::Link(Check::Control, link) => gate(GateObservation::Control(link)),
         Observation::Link(Check::Path, link) => gate(GateObservation::Path(link)),
@@ -378,7 +383,11 @@ pub fn input(side: Side, source: Source, observation: Observation) -> Option<Inp
             gateways: info.gateways,
             attached_since: None,
         })),
-        Observation::Server(_) => None,
+        Observation::SessionEnded(Check::Direct) => server(ServerObservation::SessionEnded),
+        Observation::Server(_)
+        | Observation::SessionEnded(_)
+        | Observation::Unchanged(_)
+        | Observation::Restarted { .. } => None,
         Observation::Expires(expires) => server(ServerObservation::CertificateExpires(expires)),
     }
 }
@@ -425,3 +434,6 @@ fn dialer(server: &ObjectServerTarget, timing: &Timing) -> Result<Dialer, String
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

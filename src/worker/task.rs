@@ -164,6 +164,7 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
     }
 
     fn take_observed(&mut self, observed: Observed) -> Flow {
+        self.telemetry.count_unseen(observed.side, &observed.observation);
         match self.checks.input(observed) {
             Some(input) => {
                 tracing::trace!(pair = self.machine.pair().name, ?input, "observed");

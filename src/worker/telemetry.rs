@@ -12,14 +12,16 @@ use kube::{
 
 use crate::{
     api::{Health, ProxyPair, Side, Sides},
+    check::Observation,
     cluster::{Cluster, within_deadline},
     domain::{
+        evidence::Link,
         expiry::Certificate,
         machine::{SideState, Switched},
         notice::{EventText, Notice},
         pair::Pair,
     },
-    metrics::{CertificateLabels, SideLabels, SwitchLabels},
+    metrics::{CertificateLabels, CheckLabels, SideLabels, SwitchLabels},
     protocol::Request,
 };
 
@@ -90,6 +92,23 @@ impl Telemetry {
         metrics.switches.get_or_create(&labels).inc();
         let seconds = switch.duration.get().as_secs_f64();
         metrics.switch_duration.get_or_create(&labels).observe(seconds);
+    }
+
+    /// Counts what a check could not look at, and its failures.
+    pub fn count_unseen(&self, side: Side, observation: &Observation) {
+        let metrics = &self.cluster.metrics;
+        let (check, counter) = match observation {
+            Observation::Link(check, Link::Unseen { .. }) => (check, &metrics.checks_unseen),
+            Observation::Restarted { check, .. } => (check, &metrics.check_restarts),
+            _ => return,
+        };
+        let labels = CheckLabels {
+            namespace: self.namespace.clone(),
+            pair: self.name.clone(),
+            side: side.label(),
+            check: check.label(),
+        };
+        counter.get_or_create(&labels).inc();
     }
 
     /// Sets the gauges of both sides.

@@ -108,8 +108,17 @@ impl Stage {
         self.commands.send_modify(|commands| commands.command = Some(command));
     }
 
+    /// The next observation, but for those that nothing has changed.
     async fn next(&mut self) -> Option<Observation> {
-        timeout(DEADLINE, self.seen.recv()).await.expect("no observation")
+        let next = async {
+            loop {
+                match self.seen.recv().await {
+                    Some(Observation::Unchanged(_)) => {}
+                    observation => return observation,
+                }
+            }
+        };
+        timeout(DEADLINE, next).await.expect("no observation")
     }
 
     async fn link(&mut self) -> Link {
@@ -217,6 +226,46 @@ async fn silence_is_reported_at_the_next_ping_with_the_moment_of_the_first_witho
     gate.answer(second).await;
     stage.report().await;
     assert_eq!(stage.link().await, Link::Answering);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silence_that_lasts_is_said_to_last() {
+    let mut stage = Stage::set();
+    let mut gate = stage.session().await;
+    gate.ping().await;
+    let since = now();
+    assert_eq!(stage.link().await, Link::Silent { since });
+    for _ in 0..20 {
+        let next = timeout(TIMING.interval * 2, stage.seen.recv()).await.unwrap();
+        assert!(matches!(next, Some(Observation::Unchanged(Check::Control))), "{next:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_gate_repeats_of_others_is_cut_and_escaped() {
+    let mut stage = Stage::set();
+    let mut gate = stage.session().await;
+    let long = "x\u{1b}".repeat(2000);
+    gate.report(json!({
+        "upstream": {"state": "Unreachable", "cause": "Refused", "message": long},
+        "listenError": long, "refusedOrder": long,
+    }))
+    .await;
+    let (_, report) = stage.report().await;
+    let text = serde_json::to_string(&report).unwrap();
+    assert!(text.len() < 5000 && !text.contains("\\u001b"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_this_machine_is_no_failure_of_the_gate() {
+    let mut stage = Stage::set();
+    stage.dialled.send(Err(Failure::unseen("Too many open files"))).unwrap();
+    let link = stage.link().await;
+    assert!(
+        matches!(&link, Link::Unseen { message } if message == "Too many open files"),
+        "{link:?}"
+    );
+    stage.session().await;
 }
 
 #[tokio::test(start_paused = true)]

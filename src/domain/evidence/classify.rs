@@ -45,6 +45,12 @@ pub fn classify(gate: &GateEvidence, server: &ServerEvidence, timing: &Timing, n
     }
 }
 
+fn unseen<T>(what: &str, why: &str) -> Layer<T> {
+    Layer::Break(Reading::Unseen {
+        message: format!("the operator cannot look at {what}: {why}"),
+    })
+}
+
 /// The reading of a side that has had no pod since `since`.
 #[must_use]
 pub fn without_pod(since: Instant, timing: &Timing) -> Reading {
@@ -100,7 +106,7 @@ impl<'a> Case<'a> {
             Link::Failed { since, fault, message } => {
                 let cause = match fault {
                     Fault::Tls => Cause::TlsRejected,
-                    Fault::Connection | Fault::Login | Fault::WrongServer => Cause::ProxyUnreachable,
+                    Fault::Connection | Fault::Login | Fault::WrongServer | Fault::Protocol => Cause::ProxyUnreachable,
                 };
                 self.proved(cause, *since, message.clone())
             }
@@ -110,6 +116,7 @@ impl<'a> Case<'a> {
                 layer => layer,
             },
             Link::Untried => Layer::Break(Reading::Unknown),
+            Link::Unseen { message } => unseen("the gate", message),
             Link::Answering => Layer::Continue(()),
         }
     }
@@ -195,6 +202,7 @@ impl<'a> Case<'a> {
     fn path(self, gate: &GateReport) -> Layer {
         match &self.gate.path {
             Link::Untried => Layer::Break(Reading::Unknown),
+            Link::Unseen { message } => unseen("the ObjectServer through the gate", message),
             Link::Answering => Layer::Continue(()),
             Link::Silent { since } if self.server.direct.silent_since().is_some() => {
                 self.silent(Cause::ObjectServerUnresponsive, *since, "the ObjectServer")
@@ -212,6 +220,7 @@ impl<'a> Case<'a> {
                     Fault::Tls => Cause::TlsRejected,
                     Fault::Login => Cause::LoginRefused,
                     Fault::WrongServer => Cause::WrongObjectServer,
+                    Fault::Protocol => Cause::ProtocolError,
                     Fault::Connection if self.is_server_gone(*since) => Cause::ObjectServerUnreachable,
                     Fault::Connection => Cause::PathBroken,
                 };

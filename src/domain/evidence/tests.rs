@@ -252,6 +252,7 @@ fn a_session_that_is_refused_or_reaches_another_server_says_which() {
     let start = Instant::now();
     for (what, wanted) in [
         (Fault::Login, Cause::LoginRefused),
+        (Fault::Protocol, Cause::ProtocolError),
         (Fault::WrongServer, Cause::WrongObjectServer),
         (Fault::Tls, Cause::TlsRejected),
     ] {
@@ -369,4 +370,49 @@ fn an_objectserver_that_has_just_returned_is_no_broken_path_though_the_gate_has_
     };
     assert_eq!(at(10), Some(Cause::ObjectServerUnreachable));
     assert_eq!(at(1100), Some(Cause::PathBroken));
+}
+
+fn link_unseen() -> Link {
+    Link::Unseen {
+        message: "Too many open files".to_owned(),
+    }
+}
+
+#[test]
+fn what_the_operator_cannot_look_at_is_never_a_failure_of_the_side() {
+    let now = Instant::now();
+    for (blind, words) in [
+        (
+            good(now).gate(|gate| gate.control = link_unseen()),
+            "the operator cannot look at the gate: Too many open files",
+        ),
+        (
+            good(now).gate(|gate| gate.path = link_unseen()),
+            "the operator cannot look at the ObjectServer through the gate: Too many open files",
+        ),
+    ] {
+        for later in [Duration::ZERO, Duration::from_secs(3600)] {
+            let expected = Reading::Unseen {
+                message: words.to_owned(),
+            };
+            assert_eq!(classify(&blind, &TIMING, now + later), expected);
+        }
+    }
+    // The direct connection alone decides nothing.
+    let blind = good(now).direct(link_unseen());
+    assert_eq!(classify(&blind, &TIMING, now), Reading::Good);
+    assert_eq!(blind.server.unasked(), Some("Too many open files"));
+}
+
+#[test]
+fn a_gate_that_proves_its_loss_is_believed_although_the_operator_cannot_look_itself() {
+    let now = Instant::now();
+    let lost = good(now)
+        .reported(now, now, unreachable(UnreachableCause::Refused))
+        .gate(|gate| gate.path = link_unseen())
+        .direct(link_unseen());
+    assert_eq!(
+        cause(&classify(&lost, &TIMING, now + CONFIRMED_AFTER)),
+        Some((Cause::ObjectServerUnreachable, now + TIMING.unreachable_after))
+    );
 }

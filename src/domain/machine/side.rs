@@ -70,6 +70,8 @@ pub enum ServerObservation {
     Direct(Link),
     /// What it says about itself.
     State(ServerState),
+    /// The session ended in which it said that.
+    SessionEnded,
     /// When the certificate that it showed expires.
     CertificateExpires(Timestamp),
 }
@@ -300,6 +302,11 @@ impl SideState {
             ServerObservation::State(state) => {
                 self.server.state = Some(state.after(self.server.state.as_ref(), description, lasts));
             }
+            ServerObservation::SessionEnded => {
+                if let Some(state) = &mut self.server.state {
+                    state.end_session();
+                }
+            }
             ServerObservation::CertificateExpires(expires) => self.server_certificate = Some(expires),
         }
     }
@@ -330,7 +337,10 @@ impl SideState {
             (_, None) => Reading::Unknown,
             (_, Some(gate)) => classify(&gate.evidence, &self.server, timing, now),
         };
-        self.is_unobserved &= matches!(reading, Reading::Unknown | Reading::Doubtful { .. });
+        self.is_unobserved &= matches!(
+            reading,
+            Reading::Unknown | Reading::Unseen { .. } | Reading::Doubtful { .. }
+        );
         self.health = self.health.clone().step(&reading, timing, now);
     }
 

@@ -411,6 +411,8 @@ fn unresponsive_after() {
     for check in [
         json!({"interval": "10s"}),
         json!({"interval": "500ms", "unresponsiveAfter": "1s"}),
+        json!({"unresponsiveAfter": "601s"}),
+        json!({"unresponsiveAfter": "60h"}),
     ] {
         breaks(
             &rules::unresponsive_after(),
@@ -419,6 +421,7 @@ fn unresponsive_after() {
         );
     }
     fits(at("spec.healthCheck", json!({"unresponsiveAfter": "2s"})));
+    fits(at("spec.healthCheck", json!({"unresponsiveAfter": "10m"})));
 }
 
 #[test]

@@ -174,3 +174,49 @@ fn secret_values_that_nobody_reads_are_dropped() {
     // What is there is known all the same.
     assert_eq!(messages(&pair, &contents), [""; 0]);
 }
+
+#[test]
+fn a_login_that_has_no_room_in_the_protocol_is_a_problem_of_the_secret_and_is_never_tried() {
+    let pair = pair(json!({"healthCheck": {"login": {"secretName": "check"}}}));
+    let with = |user: &[u8], password: &[u8]| {
+        let content = Content {
+            version: "1".to_owned(),
+            data: [(AUTH_USER_NAME, user), (AUTH_PASSWORD, password)]
+                .map(|(key, value)| (key.to_owned(), value.to_vec()))
+                .into(),
+        };
+        let contents = Contents::from([(Reference::secret("check"), Some(content))]);
+        (messages(&pair, &contents), login(&pair, &contents))
+    };
+    let (said, taken) = with(b"svc-netcool-proxypair-check@corp.example.com\n", b"secret");
+    assert_eq!(
+        said,
+        [
+            "SecretUnusable: Secret check (spec.healthCheck.login.secretName): AuthUserName is 44 bytes long, and a login to an \
+             ObjectServer has room for 30: use a shorter one"
+        ]
+    );
+    assert_eq!(taken, None);
+    for (user, password, words) in [
+        (
+            "user".to_owned(),
+            "p".repeat(254).into_bytes(),
+            "AuthPassword is 254 bytes long",
+        ),
+        ("\u{e4}".repeat(16), b"secret".to_vec(), "AuthUserName is 32 bytes long"),
+        ("user".to_owned(), vec![b'p', 0xff], "AuthPassword is not UTF-8 text"),
+        (
+            "us\ner".to_owned(),
+            b"secret".to_vec(),
+            "AuthUserName has a control character",
+        ),
+    ] {
+        let (said, taken) = with(user.as_bytes(), &password);
+        assert!(said[0].contains(words), "{said:?}");
+        assert_eq!(taken, None, "{words}");
+    }
+    let (user, password) = ("u".repeat(30), "p".repeat(253));
+    let (said, taken) = with(format!("{user}\r\n").as_bytes(), password.as_bytes());
+    assert_eq!(said, [""; 0]);
+    assert_eq!(taken, Some((user, password)));
+}

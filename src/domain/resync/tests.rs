@@ -109,6 +109,20 @@ fn a_false_from_before_the_gateway_came_back_to_the_primary_is_not_believed() {
 }
 
 #[test]
+fn a_quick_restart_begins_anew_although_the_gateway_has_the_same_connection_number() {
+    let clock = clock();
+    let mut before = clock.state(0, Some(true), &[("1", OURS)]);
+    let backup = clock.state(500, Some(false), &[("3", OURS)]);
+    assert_eq!(clock.missing(&before, &backup, 600), []);
+    before.end_session();
+    assert_eq!(clock.missing(&before, &backup, 600), [Missing::Answer(Side::Primary)]);
+    let restarted = clock
+        .state(800, Some(true), &[("1", OURS)])
+        .after(Some(&before), OURS, LASTS);
+    assert_eq!(clock.missing(&restarted, &backup, 900), [Missing::Confirmation]);
+}
+
+#[test]
 fn answers_that_alternate_stay_in_step() {
     let clock = clock();
     let mut primary = clock.state(0, Some(true), &[("7", OURS)]);

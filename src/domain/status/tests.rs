@@ -45,6 +45,8 @@ struct Scene {
     primary: SideHealth,
     backup: SideHealth,
     decision: Decision,
+    /// Why the primary's ObjectServer cannot be asked.
+    unasked: Option<&'static str>,
     now: Now,
 }
 
@@ -67,6 +69,7 @@ impl Scene {
                 waiting: vec![],
                 look_again: None,
             },
+            unasked: None,
             now,
         }
     }
@@ -90,12 +93,14 @@ impl Scene {
                     sessions: 2,
                     acting_primary: None,
                     expiry: Expiry::default(),
+                    unasked: self.unasked,
                 },
                 backup: SideKnown {
                     health: &self.backup,
                     sessions: 0,
                     acting_primary: None,
                     expiry: Expiry::default(),
+                    unasked: None,
                 },
             },
             decision: &self.decision,
@@ -266,12 +271,14 @@ fn history_keeps_the_newest_ten() {
                     sessions: 0,
                     acting_primary: None,
                     expiry: Expiry::default(),
+                    unasked: None,
                 },
                 backup: SideKnown {
                     health: &scene.backup,
                     sessions: 0,
                     acting_primary: None,
                     expiry: Expiry::default(),
+                    unasked: None,
                 },
             },
             decision: &scene.decision,
@@ -318,4 +325,122 @@ fn what_is_missing_until_the_objectservers_are_in_sync_is_told_by_their_names() 
         let status = scene.render(&ProxyPairStatus::default(), scene.now, None);
         assert_eq!(status.failback.unwrap().waiting_for, [wanted]);
     }
+}
+
+#[test]
+fn an_answer_that_does_not_come_is_told_with_the_reason() {
+    let mut scene = Scene::new();
+    scene.routing.serving = Side::Backup;
+    scene.routing.target = Side::Backup;
+    scene.decision = Decision::Stay {
+        waiting: vec![Waiting::Resync(Missing::Answer(Side::Primary))],
+        look_again: None,
+    };
+    scene.unasked = Some("the resolver has not answered yet what the address of aggp is");
+    let status = scene.render(&ProxyPairStatus::default(), scene.now, None);
+    assert_eq!(
+        status.failback.unwrap().waiting_for,
+        ["an answer from AGG_P about its gateways (the resolver has not answered yet what the address of aggp is)"]
+    );
+}
+
+#[test]
+fn a_side_that_the_operator_cannot_look_at_is_unknown_with_the_reason() {
+    let mut scene = Scene::new();
+    let reading = Reading::Unseen {
+        message: "too many open files".to_owned(),
+    };
+    scene.primary = SideHealth::unknown(scene.now.monotonic).step(&reading, &TIMING, scene.now.monotonic);
+    let status = scene.render(&ProxyPairStatus::default(), scene.now, None);
+    for type_ in [CONDITION_READY, CONDITION_PRIMARY_HEALTHY] {
+        assert_eq!(truth(&status, type_), ("Unknown", "NotObserved"));
+        let condition = status.conditions.iter().find(|condition| condition.type_ == type_);
+        assert_eq!(condition.unwrap().message, "too many open files");
+    }
+    assert_eq!(status.primary.unwrap().message.as_deref(), Some("too many open files"));
+}
+
+#[test]
+fn whatever_is_said_the_status_stays_small() {
+    let mut scene = Scene::new();
+    let said = "x\u{1b}".repeat(1 << 20);
+    let bad = Reading::Bad {
+        cause: Cause::WrongObjectServer,
+        message: said.clone(),
+        down_at: scene.now.monotonic,
+    };
+    scene.primary = SideHealth::unknown(scene.now.monotonic).step(&bad, &TIMING, scene.now.monotonic);
+    scene.routing.serving = Side::Backup;
+    scene.routing.target = Side::Backup;
+    scene.decision = Decision::Stay {
+        waiting: vec![
+            Waiting::Resync(Missing::Sight(Side::Primary, said.clone())),
+            Waiting::Resync(Missing::Description(Side::Backup, vec![said.clone(); 10])),
+        ],
+        look_again: None,
+    };
+    let problem = Problem {
+        reason: Reason::Rejected,
+        message: said,
+    };
+    let status = scene.render(&ProxyPairStatus::default(), scene.now, Some(&problem));
+    let text = serde_json::to_string(&status).unwrap();
+    assert!(text.len() < 16 * STATUS_MESSAGE_MAX, "{} bytes", text.len());
+    assert!(!text.contains("\\u001b"), "{text}");
+    let conditions = status.conditions.iter().map(|condition| &condition.message);
+    let messages = [status.primary.unwrap().message.unwrap()];
+    let waiting = status.failback.unwrap().waiting_for;
+    for message in conditions.chain(&messages).chain(&waiting) {
+        assert!(message.chars().count() <= STATUS_MESSAGE_MAX, "{message}");
+    }
+}
+
+#[test]
+fn the_schema_allows_what_is_written() {
+    use kube::CustomResourceExt;
+    let schema = serde_json::to_value(ProxyPair::crd()).unwrap();
+    let status = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"];
+    for message in [
+        &status["primary"]["properties"]["message"],
+        &status["failback"]["properties"]["waitingFor"]["items"],
+    ] {
+        assert_eq!(message["maxLength"], STATUS_MESSAGE_MAX, "{message}");
+    }
+}
+
+#[test]
+fn a_login_without_tls_is_said_with_the_names_of_the_servers() {
+    let login = |tls: bool, allow: bool| {
+        let mut scene = Scene::new();
+        let login = json!({"secretName": "check", "allowPlaintextLogin": allow});
+        let mut spec = scene.pair.spec.clone();
+        spec.health_check.login = serde_json::from_value(login).unwrap();
+        let bundle = json!({"caBundle": {"configMapName": "ca"}});
+        spec.primary.object_server.tls = serde_json::from_value(bundle.clone()).unwrap();
+        if tls {
+            spec.backup.object_server.tls = serde_json::from_value(bundle).unwrap();
+        }
+        scene.pair = Pair { spec, ..scene.pair };
+        let status = scene.render(&ProxyPairStatus::default(), scene.now, None);
+        let condition = status
+            .conditions
+            .into_iter()
+            .find(|condition| condition.type_ == CONDITION_LOGIN_PROTECTED);
+        condition.map(|condition| format!("{} {}: {}", condition.status, condition.reason, condition.message))
+    };
+    assert_eq!(login(true, false).unwrap(), "True LoginOverTls: ");
+    let said = login(false, false).unwrap();
+    let words =
+        "False LoginUnprotected: the password of healthCheck.login goes to AGG_B without TLS, encrypted with a key";
+    assert!(said.starts_with(words), "{said}");
+    let said = login(false, true).unwrap();
+    assert!(said.contains("AGG_B without TLS, in the clear"), "{said}");
+    let scene = Scene::new();
+    let status = scene.render(&ProxyPairStatus::default(), scene.now, None);
+    assert!(
+        !status
+            .conditions
+            .iter()
+            .any(|condition| condition.type_ == CONDITION_LOGIN_PROTECTED)
+    );
 }

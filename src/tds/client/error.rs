@@ -9,7 +9,7 @@ use crate::tds::encryption::EncryptionError;
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
     /// The connection failed.
-    #[error("connection failed during the login")]
+    #[error("connection failed during the login: {0}")]
     Io(#[source] io::Error),
     /// The server closed. Without a single byte before, the port may be one that expects TLS.
     #[error("closed by the server {}", if *.spoke { "during the login" } else { "before any TDS byte: is this a TLS port?" })]
@@ -23,9 +23,12 @@ pub enum LoginError {
         /// The first byte; 0x15 is a TLS alert.
         first: u8,
     },
-    /// The answer is not TDS 5.0, or the login cannot be written as such.
-    #[error("protocol error in the login")]
+    /// The answer is not TDS 5.0.
+    #[error("the answer to the login cannot be decoded: {0}")]
     Protocol(#[source] Error),
+    /// The login cannot be written as TDS 5.0: nothing was sent, and it says nothing about the server.
+    #[error("the login cannot be sent: {0}")]
+    Unwritable(#[source] Error),
     /// User or password was refused.
     #[error("login refused: {text} (message {number})")]
     Refused {
@@ -38,7 +41,7 @@ pub enum LoginError {
     #[error("the server demands password encryption by an unsupported method")]
     EncryptionDemanded,
     /// The password could not be encrypted for the server.
-    #[error("failed to encrypt the password")]
+    #[error("failed to encrypt the password: {0}")]
     Encryption(#[source] EncryptionError),
     /// The server refused the login that offered an encrypted password, without asking for it. It does not know encryption, or not the user; it has
     /// counted a failed login.
@@ -69,14 +72,17 @@ pub enum LoginError {
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
     /// The connection failed.
-    #[error("connection failed")]
+    #[error("connection failed: {0}")]
     Io(#[source] io::Error),
     /// The server closed the session.
     #[error("closed by the server")]
     Closed,
     /// The answer is not TDS 5.0.
-    #[error("protocol error in the answer")]
+    #[error("the answer cannot be decoded: {0}")]
     Protocol(#[source] Error),
+    /// The query cannot be written as TDS 5.0: nothing was sent, and it says nothing about the server.
+    #[error("the query cannot be sent: {0}")]
+    Unwritable(#[source] Error),
     /// The statement failed on the server. The session remains usable.
     #[error("{server}: {text} (message {number}, class {class})")]
     Sql {

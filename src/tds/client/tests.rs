@@ -22,8 +22,12 @@ async fn read_message(stream: &mut DuplexStream) -> Message {
 }
 
 async fn play(answers: &[&[u8]], mut stream: DuplexStream) {
+    play_on(answers, &mut stream).await;
+}
+
+async fn play_on(answers: &[&[u8]], stream: &mut DuplexStream) {
     for answer in answers {
-        read_message(&mut stream).await;
+        read_message(stream).await;
         let mut packets = Vec::new();
         write_message(PacketType::RESPONSE, answer, 20, &mut packets);
         stream.write_all(&packets).await.unwrap();
@@ -155,6 +159,148 @@ async fn an_answer_above_the_limit_ends_the_session() {
         error,
         QueryError::Protocol(Error::MessageTooLong { limit: 100 })
     ));
+}
+
+#[tokio::test]
+async fn an_answer_to_a_login_has_a_smaller_limit_than_one_to_a_query() {
+    let (near, far) = duplex(4096);
+    let long = vec![0xfd; LOGIN_ANSWER_MAX + 1];
+    tokio::spawn(async move { flood_once(&long, far).await });
+    let error = Client::login(near, &LoginRecord::new("root", "", "test"))
+        .await
+        .unwrap_err();
+    let limit = LOGIN_ANSWER_MAX;
+    assert!(
+        matches!(error, LoginError::Protocol(Error::MessageTooLong { limit: found }) if found == limit),
+        "{error}"
+    );
+
+    let (near, far) = duplex(4096);
+    let long = [vec![0xae, 0xff, 0xff], vec![0; 0xffff], TRUE.to_vec()].concat();
+    assert!(long.len() > LOGIN_ANSWER_MAX);
+    tokio::spawn(async move { play(&[ACCEPT, &long], far).await });
+    let mut client = Client::login(near, &LoginRecord::new("root", "", "test"))
+        .await
+        .unwrap();
+    client.query("select 1").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_to_a_login_has_no_more_tokens_than_a_login_needs() {
+    let more = b"\xfd\x01\0\0\0\0\0\0\0".repeat(LOGIN_TOKENS_MAX);
+    let answer = Box::leak([more.as_slice(), ACCEPT].concat().into_boxed_slice());
+    let error = log_in(answer).await.unwrap_err();
+    assert!(
+        matches!(error, LoginError::Protocol(Error::TooManyTokens { .. })),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_format_without_columns_is_refused_before_its_rows_can_count() {
+    const FORMAT: &[u8] = b"\xec\x02\0\0\0\xd7\xd7\xd7\xd7";
+    let error = log_in(FORMAT).await.unwrap_err();
+    assert!(
+        matches!(error, LoginError::Protocol(Error::NoColumns { .. })),
+        "{error}"
+    );
+    assert_eq!(
+        error.to_string(),
+        "the answer to the login cannot be decoded: format without columns"
+    );
+}
+
+/// Reads a login and answers with `payload`, of which the client need not read all.
+async fn flood_once(payload: &[u8], mut stream: DuplexStream) {
+    read_message(&mut stream).await;
+    let mut packets = Vec::new();
+    write_message(PacketType::RESPONSE, payload, 512, &mut packets);
+    let _ = stream.write_all(&packets).await;
+}
+
+/// Reads a login and then sends `bytes` for as long as they are read.
+async fn flood(bytes: &'static [u8], first: &'static [u8], mut stream: DuplexStream) {
+    read_message(&mut stream).await;
+    let mut packets = Vec::new();
+    if !first.is_empty() {
+        write_message(PacketType::RESPONSE, first, 512, &mut packets);
+    }
+    let mut sent = stream.write_all(&packets).await;
+    while sent.is_ok() {
+        sent = stream.write_all(bytes).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_empty_packets_ends_although_its_last_one_never_comes() {
+    let (near, far) = duplex(4096);
+    tokio::spawn(flood(b"\x04\0\0\x08\0\0\0\0", b"", far));
+    let error = Client::login(near, &LoginRecord::new("root", "", "test"))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, LoginError::Protocol(Error::TooManyPackets { .. })),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_sends_on_without_being_asked_is_left() {
+    // Whole messages, and one that never ends.
+    for chatter in [&b"\x04\x01\0\x0a\0\0\0\0\xfd\xfd"[..], b"\x04\0\0\x0a\0\0\0\0\xfd\xfd"] {
+        let (near, far) = duplex(4096);
+        tokio::spawn(flood(chatter, ACCEPT, far));
+        let mut client = Client::login(near, &LoginRecord::new("root", "", "test"))
+            .await
+            .unwrap();
+        let error = client.lost().await;
+        assert!(matches!(error, QueryError::Protocol(Error::Unasked { .. })), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn little_that_was_not_asked_for_is_thrown_away() {
+    let (near, mut far) = duplex(4096);
+    let peer = tokio::spawn(async move {
+        play_on(&[ACCEPT], &mut far).await;
+        for _ in 0..100 {
+            far.write_all(b"\x04\x01\0\x09\0\0\0\0\xfd").await.unwrap();
+        }
+        far
+    });
+    let mut client = Client::login(near, &LoginRecord::new("root", "", "test"))
+        .await
+        .unwrap();
+    let far = peer.await.unwrap();
+    let waiting = tokio::time::timeout(std::time::Duration::from_millis(10), client.lost()).await;
+    assert!(waiting.is_err(), "{waiting:?}");
+    drop(far);
+    assert!(matches!(client.lost().await, QueryError::Closed));
+}
+
+#[tokio::test]
+async fn a_login_that_does_not_fit_its_fields_is_found_before_a_byte_is_sent() {
+    for (user, password, words) in [
+        (
+            "u".repeat(31),
+            "secret".to_owned(),
+            "user name is 31 bytes long, its field holds 30",
+        ),
+        (
+            "user".to_owned(),
+            "p".repeat(254),
+            "password is 254 bytes long, its field holds 253",
+        ),
+    ] {
+        for policy in [PasswordPolicy::Plain, PasswordPolicy::Encrypted] {
+            let (near, mut far) = duplex(4096);
+            let login = LoginRecord::new(&user, &password, "test");
+            let error = Client::with_policy(near, &login, policy, ANSWER_MAX).await.unwrap_err();
+            assert!(matches!(error, LoginError::Unwritable(_)), "{error}");
+            assert_eq!(error.to_string(), format!("the login cannot be sent: {words}"));
+            assert_eq!(far.read(&mut [0; 1]).await.unwrap(), 0, "something was sent");
+        }
+    }
 }
 
 #[tokio::test]

@@ -47,6 +47,12 @@ fn tokens(payload: &[u8], order: ByteOrder) -> Vec<Token> {
     Tokens::new(payload, order).collect::<Result<_, _>>().unwrap()
 }
 
+fn challenge_in(tokens: impl IntoIterator<Item = Token>) -> Option<Challenge> {
+    let mut finder = Parameters::of(MESSAGE_CHALLENGE);
+    tokens.into_iter().for_each(|token| finder.take(token));
+    Challenge::from_parameters(finder.found()?)
+}
+
 #[test]
 fn a_challenge_has_the_bytes_that_freetds_understood() {
     let challenge = Challenge {
@@ -60,10 +66,7 @@ fn a_challenge_has_the_bytes_that_freetds_understood() {
         }
         let payload = writer.into_payload();
         assert_eq!(payload, captured(order, &challenge.key, &challenge.nonce));
-        assert_eq!(
-            Challenge::from_tokens(&tokens(&payload, order)),
-            Some(challenge.clone())
-        );
+        assert_eq!(challenge_in(tokens(&payload, order)), Some(challenge.clone()));
     }
 }
 
@@ -150,10 +153,42 @@ fn another_method_or_another_suite_is_no_challenge() {
         let message = Token::Negotiation { status: 1, id };
         [ack.clone(), message, Token::Params(values), done.clone()]
     };
-    assert!(Challenge::from_tokens(&of(MESSAGE_CHALLENGE, 1)).is_some());
-    assert!(Challenge::from_tokens(&of(14, 1)).is_none());
-    assert!(Challenge::from_tokens(&of(MESSAGE_CHALLENGE, 2)).is_none());
-    assert!(Challenge::from_tokens(&[ack, done]).is_none());
+    assert!(challenge_in(of(MESSAGE_CHALLENGE, 1)).is_some());
+    assert!(challenge_in(of(14, 1)).is_none());
+    assert!(challenge_in(of(MESSAGE_CHALLENGE, 2)).is_none());
+    assert!(challenge_in([ack, done]).is_none());
+}
+
+#[test]
+fn only_the_parameters_right_after_the_first_message_of_its_number_are_taken() {
+    let message = |id| Token::Negotiation { status: 1, id };
+    let parameters = |number| Token::Params(vec![Value::Int(number)]);
+    let found = |tokens: Vec<Token>| {
+        let mut finder = Parameters::of(MESSAGE_PASSWORD);
+        tokens.into_iter().for_each(|token| finder.take(token));
+        finder.found()
+    };
+    let (password, other) = (message(MESSAGE_PASSWORD), message(MESSAGE_REMOTE_PASSWORDS));
+    let mine = Some(vec![Value::Int(1)]);
+    assert_eq!(
+        found(vec![parameters(0), password.clone(), parameters(1), parameters(2)]),
+        mine
+    );
+    assert_eq!(
+        found(vec![other.clone(), parameters(0), password.clone(), parameters(1)]),
+        mine
+    );
+    assert_eq!(
+        found(vec![
+            password.clone(),
+            other,
+            parameters(0),
+            password.clone(),
+            parameters(1)
+        ]),
+        None
+    );
+    assert_eq!(found(vec![password]), None);
 }
 
 proptest! {

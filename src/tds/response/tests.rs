@@ -274,7 +274,7 @@ fn any_column() -> impl Strategy<Value = (Column, Value)> {
 }
 
 fn any_tokens() -> impl Strategy<Value = Vec<Token>> {
-    let table = (any::<bool>(), prop::collection::vec(any_column(), 0..6)).prop_map(|(wide, table)| {
+    let table = (any::<bool>(), prop::collection::vec(any_column(), 1..6)).prop_map(|(wide, table)| {
         let (columns, values): (Vec<_>, Vec<_>) = table.into_iter().unzip();
         vec![
             Token::RowFormat { wide, columns },
@@ -282,7 +282,7 @@ fn any_tokens() -> impl Strategy<Value = Vec<Token>> {
             Token::Row(values),
         ]
     });
-    let params = (any::<bool>(), prop::collection::vec(any_column(), 0..4)).prop_map(|(wide, list)| {
+    let params = (any::<bool>(), prop::collection::vec(any_column(), 1..4)).prop_map(|(wide, list)| {
         let (fields, values): (Vec<_>, Vec<_>) = list.into_iter().unzip();
         vec![Token::ParamFormat { wide, fields }, Token::Params(values)]
     });

@@ -50,6 +50,9 @@ pub struct Options {
     /// Encrypted passwords: asked of every client, of those that offer one, or unknown.
     #[arg(long, value_enum, default_value = "offered")]
     encryption: Encryption,
+    /// Time that it takes to refuse a login, in milliseconds: servers with PAM or LDAP take some seconds.
+    #[arg(long, default_value_t = 0)]
+    refuse_after_ms: u64,
     /// Certificate chain in PEM: the port speaks TLS from the first byte. Read again for each connection.
     #[arg(long, requires = "tls_key")]
     tls_cert: Option<PathBuf>,

@@ -101,6 +101,7 @@ impl Session {
         if !password.is_some_and(|password| self.state.admits(&login.user, &password)) {
             tracing::info!(user = login.user, application = login.application, "login refused");
             self.state.count_refusal(&login.application);
+            tokio::time::sleep(self.state.refuses_after).await;
             let reply = login::refused(&login, &self.state.name)?;
             self.channel.send(PacketType::RESPONSE, &reply).await?;
             return Ok(self.channel.shutdown().await?);

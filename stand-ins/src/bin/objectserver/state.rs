@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,8 @@ pub struct State {
     pub identity: Option<Identity>,
     /// How passwords travel.
     pub passwords: Passwords,
+    /// Time from a wrong login to its answer.
+    pub refuses_after: Duration,
     /// Each login and each disconnect leaves an event.
     pub watches_connections: bool,
     users: Users,
@@ -71,6 +74,7 @@ impl State {
             lock: Lock::new(),
             identity,
             passwords: Passwords::new(options.encryption),
+            refuses_after: Duration::from_millis(options.refuse_after_ms),
             watches_connections: options.connection_watch,
             users: Users::new(options),
             sessions: Mutex::default(),

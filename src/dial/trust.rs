@@ -1,7 +1,7 @@
-//! Whether a connection that was made is proof that the server is there; pure.
+//! Whether a connection that was made is proof that the server is there; pure. For checks that send nothing.
 //!
 //! Something on the way, such as a sidecar, a load balancer or a tunnel, may accept a connection, dial the server later, and close when that
-//! fails. To the gate that is a connection that works for a while. So connections that are lost again and again, without proof in between,
+//! fails. To the one who dials that is a connection that works for a while. So connections that are lost again and again, without proof in between,
 //! add up. Proof is a connection that has stayed open for `unresponsive_after`, a TLS handshake, or a byte that the server has sent on a
 //! session or a check.
 
@@ -32,6 +32,12 @@ impl Trust {
             unproved_since: None,
             is_lost: false,
         }
+    }
+
+    /// When the connection was made that was lost first; `None` without a loss since the last proof.
+    #[must_use]
+    pub const fn unproved_since(&self) -> Option<Instant> {
+        self.unproved_since
     }
 
     /// Whether a new connection is no proof any more.
