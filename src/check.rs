@@ -9,6 +9,7 @@ mod hold;
 mod link;
 mod login;
 mod route;
+mod service;
 mod session;
 mod tls;
 
@@ -19,6 +20,7 @@ pub use hold::{check_objectserver, check_path};
 use jiff::Timestamp;
 pub use login::{APPLICATION, Credentials, Login, Refusals};
 pub use route::{RouteError, ask_route};
+pub use service::check_service;
 pub use tls::{TlsError, client_config, server_name};
 
 use crate::{
@@ -26,7 +28,7 @@ use crate::{
     protocol::Report,
 };
 
-/// One of the three checks of a side.
+/// One of the three checks of a side, or that of the virtual Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Check {
     /// The control session with the gate.
@@ -35,6 +37,8 @@ pub enum Check {
     Path,
     /// The connection from the operator straight to the ObjectServer.
     Direct,
+    /// The connections to the virtual Service, while a drain waits for it.
+    Service,
 }
 
 impl Check {
@@ -45,6 +49,7 @@ impl Check {
             Self::Control => "control",
             Self::Path => "path",
             Self::Direct => "direct",
+            Self::Service => "service",
         }
     }
 }
@@ -76,6 +81,8 @@ pub enum Observation {
     },
     /// The state of the check's connection is as it was reported last. Sent each interval in which nothing else is.
     Unchanged(Check),
+    /// The name of the gate that a connection to the virtual Service reached; `None` if nobody gave one.
+    Route(Option<String>),
 }
 
 /// What an ObjectServer states about itself.

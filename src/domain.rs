@@ -12,14 +12,17 @@
 //! | [`resync`] | whether the ObjectServers are back in sync |
 //! | [`failover`] | where the traffic goes |
 //! | [`cause`] | what each cause means for that |
+//! | [`route`] | whether connections to the virtual Service still lead to the side that was left |
 //! | [`gate_mode`] | what each gate is commanded |
 //! | [`machine`] | what to do next, in which order: all of the above for one pair |
+//! | [`defect`] | what is wrong beside the health of the sides |
 //! | [`status`], [`notice`] | what users are told |
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))] // those in clippy.toml: clocks, waiting, the environment
 
 pub mod cause;
 pub mod children;
+pub mod defect;
 pub mod evidence;
 pub mod expiry;
 pub mod failover;
@@ -33,5 +36,6 @@ pub mod pod_failure;
 pub mod references;
 pub mod resync;
 pub mod rollout;
+pub mod route;
 pub mod status;
 pub mod updates;

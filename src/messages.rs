@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{Cause, Health, ProxyPair, ProxyPairStatus, Side, Sides, Switch, SwitchKind},
     domain::{
+        defect::Defects,
         evidence::{Reading, Timing},
         expiry::{Certificate, Expiry, Stage},
         failover::{Decision, Routing, Waiting},
@@ -60,6 +61,7 @@ fn page() -> String {
     );
     section(&mut page, "Events", events(&pair));
     section(&mut page, "Conditions", conditions(&pair));
+    section(&mut page, "What is wrong, in conditions and Events", defects());
     section(&mut page, "status.failback.waitingFor", waits(&pair));
     section(&mut page, "Refused manifests", rules());
     section(&mut page, "Errors", literals(&["#[error("], <[String]>::first));
@@ -100,16 +102,17 @@ fn events(pair: &Pair) -> Vec<String> {
         expires: moment(),
         stage,
     };
+    let pod_deleted = |is_lost| Notice::PodDeleted {
+        pod: "proxy-v-primary-0".to_owned(),
+        is_lost,
+    };
     let notices = [
         switch(SwitchKind::Failover, Side::Backup, Some(Cause::ObjectServerUnreachable)),
         switch(SwitchKind::Failback, Side::Primary, None),
         switch(SwitchKind::Switchover, Side::Backup, Some(Cause::ProxyTerminating)),
         Notice::Withdrawn(Side::Primary),
-        Notice::PodDeleted("proxy-v-primary-0".to_owned()),
-        Notice::CommandRejected {
-            pod: "proxy-v-primary-0".to_owned(),
-            message: "term 1 of op-1 is over: op-2 has connected with term 2".to_owned(),
-        },
+        pod_deleted(false),
+        pod_deleted(true),
         Notice::Adopted(vec![
             "Service proxy-v".to_owned(),
             "Deployment proxy-v-primary".to_owned(),
@@ -172,6 +175,7 @@ fn conditions(pair: &Pair) -> Vec<String> {
             },
             decision: &Decision::STAY,
             problem: None,
+            defects: &Defects::default(),
             finished: None,
         };
         let status = render(&known, &ProxyPairStatus::default(), now);
@@ -187,6 +191,13 @@ fn conditions(pair: &Pair) -> Vec<String> {
         }
     }
     lines.into_iter().collect()
+}
+
+fn defects() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/domain/machine/defects.rs"));
+    literals_of(source, &["format!("], <[String]>::first, &mut found);
+    found
 }
 
 fn waits(pair: &Pair) -> Vec<String> {
@@ -239,15 +250,19 @@ fn rules() -> BTreeSet<String> {
 fn literals(calls: &[&str], which: fn(&[String]) -> Option<&String>) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for source in sources(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))) {
-        let text = fs::read_to_string(&source).unwrap();
-        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-        for call in calls {
-            for (at, _) in text.match_indices(call) {
-                found.extend(which(&strings(arguments(&text[at + call.len()..]))).cloned());
-            }
-        }
+        literals_of(&source, calls, which, &mut found);
     }
     found
+}
+
+fn literals_of(source: &Path, calls: &[&str], which: fn(&[String]) -> Option<&String>, found: &mut BTreeSet<String>) {
+    let text = fs::read_to_string(source).unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    for call in calls {
+        for (at, _) in text.match_indices(call) {
+            found.extend(which(&strings(arguments(&text[at + call.len()..]))).cloned());
+        }
+    }
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

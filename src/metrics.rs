@@ -7,7 +7,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::api::Side;
+use crate::api::{Reason, Side};
 
 /// The operator's metrics. Clones share the same numbers.
 #[derive(Clone, Debug)]
@@ -31,6 +31,12 @@ pub struct Metrics {
     pub checks_unseen: Family<CheckLabels, Counter>,
     /// Checks that failed themselves, and were started again.
     pub check_restarts: Family<CheckLabels, Counter>,
+    /// 1 while something is wrong with a pair, for this reason. Absent while nothing is.
+    pub defects: Family<DefectLabels, Gauge>,
+    /// 1 while a task watches the pair, 0 while none does.
+    pub watched: Family<PairLabels, Gauge>,
+    /// Tasks that watched a pair and failed. Each is started again.
+    pub worker_failures: Counter,
     /// Failed reconciliations of ProxyPairs.
     pub reconcile_errors: Family<ReasonLabels, Counter>,
     /// 1 once this process leads, 0 while it stands by. A process that loses the leadership exits.
@@ -79,8 +85,28 @@ pub struct CheckLabels {
     pub pair: String,
     /// `primary` or `backup`.
     pub side: &'static str,
-    /// `control`, `path` or `direct`.
+    /// `control`, `path`, `direct` or `service`.
     pub check: &'static str,
+}
+
+/// Labels of a pair.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PairLabels {
+    /// Namespace of the ProxyPair.
+    pub namespace: String,
+    /// Name of the ProxyPair.
+    pub pair: String,
+}
+
+/// Labels of what is wrong with a pair.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DefectLabels {
+    /// Namespace of the ProxyPair.
+    pub namespace: String,
+    /// Name of the ProxyPair.
+    pub pair: String,
+    /// A reason as in the conditions.
+    pub reason: &'static str,
 }
 
 /// Label of an error.
@@ -104,6 +130,9 @@ impl Metrics {
             certificate_expires: Family::default(),
             checks_unseen: Family::default(),
             check_restarts: Family::default(),
+            defects: Family::default(),
+            watched: Family::default(),
+            worker_failures: Counter::default(),
             reconcile_errors: Family::default(),
             updates_running: Gauge::default(),
             updates_waiting: Gauge::default(),
@@ -117,6 +146,9 @@ impl Metrics {
             certificate_expires,
             checks_unseen,
             check_restarts,
+            defects,
+            watched,
+            worker_failures,
             reconcile_errors,
             updates_running,
             updates_waiting,
@@ -145,6 +177,17 @@ impl Metrics {
             "check_restarts",
             "Checks that failed themselves and were started again",
             check_restarts,
+        );
+        registry.register("defects", "What is wrong with a pair", defects);
+        registry.register(
+            "pair_watched",
+            "Whether a task watches the pair (1) or not (0)",
+            watched,
+        );
+        registry.register(
+            "worker_failures",
+            "Tasks that watched a pair and failed",
+            worker_failures,
         );
         registry.register("reconcile_errors", "Failed reconciliations", reconcile_errors);
         registry.register(
@@ -175,14 +218,28 @@ impl Metrics {
             certificate_expires,
             checks_unseen,
             check_restarts,
+            defects,
+            watched,
             // Without a pair among their labels.
             switches: _,
             switch_duration: _,
+            worker_failures: _,
             reconcile_errors: _,
             updates_running: _,
             updates_waiting: _,
             leading: _,
         } = self;
+        watched.remove(&PairLabels {
+            namespace: namespace.to_owned(),
+            pair: pair.to_owned(),
+        });
+        for reason in Reason::all().map(Reason::as_str) {
+            defects.remove(&DefectLabels {
+                namespace: namespace.to_owned(),
+                pair: pair.to_owned(),
+                reason,
+            });
+        }
         for side in Side::BOTH {
             let labels = SideLabels {
                 namespace: namespace.to_owned(),
@@ -239,6 +296,9 @@ mod tests {
             certificate_expires,
             checks_unseen,
             check_restarts,
+            defects,
+            watched,
+            worker_failures,
             reconcile_errors,
             updates_running,
             updates_waiting,
@@ -263,7 +323,19 @@ mod tests {
         };
         checks_unseen.get_or_create(&check).inc();
         check_restarts.get_or_create(&check).inc();
+        let of_pair = PairLabels {
+            namespace: namespace.clone(),
+            pair: pair.clone(),
+        };
+        let defect = DefectLabels {
+            namespace: namespace.clone(),
+            pair: pair.clone(),
+            reason: "CommandRejected",
+        };
         let side = SideLabels { namespace, pair, side };
+        defects.get_or_create(&defect).set(1);
+        watched.get_or_create(&of_pair).set(1);
+        worker_failures.inc();
         switches.get_or_create(&switch).inc();
         switch_duration.get_or_create(&switch).observe(0.1);
         side_up.get_or_create(&side).set(1);

@@ -5,11 +5,13 @@
 //! |---|---|
 //! | [`task`] | the loop: an input in, its effects out |
 //! | [`writer`] | the calls to the API server: claim, deadline and resourceVersion in one place |
+//! | [`supervisor`] | what follows when a worker ends |
 //! | [`checks`] | starts and stops the checks |
 //! | [`view`] | pods and endpoints of one pair, from the caches |
 //! | [`telemetry`] | Events, metrics and log lines |
 
 mod checks;
+mod supervisor;
 mod task;
 mod telemetry;
 mod view;
@@ -25,10 +27,10 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Service;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::AbortHandle,
 };
 
-use self::{checks::PairChecks, task::Task, view::ClusterView, writer::ApiWriter};
+use self::{checks::PairChecks, supervisor::supervise, task::Task, view::ClusterView, writer::ApiWriter};
 use crate::{
     api::{ProxyPair, Sides},
     check::Credentials,
@@ -62,7 +64,7 @@ pub struct Worker {
     uid: String,
     messages: mpsc::UnboundedSender<WorkerMessage>,
     snapshot: watch::Receiver<Snapshot>,
-    task: JoinHandle<()>,
+    task: AbortHandle,
 }
 
 impl Worker {
@@ -78,11 +80,14 @@ impl Worker {
         let writer = ApiWriter::new(Arc::clone(cluster), &handover.object);
         let view = ClusterView::new(Arc::clone(cluster));
         let task = Task::new(Arc::clone(cluster), &handover, writer, checks, view, snapshot_in);
+        let task = tokio::spawn(task.run(received, observations));
+        let handle = task.abort_handle();
+        tokio::spawn(supervise(task, Arc::clone(cluster), handover.pair));
         Self {
             uid,
             messages,
             snapshot,
-            task: tokio::spawn(task.run(received, observations)),
+            task: handle,
         }
     }
 

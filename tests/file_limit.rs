@@ -68,6 +68,7 @@ async fn is_not_seen_by_any_check_and_is_no_failure_of_a_side() {
         holder: "operator-1".to_owned(),
         term: 1,
         command: None,
+        number: 0,
         ask: 0,
     });
     let mut checks = Vec::new();

@@ -150,10 +150,12 @@ pub struct ProxyOverrides {
 
     /// Labels that a node must have. kubernetes.io/os: linux is added, unless it is set here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     pub node_selector: Option<BTreeMap<String, String>>,
 
     /// Taints that the proxy pod tolerates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
     pub tolerations: Option<Vec<Toleration>>,
 
     /// Scheduling rules. If unset, the two sides prefer different nodes.
@@ -162,6 +164,7 @@ pub struct ProxyOverrides {
 
     /// Secrets with credentials for the image registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
     pub image_pull_secrets: Option<Vec<LocalObjectReference>>,
 
     /// The pod's priority class.
@@ -171,13 +174,13 @@ pub struct ProxyOverrides {
 
     /// Labels added to the proxy pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     #[x_kube(validation = rules::labels().cel())]
     pub pod_labels: Option<BTreeMap<String, String>>,
 
     /// Annotations added to the proxy pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
     #[x_kube(validation = rules::annotations().cel())]
     pub pod_annotations: Option<BTreeMap<String, String>>,
 }

@@ -123,8 +123,20 @@ reasons! {
     ProxyPodDeleted,
     /// Event: a switch was given up because its target went down.
     SwitchWithdrawn,
-    /// Event: a gate rejected a command of the operator.
+    /// `Ready` is `False`: a gate rejects a command of the operator.
     CommandRejected,
+    /// `Ready` or `Protected` is `False`: a gate that is commanded to accept probes accepts none.
+    PortClosed,
+    /// `Ready` is `False`: probes stay connected to the side that does not serve for longer than a drain takes.
+    ProbesLeftBehind,
+    /// `Ready` is `False`: the pods of both sides are being deleted at the same time.
+    BothTerminating,
+    /// `Protected` is `False`: the proxies of both sides run on one node.
+    SameNode,
+    /// `Protected`, `PrimaryHealthy` and `BackupHealthy` are `Unknown`: nothing watches the pair.
+    NotWatched,
+    /// `Ready` is `False`: the task that watches the pair has failed.
+    WorkerFailed,
     /// Event: a certificate expires within 30 days.
     CertificateExpiring,
     /// Event: a certificate has expired.

@@ -14,8 +14,8 @@ use kube::core::Rule;
 pub use text::*;
 
 use super::{
-    CaBundleSpec, DrainSpec, Engine, HealthCheckSpec, LABEL_MANAGED_BY, LABEL_PART_OF, ListenerTlsSpec, ProxyOverrides,
-    ProxyPairSpec, ProxyProperties, ProxySpec, ResyncPolicy, ServiceSpec, ServiceType, Side, TlsMode,
+    CaBundleSpec, DrainSpec, Engine, FailbackSpec, HealthCheckSpec, LABEL_MANAGED_BY, LABEL_PART_OF, ListenerTlsSpec,
+    ProxyOverrides, ProxyPairSpec, ProxyProperties, ProxySpec, ResyncPolicy, ServiceSpec, ServiceType, Side, TlsMode,
 };
 
 /// A rule on a `T`.
@@ -137,11 +137,15 @@ pub fn two_object_servers() -> SpecRule<ProxyPairSpec> {
 /// The ObjectServers of the two sides have different addresses.
 pub fn two_addresses() -> SpecRule<ProxyPairSpec> {
     SpecRule::new(
-        "self.primary.objectServer.host != self.backup.objectServer.host || self.primary.objectServer.port != \
-         self.backup.objectServer.port",
+        "self.primary.objectServer.port != self.backup.objectServer.port || \
+         !(self.primary.objectServer.host.lowerAscii() in [self.backup.objectServer.host.lowerAscii(), \
+         self.backup.objectServer.host.lowerAscii() + '.'] || self.backup.objectServer.host.lowerAscii() == \
+         self.primary.objectServer.host.lowerAscii() + '.')",
         |spec| {
             let [primary, backup] = [&spec.primary.object_server, &spec.backup.object_server];
-            primary.host != backup.host || primary.port != backup.port
+            // DNS knows neither case nor the difference between a name and the same one with a dot at its end.
+            let name = |host: &str| host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+            primary.port != backup.port || name(&primary.host) != name(&backup.host)
         },
         "primary and backup have the same ObjectServer address: give each its own host or port, not the address of a \
          virtual pair",
@@ -351,7 +355,45 @@ pub fn unresponsive_after() -> SpecRule<HealthCheckSpec> {
     )
 }
 
+/// A side that is up again is believed within the time that a person waits.
+pub fn healthy_after() -> SpecRule<HealthCheckSpec> {
+    SpecRule::new(
+        "duration(self.healthyAfter) <= duration('1h')",
+        |check| check.healthy_after.get() <= Duration::from_secs(3600),
+        "healthyAfter must be at most 1h; failback.stableFor may be longer",
+    )
+}
+
+// === spec.failback ===
+
+/// The primary is restored within a day of being up.
+pub fn stable_for() -> SpecRule<FailbackSpec> {
+    SpecRule::new(
+        "duration(self.stableFor) <= duration('24h')",
+        |failback| failback.stable_for.get() <= Duration::from_secs(24 * 3600),
+        "failback.stableFor must be at most 24h; to stay on the backup, set failback.mode: Never",
+    )
+}
+
+/// The backup does not serve longer than a week for nothing.
+pub fn minimum_on_backup() -> SpecRule<FailbackSpec> {
+    SpecRule::new(
+        "duration(self.minimumOnBackup) <= duration('168h')",
+        |failback| failback.minimum_on_backup.get() <= Duration::from_secs(168 * 3600),
+        "failback.minimumOnBackup must be at most 168h (a week); to stay on the backup, set failback.mode: Never",
+    )
+}
+
 // === spec.failback.drain ===
+
+/// A drain does not wait longer than load balancers take.
+pub fn drain_delay() -> SpecRule<DrainSpec> {
+    SpecRule::new(
+        "duration(self.delay) <= duration('10m')",
+        |drain| drain.delay.get() <= Duration::from_secs(600),
+        "drain.delay must be at most 10m: write the time that the load balancer takes to follow a changed Service",
+    )
+}
 
 /// A drain ends, and not at once.
 pub fn grace_period() -> SpecRule<DrainSpec> {

@@ -272,6 +272,7 @@ pub struct ServiceSpec {
 
     /// Annotations for the Service, such as those that configure a load balancer.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
     pub annotations: BTreeMap<String, String>,
 
     /// The load balancer implementation, with type LoadBalancer.
@@ -303,6 +304,7 @@ impl Default for ServiceSpec {
     validation = rules::interval().cel(),
     validation = rules::unreachable_after().cel(),
     validation = rules::unresponsive_after().cel(),
+    validation = rules::healthy_after().cel(),
 )]
 pub struct HealthCheckSpec {
     /// Time between two checks of a side, 100ms to 1m. A closed connection is noticed at once, whatever the interval.
@@ -319,7 +321,7 @@ pub struct HealthCheckSpec {
     #[serde(default = "default_unresponsive_after")]
     pub unresponsive_after: Duration,
 
-    /// How long a side that was down must pass every check until it counts as up.
+    /// How long a side that was down must pass every check until it counts as up, at most 1h.
     #[serde(default = "default_healthy_after")]
     pub healthy_after: Duration,
 
@@ -390,16 +392,20 @@ pub enum FailbackMode {
 /// When and how the operator fails back to the primary.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = rules::stable_for().cel(),
+    validation = rules::minimum_on_backup().cel(),
+)]
 pub struct FailbackSpec {
     /// Automatic: the operator fails back to the primary. Never: probes stay on the backup until the backup fails.
     #[serde(default)]
     pub mode: FailbackMode,
 
-    /// How long the primary must be up without interruption before a failback.
+    /// How long the primary must be up without interruption before a failback, at most 24h.
     #[serde(default = "default_stable_for")]
     pub stable_for: Duration,
 
-    /// Minimum time that the backup serves before a failback.
+    /// Minimum time that the backup serves before a failback, at most 168h.
     #[serde(default = "default_minimum_on_backup")]
     pub minimum_on_backup: Duration,
 
@@ -478,8 +484,16 @@ impl Default for FailbackSpec {
 /// How sessions are closed after a switch: each at a moment when none of its requests is unanswered.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::grace_period().cel())]
+#[x_kube(
+    validation = rules::drain_delay().cel(),
+    validation = rules::grace_period().cel(),
+)]
 pub struct DrainSpec {
+    /// How long after a switch the former side goes on serving, at most 10m; never less than the 1.5s that nodes take. Set
+    /// it to the time that a load balancer with pod IPs as targets takes to follow a changed Service.
+    #[serde(default = "default_drain_delay")]
+    pub delay: Duration,
+
     /// After this time, 1s to 10m, the remaining sessions are closed even if a request is unanswered.
     #[serde(default = "default_grace_period")]
     pub grace_period: Duration,
@@ -489,6 +503,10 @@ pub struct DrainSpec {
     #[serde(default = "default_connections_per_second")]
     #[schemars(range(min = 1, max = 10000))]
     pub connections_per_second: i32,
+}
+
+fn default_drain_delay() -> Duration {
+    Duration::from_secs(0)
 }
 
 fn default_grace_period() -> Duration {
@@ -502,6 +520,7 @@ fn default_connections_per_second() -> i32 {
 impl Default for DrainSpec {
     fn default() -> Self {
         Self {
+            delay: default_drain_delay(),
             grace_period: default_grace_period(),
             connections_per_second: default_connections_per_second(),
         }

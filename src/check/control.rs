@@ -46,6 +46,8 @@ pub struct GateCommands {
     pub term: u64,
     /// The command in force; `None` until there is one.
     pub command: Option<Request>,
+    /// Increased with each command. One that the gate rejected is commanded again, although it is the same.
+    pub number: u64,
     /// Increased to get a report now instead of at the next ping.
     pub ask: u64,
 }
@@ -129,11 +131,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlSession<'_, S> {
             holder,
             term,
             command,
+            number,
             ask: _,
         } = commands.borrow_and_update().clone();
         self.send(&Request::Hello { holder, term }).await?;
-        let mut in_force = None;
-        self.send_command(command, &mut in_force).await?;
+        let mut sent = None;
+        self.send_command(command, number, &mut sent).await?;
         // A silence counts from the ping that it leaves unanswered, so pings must be more frequent than silence is long.
         let mut tick = interval(self.timing.interval.min(self.timing.unresponsive_after / PINGS));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -149,8 +152,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlSession<'_, S> {
                 }
                 changed = commands.changed() => {
                     changed.map_err(|_| ConsumerGone)?;
-                    let command = commands.borrow_and_update().command.clone();
-                    self.send_command(command, &mut in_force).await?;
+                    let GateCommands { command, number, .. } = commands.borrow_and_update().clone();
+                    self.send_command(command, number, &mut sent).await?;
                     self.ping().await?;
                 }
             }
@@ -163,13 +166,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlSession<'_, S> {
         silent_since.map_or_else(now, |(_, sent)| *sent)
     }
 
-    /// Sends `command` unless it is in force on this session already.
-    async fn send_command(&mut self, command: Option<Request>, in_force: &mut Option<Request>) -> Result<(), Failure> {
+    /// Sends `command` unless the one with this number was sent on this session already.
+    async fn send_command(
+        &mut self,
+        command: Option<Request>,
+        number: u64,
+        sent: &mut Option<u64>,
+    ) -> Result<(), Failure> {
         if let Some(command) = command
-            && in_force.as_ref() != Some(&command)
+            && *sent != Some(number)
         {
             self.send(&command).await?;
-            *in_force = Some(command);
+            *sent = Some(number);
         }
         Ok(())
     }

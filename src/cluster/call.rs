@@ -65,15 +65,18 @@ impl ApplyError {
         }
     }
 
-    /// How long the API server wants no further request, if it says so.
+    /// How long the API server asks to be left alone. What protects it from overload says so in a header that the client does not show; it
+    /// asks for a second.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Api(kube::Error::Api(status)) => {
-                let seconds = status.details.as_ref()?.retry_after_seconds;
-                (seconds > 0).then(|| Duration::from_secs(u64::from(seconds)))
-            }
-            _ => None,
+        let Self::Api(kube::Error::Api(status)) = self else {
+            return None;
+        };
+        let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+        match (seconds, status.code) {
+            (0, 429) => Some(Duration::from_secs(1)),
+            (0, _) => None,
+            (seconds, _) => Some(Duration::from_secs(seconds.into())),
         }
     }
 

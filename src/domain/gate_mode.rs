@@ -23,63 +23,85 @@ pub enum GateMode {
 }
 
 impl GateMode {
-    /// The command on the control port; a drain with the pace that is declared.
+    /// The command on the control port; a drain with this pace, and this long at the most.
     #[must_use]
-    pub fn request(self, drain: &DrainSpec) -> Request {
+    pub fn request(self, drain: &DrainSpec, grace_period: Duration) -> Request {
         match self {
             Self::Admit => Request::Admit,
             Self::Drop => Request::Drop,
             Self::Drain => Request::Drain {
-                grace_period_ms: u64::try_from(drain.grace_period.get().as_millis()).unwrap_or(u64::MAX),
+                grace_period_ms: u64::try_from(grace_period.as_millis()).unwrap_or(u64::MAX),
                 connections_per_second: u32::try_from(drain.connections_per_second).unwrap_or(1),
             },
         }
     }
 }
 
-/// How long after a switch the former side goes on serving. A probe whose session is ended sooner may connect by the old rules and come
-/// back, or reach a pod that is gone: kube-proxy applies changes once a second at the most, and was measured to need up to 0.75 s.
+/// How long after a switch the former side goes on serving at the least. A probe whose session is ended sooner may connect by the old rules
+/// and come back, or reach a pod that is gone: kube-proxy applies changes once a second at the most, and was measured to need up to 0.75 s.
 pub const RULES_SETTLE: Duration = Duration::from_millis(1500);
 
-/// When the former side may be drained.
+/// How long a side that does not serve must have had sessions without interruption before they are drained. A load balancer that tests the
+/// port connects and leaves within less.
+pub const STAYS_FOR: Duration = Duration::from_secs(1);
+
+/// How long the former side goes on serving after a switch.
 #[must_use]
-pub fn drains_from(routing: &Routing) -> Option<Instant> {
-    routing.since.map(|since| since + RULES_SETTLE)
+pub fn drain_delay(drain: &DrainSpec) -> Duration {
+    drain.delay.get().max(RULES_SETTLE)
+}
+
+/// When the former side may be drained, as far as the time is concerned.
+#[must_use]
+pub fn drains_from(routing: &Routing, drain: &DrainSpec) -> Option<Instant> {
+    routing.since.map(|since| since + drain_delay(drain))
 }
 
 /// What is known of the gate that a command goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Occupancy {
-    /// Probe sessions on it.
-    pub sessions: u32,
+    /// Since when it has had probe sessions without interruption; `None` if it has none.
+    pub occupied_since: Option<Instant>,
     /// Its pod is being deleted, or it received SIGTERM.
     pub terminating: bool,
     /// The command in force, if one was given.
     pub last: Option<GateMode>,
 }
 
-/// The command for a gate of `side`.
+/// The command for a gate of `side`. `may_drain` says whether new connections to the virtual Service have stopped leading to the side.
 ///
 /// A side that serves, or is about to, admits. The gates of any other side are emptied once the switch is finished: by a drain if the
-/// side is up, recovering or terminating, and then not before [`drains_from`]; at once if it has failed, since its sessions lead nowhere.
-/// A gate is never drained while the other side could not take the probes. It admits again when it is empty, so that probes that know
-/// both addresses still find it while no operator runs. A terminating gate is commanded to drain even when it is empty: only then does it
-/// know that the Service no longer points at it.
+/// side is up, recovering or terminating, and then not before `may_drain`; at once if it has failed, since its sessions lead nowhere.
+/// A drain that has begun goes on. A gate is never drained while the other side could not take the probes. It admits again when it is
+/// empty, so that probes that know both addresses still find it while no operator runs.
+///
+/// A terminating gate is commanded to drain even when it is empty: only then does it know that the Service no longer points at it. If the
+/// other side is terminating as well, the one that does not serve leaves first, so that its successor is there before the other one leaves.
 #[must_use]
-pub fn mode_for(side: Side, routing: &Routing, sides: Sides<&SideHealth>, gate: Occupancy, now: Instant) -> GateMode {
+pub fn mode_for(
+    side: Side,
+    routing: &Routing,
+    sides: Sides<&SideHealth>,
+    gate: Occupancy,
+    may_drain: bool,
+    now: Instant,
+) -> GateMode {
     let (this, other) = (sides[side], sides[side.other()]);
     let is_idle = routing.serving != side && routing.target != side;
-    if !is_idle || !other.may_serve() || (gate.sessions == 0 && !gate.terminating) {
+    let both_terminate = gate.terminating && other.cause == Some(Cause::ProxyTerminating);
+    if !is_idle || !(other.may_serve() || both_terminate) || (gate.occupied_since.is_none() && !gate.terminating) {
         return GateMode::Admit;
     }
     let works = gate.terminating || this.recovers() || this.cause.is_some_and(Cause::sessions_work);
     let failed = this.health == Health::Down && !works;
     if failed || gate.last == Some(GateMode::Drop) {
-        GateMode::Drop
-    } else if drains_from(routing).is_some_and(|from| now < from) {
-        GateMode::Admit
-    } else {
+        return GateMode::Drop;
+    }
+    let stays = gate.terminating || gate.occupied_since.is_some_and(|since| now >= since + STAYS_FOR);
+    if gate.last == Some(GateMode::Drain) || (may_drain && stays) {
         GateMode::Drain
+    } else {
+        GateMode::Admit
     }
 }
 
@@ -94,7 +116,7 @@ mod tests {
         this: &SideHealth,
         other: &SideHealth,
         gate: Occupancy,
-        now: Instant,
+        may_drain: bool,
     ) -> GateMode {
         let sides = match side {
             Side::Primary => Sides {
@@ -106,7 +128,23 @@ mod tests {
                 backup: this,
             },
         };
-        mode_for(side, routing, sides, gate, now)
+        mode_for(
+            side,
+            routing,
+            sides,
+            gate,
+            may_drain,
+            Instant::now() + Duration::from_secs(3600),
+        )
+    }
+
+    /// Sessions that have been there for an hour.
+    fn occupied() -> Occupancy {
+        Occupancy {
+            occupied_since: Some(Instant::now()),
+            terminating: false,
+            last: None,
+        }
     }
 
     const TIMING: Timing = Timing {
@@ -151,11 +189,11 @@ mod tests {
             this,
             other,
             Occupancy {
-                sessions,
+                occupied_since: occupied().occupied_since.filter(|_| sessions > 0),
                 terminating: this.cause == Some(Cause::ProxyTerminating),
                 last,
             },
-            Instant::now(),
+            true,
         )
     }
 
@@ -166,12 +204,8 @@ mod tests {
             &routing(SETTLED, SETTLED),
             &up(),
             &up(),
-            Occupancy {
-                sessions: 9,
-                terminating: false,
-                last: None,
-            },
-            Instant::now(),
+            occupied(),
+            true,
         );
         assert_eq!(commanded, GateMode::Admit);
     }
@@ -180,46 +214,86 @@ mod tests {
     fn nothing_is_drained_before_the_switch_is_finished() {
         let under_way = routing(Side::Primary, Side::Backup);
         for side in Side::BOTH {
-            let commanded = mode(
-                side,
-                &under_way,
-                &up(),
-                &up(),
-                Occupancy {
-                    sessions: 9,
-                    terminating: false,
-                    last: None,
-                },
-                Instant::now(),
-            );
+            let commanded = mode(side, &under_way, &up(), &up(), occupied(), true);
             assert_eq!(commanded, GateMode::Admit, "{side:?}");
         }
     }
 
     #[test]
-    fn a_side_that_was_left_is_drained_when_every_node_knows_of_the_switch() {
-        let now = Instant::now();
-        let routing = Routing {
-            since: Some(now),
-            ..routing(SETTLED, SETTLED)
+    fn a_side_that_was_left_is_drained_when_the_service_no_longer_leads_there() {
+        let routing = routing(SETTLED, SETTLED);
+        let at = |gate, may_drain| mode(Side::Backup, &routing, &up(), &up(), gate, may_drain);
+        assert_eq!(at(occupied(), false), GateMode::Admit);
+        assert_eq!(at(occupied(), true), GateMode::Drain);
+        let draining = Occupancy {
+            last: Some(GateMode::Drain),
+            ..occupied()
         };
-        let occupancy = Occupancy {
-            sessions: 9,
-            terminating: false,
-            last: None,
-        };
-        let at = |now| mode(Side::Backup, &routing, &up(), &up(), occupancy, now);
-        assert_eq!(at(now), GateMode::Admit);
-        assert_eq!(at(now + RULES_SETTLE), GateMode::Drain);
+        assert_eq!(at(draining, false), GateMode::Drain, "a drain that has begun goes on");
         let failed = mode(
             Side::Backup,
             &routing,
             &down(Cause::ProxyUnreachable),
             &up(),
-            occupancy,
-            now,
+            occupied(),
+            false,
         );
         assert_eq!(failed, GateMode::Drop);
+    }
+
+    #[test]
+    fn the_delay_that_is_declared_counts_when_it_is_longer_than_nodes_need() {
+        let now = Instant::now();
+        let routing = Routing {
+            since: Some(now),
+            ..routing(SETTLED, SETTLED)
+        };
+        let from = |delay: u64| {
+            let drain = DrainSpec {
+                delay: crate::api::Duration::from_millis(delay),
+                ..DrainSpec::default()
+            };
+            drains_from(&routing, &drain).map(|from| from.duration_since(now))
+        };
+        assert_eq!(from(0), Some(RULES_SETTLE));
+        assert_eq!(from(1000), Some(RULES_SETTLE));
+        assert_eq!(from(180_000), Some(Duration::from_secs(180)));
+    }
+
+    #[test]
+    fn a_connection_that_only_tests_the_port_of_an_idle_side_starts_no_drain() {
+        let now = Instant::now();
+        let gate = Occupancy {
+            occupied_since: Some(now),
+            terminating: false,
+            last: Some(GateMode::Admit),
+        };
+        let (idle, serving) = (up(), up());
+        let sides = Sides {
+            primary: &serving,
+            backup: &idle,
+        };
+        let at = |now| mode_for(Side::Backup, &routing(SETTLED, SETTLED), sides, gate, true, now);
+        assert_eq!(at(now), GateMode::Admit);
+        assert_eq!(at(now + STAYS_FOR), GateMode::Drain);
+    }
+
+    #[test]
+    fn of_two_sides_that_terminate_the_idle_one_leaves_first() {
+        let leaving = down(Cause::ProxyTerminating);
+        assert_eq!(of_backup(&leaving, &leaving, 0, None), GateMode::Drain);
+        let serving = mode(
+            Side::Primary,
+            &routing(SETTLED, SETTLED),
+            &leaving,
+            &leaving,
+            Occupancy {
+                terminating: true,
+                ..occupied()
+            },
+            true,
+        );
+        assert_eq!(serving, GateMode::Admit);
     }
 
     #[test]

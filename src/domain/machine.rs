@@ -27,18 +27,23 @@
 //! Whoever carries out the effects checks leadership before each call, sends with each write the resourceVersion of the newest object that
 //! the machine knows, and reports each outcome exactly once.
 
+mod commands;
+mod defects;
+mod gate;
 mod input;
+mod outcome;
 mod phase;
 mod settled;
 mod side;
 mod switching;
 
+pub use gate::{Gate, PodView};
 pub use input::{Call, CallDone, CallError, Effect, Input, Selects, StopReason, Stored, Switched};
 pub use phase::{PendingSwitch, Phase, Step, Timeline};
-pub use side::{Gate, GateObservation, PodView, ServerObservation, SideState, Source};
+pub use side::{GateObservation, ServerObservation, SideState, Source};
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -46,27 +51,24 @@ use std::{
 
 use jiff::Timestamp;
 
+use self::{defects::DefectMemory, settled::Deletion};
 use super::{
+    defect::Defects,
     evidence::Timing,
     expiry::Certificate,
     failover::{Decision, Policy, decide},
-    gate_mode::{self, mode_for},
-    notice::Notice,
+    gate_mode::drains_from,
     now::Now,
     pair::Pair,
     resync,
     rollout::Snapshot,
+    route::{Route, RouteEvidence},
     status::{self, Known, Problem, SideKnown},
 };
-use crate::api::{ProxyPairStatus, ResyncSpec, Side, Sides, Switch};
+use crate::api::{ProxyPairStatus, Reason, ResyncSpec, Side, Sides, Switch};
 
 /// How long the primary of a new pair may take to start before the backup serves in its place.
 const FIRST_START: Duration = Duration::from_secs(30);
-/// Time from a call that failed to the next; it doubles with each failure in a row.
-const RETRY: Duration = Duration::from_millis(100);
-/// Longest time from a call that failed to the next.
-const LONGEST_RETRY: Duration = Duration::from_secs(2);
-
 /// One pair.
 #[derive(Debug)]
 pub struct Machine {
@@ -79,6 +81,8 @@ pub struct Machine {
     decision: Decision,
     sides: Sides<SideState>,
     endpoints: Vec<IpAddr>,
+    route: RouteEvidence,
+    defects: Defects,
     api: ApiState,
     memory: Memory,
     started_at: Instant,
@@ -95,6 +99,8 @@ struct ApiState {
     traffic: Traffic,
     /// Calls that failed in a row.
     failures: u32,
+    /// Why the newest patch of the selector failed, and how many have in a row.
+    unpatched: Option<(Reason, u32)>,
 }
 
 /// The one call that may be under way.
@@ -113,12 +119,14 @@ enum Traffic {
 struct Memory {
     /// When the status was last written.
     written_at: Option<Instant>,
-    /// When a pod of each side may be deleted again.
-    next_eviction: Sides<Option<Instant>>,
+    /// Deletions of pods that are still there, by `metadata.uid`, and whether they were without grace.
+    deletions: HashMap<(String, bool), Deletion>,
     /// Certificates that were announced, with the expiry that was named and whether it had passed.
     announced: HashMap<(Side, Certificate), (Timestamp, bool)>,
-    /// Rejected commands that were announced, by pod.
-    rejected: HashSet<(String, String)>,
+    /// What [`Machine::look_for_defects`] needs to know of earlier moments.
+    defects: DefectMemory,
+    /// Whether connections to the virtual Service are being observed.
+    watches_route: bool,
     /// Whether each side's ObjectServer is asked for its gateways.
     reads_gateways: Sides<bool>,
 }
@@ -137,13 +145,19 @@ impl Machine {
             decision: Decision::STAY,
             sides: Sides::from_fn(|_| SideState::new(now.monotonic)),
             endpoints: Vec::new(),
+            route: RouteEvidence::default(),
+            defects: Defects::default(),
             api: ApiState {
                 status: stored.status.clone(),
                 selects: stored.selects,
                 traffic: Traffic::Idle,
                 failures: 0,
+                unpatched: None,
             },
-            memory: Memory::default(),
+            memory: Memory {
+                defects: DefectMemory::resumed(&stored.status),
+                ..Memory::default()
+            },
             started_at: now.monotonic,
             wake_at: None,
         };
@@ -169,13 +183,18 @@ impl Machine {
                 for (side, state) in self.sides.iter_mut() {
                     state.take_pods(&pods[side], now);
                 }
+                self.forget_deletions();
+            }
+            Input::Route(gate) => {
+                let is_of = |side: &Side| gate.as_ref() == Some(&self.pair.spec.side(*side).server_name);
+                let route = Side::BOTH.into_iter().find(is_of).map_or(Route::Unseen, Route::To);
+                self.route.take(route, now.monotonic);
             }
             Input::Endpoints(addresses) => self.endpoints = addresses,
             Input::Restarted(side, source) => self.sides[side].forget(&source),
             Input::Gate(side, uid, observation) => {
                 let other = self.pair.spec.side(side.other());
-                let rejected = self.sides[side].take_gate(&uid, observation, other);
-                effects.extend(rejected.and_then(|notice| self.announce_rejected(notice)));
+                self.sides[side].take_gate(&uid, observation, other);
             }
             Input::Server(side, observation) => {
                 let description = self.resync.as_ref().map(|resync| resync.gateway_description.as_str());
@@ -212,6 +231,18 @@ impl Machine {
         &self.sides
     }
 
+    /// What is wrong beside the health of the sides.
+    #[must_use]
+    pub const fn defects(&self) -> &Defects {
+        &self.defects
+    }
+
+    /// Why the pair is not as declared.
+    #[must_use]
+    pub const fn problem(&self) -> Option<&Problem> {
+        self.problem.as_ref()
+    }
+
     /// What a reconciliation needs to know.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -239,67 +270,13 @@ impl Machine {
         self.pair = pair;
     }
 
-    fn take_outcome(&mut self, outcome: Result<CallDone, CallError>, now: Now, effects: &mut Vec<Effect>) {
-        let Traffic::Calling(call) = std::mem::replace(&mut self.api.traffic, Traffic::Idle) else {
-            return;
-        };
-        match (call, outcome) {
-            (_, Err(CallError::Stop(reason))) => effects.push(Effect::Stop(reason)),
-            (Call::DeletePod { side, name, .. }, outcome) => self.pod_deleted(side, name, &outcome, now, effects),
-            (_, Err(CallError::Failed)) => self.read_later(now),
-            (_, Ok(CallDone::Read(stored))) => self.resync_with(*stored, now, effects),
-            (Call::WriteStatus(status), Ok(CallDone::Written)) => {
-                self.api.failures = 0;
-                self.api.status = *status;
-                self.memory.written_at = Some(now.monotonic);
-                self.status_written(now, effects);
-            }
-            (Call::PatchSelector(side), Ok(CallDone::Written)) => {
-                self.api.failures = 0;
-                self.api.selects = Selects::Side(side);
-                self.selector_patched(side, now);
-            }
-            (Call::Read, Ok(CallDone::Written)) => self.read_later(now),
-        }
-    }
-
-    fn read_later(&mut self, now: Now) {
-        let wait = RETRY.saturating_mul(1 << self.api.failures.min(8)).min(LONGEST_RETRY);
-        // The first look comes at once: a conflict is resolved by reading.
-        let wait = if self.api.failures == 0 { Duration::ZERO } else { wait };
-        self.api.failures += 1;
-        self.api.traffic = Traffic::ReadAt(now.monotonic + wait);
-    }
-
-    /// Goes on from what the API server holds.
-    fn resync_with(&mut self, stored: Stored, now: Now, effects: &mut Vec<Effect>) {
-        let resumed = Phase::resumed(&stored.status, now);
-        self.api.status = stored.status;
-        self.api.selects = stored.selects;
-        let before = std::mem::replace(&mut self.phase, resumed);
-        let finished = self.phase.continue_from(before, &self.api.status);
-        if let Some((switch, timeline)) = finished {
-            effects.extend(self.finished(switch, timeline));
-        }
-    }
-
-    /// Announces a switch that is finished.
-    fn finished(&self, switch: Switch, timeline: Timeline) -> [Effect; 2] {
-        [
-            Effect::Switched(Box::new(Switched {
-                switch: switch.clone(),
-                timeline,
-            })),
-            Effect::Publish(Notice::Switched(Box::new(switch))),
-        ]
-    }
-
     /// Decides on all that is known now.
     fn advance(&mut self, now: Now, effects: &mut Vec<Effect>) {
         for (_, side) in self.sides.iter_mut() {
-            side.order_gates(now.wall);
+            side.order_gates(now.monotonic);
             side.assess(&self.timing, now.monotonic);
         }
+        let look_again = self.look_for_defects(now.monotonic, effects);
         self.decision = self.decide(&self.phase, now.monotonic);
         let next_status = match (&self.api.traffic, effects.iter().any(Effect::is_stop)) {
             (_, true) => None,
@@ -314,9 +291,10 @@ impl Machine {
             }
         };
         self.command_gates(now, effects);
+        self.watch_route(effects);
         self.ask_for_gateways(effects);
         let certificates = self.announce_certificates(now, effects);
-        self.wake_at = self.next_wake(now, [next_status, certificates].into_iter().flatten().min());
+        self.wake_at = self.next_wake(now, [next_status, certificates, look_again].into_iter().flatten().min());
     }
 
     /// What is to be done in `phase`, on all that is known now.
@@ -348,46 +326,6 @@ impl Machine {
         matches!(self.api.traffic, Traffic::Idle)
     }
 
-    fn command_gates(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let routing = self.phase.recorded();
-        for side in Side::BOTH {
-            let health = self.sides.each_ref().map(|side| &side.health);
-            let commands: Vec<_> = self.sides[side]
-                .gates
-                .iter()
-                .map(|gate| mode_for(side, &routing, health, gate.occupancy(), now.monotonic))
-                .collect();
-            for (gate, mode) in self.sides[side].gates.iter_mut().zip(commands) {
-                let request = mode.request(&self.pair.spec.failback.drain);
-                if gate.command(mode, &request, now.monotonic) {
-                    effects.push(Effect::Command {
-                        side,
-                        gate: gate.pod.uid.clone(),
-                        request,
-                    });
-                }
-                if gate.take_recheck() {
-                    effects.push(Effect::Recheck(side, gate.pod.uid.clone()));
-                }
-            }
-        }
-    }
-
-    /// `catalog.connections` is read only while a failback waits for the gateways.
-    fn ask_for_gateways(&mut self, effects: &mut Vec<Effect>) {
-        let wanted = self.resync.is_some() && self.phase.routing().serving == Side::Backup;
-        for side in Side::BOTH {
-            if std::mem::replace(&mut self.memory.reads_gateways[side], wanted) != wanted {
-                effects.push(Effect::ReadGateways(side, wanted));
-            }
-        }
-    }
-
-    fn announce_rejected(&mut self, (pod, message): (String, String)) -> Option<Effect> {
-        let is_new = self.memory.rejected.insert((pod.clone(), message.clone()));
-        is_new.then_some(Effect::Publish(Notice::CommandRejected { pod, message }))
-    }
-
     /// The status that says what is known now, in `phase`.
     fn rendered(&self, finished: Option<&Switch>, phase: &Phase, now: Now) -> Box<ProxyPairStatus> {
         let decision = self.decide(phase, now.monotonic);
@@ -404,6 +342,7 @@ impl Machine {
             }),
             decision: &decision,
             problem: self.problem.as_ref(),
+            defects: &self.defects,
             finished,
         };
         Box::new(status::render(&known, &self.api.status, now))
@@ -418,12 +357,13 @@ impl Machine {
             Traffic::ReadAt(at) => Some(at),
             Traffic::Idle | Traffic::Calling(_) => None,
         };
-        let drain = gate_mode::drains_from(&self.phase.routing()).filter(|from| *from > now.monotonic);
+        let drain = drains_from(&self.phase.routing(), &self.pair.spec.failback.drain);
+        let route = self.route.expires(now.monotonic);
         let sides = self
             .sides
             .iter()
-            .filter_map(|(_, side)| side.next_look(&self.timing, now));
-        [due, decision, traffic, drain, self.phase.deadline()]
+            .filter_map(|(_, side)| side.next_look(&self.timing, now.monotonic));
+        [due, decision, traffic, drain, route, self.phase.deadline()]
             .into_iter()
             .flatten()
             .chain(sides)

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{
+    defect::Defect,
     expiry::{Certificate, Stage},
     pair::Pair,
 };
@@ -15,17 +16,17 @@ pub enum Notice {
     Switched(Box<Switch>),
     /// A switch was given up because its target went down; this side goes on serving.
     Withdrawn(Side),
-    /// A pod was deleted because its gate answers nothing.
-    PodDeleted(String),
-    /// A gate rejected a command.
-    CommandRejected {
-        /// Name of the gate's pod.
+    /// A pod was deleted.
+    PodDeleted {
+        /// Its name.
         pod: String,
-        /// In the gate's words.
-        message: String,
+        /// It had not ended in time. Otherwise its gate answers nothing.
+        is_lost: bool,
     },
     /// Objects that had lost their owner belong to the pair now: kind and name of each.
     Adopted(Vec<String>),
+    /// Something is wrong.
+    Defect(Defect),
     /// A certificate expires soon, or has expired.
     Certificate {
         /// The side that shows it.
@@ -68,17 +69,17 @@ impl Notice {
                 ),
                 action: format!("Stay{}", side.as_str()),
             },
-            Self::PodDeleted(pod) => EventText {
+            Self::PodDeleted { pod, is_lost } => EventText {
                 warning: true,
                 reason: Reason::ProxyPodDeleted,
-                note: format!("deleted pod {pod}: its gate does not answer, and sessions on it would hang"),
-                action: "DeletePod".to_owned(),
-            },
-            Self::CommandRejected { pod, message } => EventText {
-                warning: true,
-                reason: Reason::CommandRejected,
-                note: format!("the gate in pod {pod} rejected a command: {message}"),
-                action: "Command".to_owned(),
+                note: if *is_lost {
+                    format!(
+                        "deleted pod {pod} without grace: it had not ended in time, and connections could be routed to it"
+                    )
+                } else {
+                    format!("deleted pod {pod}: its gate does not answer, and sessions on it would hang")
+                },
+                action: if *is_lost { "ForceDeletePod" } else { "DeletePod" }.to_owned(),
             },
             Self::Adopted(objects) => EventText {
                 warning: false,
@@ -89,6 +90,7 @@ impl Notice {
                 ),
                 action: "Adopt".to_owned(),
             },
+            Self::Defect(defect) => defect_text(defect),
             Self::Certificate {
                 side,
                 certificate,
@@ -96,6 +98,20 @@ impl Notice {
                 stage,
             } => certificate_text(*side, *certificate, *expires, *stage, pair),
         }
+    }
+}
+
+/// What API servers accept of a note, in bytes.
+const NOTE_MAX: usize = 1024;
+
+/// The Event about something that is wrong.
+#[must_use]
+pub fn defect_text(defect: &Defect) -> EventText {
+    EventText {
+        warning: true,
+        reason: defect.reason,
+        note: defect.message[..defect.message.floor_char_boundary(NOTE_MAX)].to_owned(),
+        action: format!("Repair{}", defect.side.map_or("", Side::as_str)),
     }
 }
 

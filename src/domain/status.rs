@@ -1,11 +1,15 @@
 //! `status` as a function of what is known. It changes only when something has changed: an idle fleet writes nothing.
 
+mod unwatched;
+
 use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+pub use self::unwatched::refused;
 use super::{
+    defect::{Defect, Defects},
     expiry::Expiry,
     failover::{Decision, Routing, Waiting},
     health::SideHealth,
@@ -66,6 +70,8 @@ pub struct Known<'a> {
     pub decision: &'a Decision,
     /// Why the pair is not as declared.
     pub problem: Option<&'a Problem>,
+    /// What is wrong beside the health of the sides.
+    pub defects: &'a Defects,
     /// A switch that has just been finished.
     pub finished: Option<&'a Switch>,
 }
@@ -80,6 +86,7 @@ pub fn render(known: &Known<'_>, before: &ProxyPairStatus, now: Now) -> ProxyPai
         sides,
         decision: _,
         problem: _,
+        defects: _,
         finished,
     } = known;
     let moments = Moments { now };
@@ -192,32 +199,6 @@ fn waiting_line(waiting: &Waiting, known: &Known<'_>) -> String {
     cut(&line, STATUS_MESSAGE_MAX)
 }
 
-/// The status of a ProxyPair that cannot be acted on: what was known stays, Ready says what is wrong.
-#[must_use]
-pub fn refused(
-    problem: &Problem,
-    generation: Option<i64>,
-    before: &ProxyPairStatus,
-    now: Timestamp,
-) -> ProxyPairStatus {
-    let writer = ConditionWriter {
-        before: &before.conditions,
-        generation,
-        now,
-    };
-    let ready = writer.write(CONDITION_READY, Truth::False, problem.reason, &problem.message);
-    let others = before
-        .conditions
-        .iter()
-        .filter(|condition| condition.type_ != CONDITION_READY)
-        .cloned();
-    ProxyPairStatus {
-        observed_generation: generation,
-        conditions: std::iter::once(ready).chain(others).collect(),
-        ..before.clone()
-    }
-}
-
 fn conditions(known: &Known<'_>, before: &[Condition], now: Timestamp) -> Vec<Condition> {
     let writer = ConditionWriter {
         before,
@@ -271,11 +252,22 @@ fn ready(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
     }
     if target != serving {
         let message = format!("a switch to the {} side is under way", target.label());
-        return write(Truth::False, Reason::Switching, &message);
+        return write(
+            Truth::False,
+            Reason::Switching,
+            &joined([message.as_str()], &known.defects.ready),
+        );
     }
     let health = known.sides[serving].health;
-    match health.health {
-        Health::Up => {
+    let defects = &known.defects.ready;
+    match (health.health, defects.first()) {
+        (Health::Down, _) => {
+            let reason = health.cause.map_or(Reason::NotObserved, Reason::Down);
+            let messages = health.message.iter().map(String::as_str);
+            write(Truth::False, reason, &joined(messages, defects))
+        }
+        (_, Some(defect)) => write(Truth::False, defect.reason, &joined([], defects)),
+        (Health::Up, None) => {
             let serves = format!("the {} side serves", serving.label());
             match waiting {
                 // It lacks nothing meanwhile.
@@ -283,12 +275,7 @@ fn ready(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
                 None => write(Truth::True, Reason::Serving, &serves),
             }
         }
-        Health::Down => write(
-            Truth::False,
-            health.cause.map_or(Reason::NotObserved, Reason::Down),
-            health.message.as_deref().unwrap_or_default(),
-        ),
-        Health::Unknown => write(
+        (Health::Unknown, None) => write(
             Truth::Unknown,
             Reason::NotObserved,
             health
@@ -299,21 +286,29 @@ fn ready(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
     }
 }
 
+/// Messages in one line.
+fn joined<'a>(first: impl IntoIterator<Item = &'a str>, defects: &'a [Defect]) -> String {
+    let defects = defects.iter().map(|defect| defect.message.as_str());
+    first.into_iter().chain(defects).collect::<Vec<_>>().join("; ")
+}
+
 fn protected(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
-    let up = known
-        .sides
-        .iter()
-        .filter(|(_, side)| side.health.health == Health::Up)
-        .count();
-    let not = |message: &str| writer.write(CONDITION_PROTECTED, Truth::False, Reason::OneSideOnly, message);
-    match up {
-        2 => writer.write(CONDITION_PROTECTED, Truth::True, Reason::BothUp, ""),
-        1 => not(
-            "only one side is up: its failure would stop the traffic; while that is so, its pod is not evicted, and a \
-             drain of its node waits",
-        ),
-        _ => not("no side is up"),
-    }
+    let up = known.sides.iter().filter(|(_, side)| side.health.health == Health::Up);
+    let defects = &known.defects.protected;
+    let (reason, message) = match (up.count(), defects.first()) {
+        (2, None) => return writer.write(CONDITION_PROTECTED, Truth::True, Reason::BothUp, ""),
+        (2, Some(defect)) => (defect.reason, joined([], defects)),
+        (1, _) => {
+            let budget = &known.pair.name;
+            let message = format!(
+                "only one side is up: its failure would stop the traffic; while the other pod is not ready, \
+                 PodDisruptionBudget {budget} lets a drain of the node wait"
+            );
+            (Reason::OneSideOnly, joined([message.as_str()], defects))
+        }
+        _ => (Reason::OneSideOnly, joined(["neither side is up"], defects)),
+    };
+    writer.write(CONDITION_PROTECTED, Truth::False, reason, &message)
 }
 
 fn primary_serving(known: &Known<'_>, writer: ConditionWriter<'_>) -> Condition {
@@ -418,7 +413,8 @@ fn whole_seconds(moment: Timestamp) -> Timestamp {
     Timestamp::from_second(moment.as_second()).unwrap_or(moment)
 }
 
-/// A status whose numbers of sessions are taken out, to tell whether it differs from another in more than those.
+/// A status whose numbers of sessions are taken out, to tell whether it differs from another in more than those. `failback` is one of them
+/// while it says nothing but the number of sessions.
 #[must_use]
 pub fn without_counts(status: &ProxyPairStatus) -> ProxyPairStatus {
     let mut status = status.clone();
@@ -426,9 +422,11 @@ pub fn without_counts(status: &ProxyPairStatus) -> ProxyPairStatus {
     for side in [&mut status.primary, &mut status.backup].into_iter().flatten() {
         side.connections = 0;
     }
-    if let Some(failback) = &mut status.failback {
-        failback.connections_remaining = failback.connections_remaining.min(1);
-    }
+    let failback = status.failback.take().map(|failback| FailbackStatus {
+        connections_remaining: 0,
+        ..failback
+    });
+    status.failback = failback.filter(|failback| *failback != FailbackStatus::default());
     status
 }
 

@@ -37,11 +37,11 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
+use self::redials::Redials;
 pub use self::{
     found::{Found, combine, log_change},
     results::SessionResults,
 };
-use self::redials::Redials;
 use super::metrics::GateMetrics;
 use crate::{
     dial::{DialError, DialedStream, Dialer, Trust, prepare_to_watch},

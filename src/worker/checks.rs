@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -14,6 +15,7 @@ use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
 };
+use tracing::Instrument;
 
 use self::supervise::{Recipient, silence_limit, supervise};
 use super::Handover;
@@ -21,6 +23,7 @@ use crate::{
     api::{Engine, Side, Sides},
     check::{
         Check, Credentials, GateCommands, Login, Observation, Refusals, check_gate, check_objectserver, check_path,
+        check_service,
     },
     dial::{Address, Dialer},
     domain::{
@@ -34,6 +37,9 @@ use crate::{
     protocol::Request,
     tls::ObjectServerTls,
 };
+
+/// How long the check of the virtual Service may say nothing: it asks several times a second, and each answer has a deadline.
+const SERVICE_SILENCE: Duration = Duration::from_secs(10);
 
 /// The operator's keys for the gates of one pair.
 #[derive(Clone, Debug)]
@@ -54,6 +60,8 @@ pub trait Checks: Send {
     fn assign(&mut self, pods: &Sides<Vec<PodView>>) -> Vec<(Side, Source)>;
     /// Commands a gate, now and on each new connection.
     fn command(&mut self, side: Side, gate: &str, request: Request);
+    /// Has connections to the virtual Service at `address` observed; `None`: no longer.
+    fn watch_route(&mut self, address: Option<SocketAddr>);
     /// Asks a gate for a report now.
     fn recheck(&mut self, side: Side, gate: &str);
     /// Has an ObjectServer asked for its gateways too, or no longer.
@@ -78,6 +86,7 @@ pub struct PairChecks {
     out: mpsc::Sender<Observed>,
     declared: Option<Declared>,
     sides: Sides<SideChecks>,
+    service: Option<Running>,
     /// Numbers given to checks so far.
     numbers: u64,
 }
@@ -153,6 +162,7 @@ impl PairChecks {
                 refusals: Arc::default(),
                 gateways: watch::Sender::new(false),
             }),
+            service: None,
             numbers: 0,
         }
     }
@@ -260,7 +270,7 @@ impl Running {
     }
 
     fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.push(tokio::spawn(task).abort_handle());
+        self.tasks.push(tokio::spawn(task.in_current_span()).abort_handle());
     }
 }
 
@@ -310,6 +320,7 @@ impl Checks for PairChecks {
                     holder: self.identity.clone(),
                     term: self.term,
                     command: None,
+                    number: 0,
                     ask: 0,
                 };
                 let gate = GateChecks {
@@ -329,8 +340,22 @@ impl Checks for PairChecks {
 
     fn command(&mut self, side: Side, gate: &str, request: Request) {
         if let Some(gate) = self.sides[side].gates.get(gate) {
-            gate.commands.send_modify(|commands| commands.command = Some(request));
+            gate.commands.send_modify(|commands| {
+                commands.command = Some(request);
+                commands.number += 1;
+            });
         }
+    }
+
+    fn watch_route(&mut self, address: Option<SocketAddr>) {
+        self.service = address.map(|address| {
+            // It belongs to no side; the one that is given here is not looked at.
+            let recipient = self.recipient(Side::Primary, Source::Service);
+            let mut running = Running::new(recipient.number);
+            let start = move |out| check_service(address, out);
+            running.spawn(supervise(Check::Service, SERVICE_SILENCE, recipient, start));
+            running
+        });
     }
 
     fn recheck(&mut self, side: Side, gate: &str) {
@@ -352,6 +377,7 @@ impl Checks for PairChecks {
         } = observed;
         let checks = &self.sides[side];
         let running = match &source {
+            Source::Service => self.service.as_ref(),
             Source::Server => checks.server.as_ref(),
             Source::Gate(uid) => checks.gates.get(uid).and_then(|gate| gate.running.as_ref()),
         };
@@ -364,7 +390,7 @@ impl Checks for PairChecks {
 pub fn input(side: Side, source: Source, observation: Observation) -> Option<Input> {
     let gate = |observation| match source {
         Source::Gate(uid) => Some(Input::Gate(side, uid, observation)),
-        Source::Server => None,
+        Source::Server | Source::Service => None,
     };
     let server = |observation| Some(Input::Server(side, observation));
     let observation = match observation {
@@ -376,6 +402,7 @@ pub fn input(side: Side, source: Source, observation: Observation) -> Option<Inp
         Observation::Link(Check::Path, link) => gate(GateObservation::Path(link)),
         Observation::Report { at, report } => gate(GateObservation::Report(at, Box::new(report))),
         Observation::Link(Check::Direct, link) => server(ServerObservation::Direct(link)),
+        Observation::Link(Check::Service, _) => Some(Input::Route(None)),
         Observation::Server(info) if info.check == Check::Direct => server(ServerObservation::State(ServerState {
             asked: info.asked,
             answered: info.answered,
@@ -389,6 +416,7 @@ pub fn input(side: Side, source: Source, observation: Observation) -> Option<Inp
         | Observation::Unchanged(_)
         | Observation::Restarted { .. } => None,
         Observation::Expires(expires) => server(ServerObservation::CertificateExpires(expires)),
+        Observation::Route(gate) => Some(Input::Route(gate)),
     }
 }
 

@@ -10,6 +10,8 @@ use tokio::{
     time::sleep_until,
 };
 
+use tracing::Instrument;
+
 use super::{
     Handover, WorkerMessage,
     checks::{Checks, Observed},
@@ -71,8 +73,14 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
         }
     }
 
-    /// Runs until the handle is dropped, leadership is lost, or the ProxyPair is gone.
-    pub async fn run(
+    /// Runs until the handle is dropped, leadership is lost, or the ProxyPair is gone. Each log line carries name and namespace of the pair.
+    pub async fn run(self, messages: mpsc::UnboundedReceiver<WorkerMessage>, observed: mpsc::Receiver<Observed>) {
+        let pair = self.machine.pair();
+        let span = tracing::error_span!("pair", pair = pair.name, namespace = pair.namespace);
+        self.work(messages, observed).instrument(span).await;
+    }
+
+    async fn work(
         mut self,
         mut messages: mpsc::UnboundedReceiver<WorkerMessage>,
         mut observed: mpsc::Receiver<Observed>,
@@ -100,13 +108,7 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
             };
         }
         if let ControlFlow::Break(reason) = flow {
-            let pair = self.machine.pair();
-            tracing::info!(
-                pair = pair.name,
-                namespace = pair.namespace,
-                ?reason,
-                "stopped watching the pair"
-            );
+            tracing::info!(?reason, "stopped watching the pair");
         }
     }
 
@@ -126,6 +128,10 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
                 self.telemetry
                     .command(side, &self.machine.sides()[side], &gate, &request);
                 self.checks.command(side, &gate, request);
+            }
+            Effect::WatchRoute(wanted) => {
+                let address = self.writer.service_address().filter(|_| wanted);
+                self.checks.watch_route(address);
             }
             Effect::Recheck(side, gate) => self.checks.recheck(side, &gate),
             Effect::ReadGateways(side, wanted) => self.checks.read_gateways(side, wanted),
@@ -167,7 +173,7 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
         self.telemetry.count_unseen(observed.side, &observed.observation);
         match self.checks.input(observed) {
             Some(input) => {
-                tracing::trace!(pair = self.machine.pair().name, ?input, "observed");
+                tracing::trace!(?input, "observed");
                 self.feed(input)
             }
             None => Flow::Continue(()),
@@ -198,7 +204,7 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
 
     /// Publishes what reconciliations need to know, and asks for one when it has changed.
     fn publish(&mut self) {
-        self.telemetry.count(self.machine.sides());
+        self.telemetry.count(&self.machine);
         let snapshot = self.machine.snapshot();
         let is_new = self.snapshot.send_if_modified(|known| {
             let is_new = *known != snapshot;

@@ -1,27 +1,28 @@
 //! What a worker tells the outside beside status: Events, metrics and log lines. None of it holds up the work.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use kube::{
     Resource,
     runtime::{
-        events::{Event, EventType},
+        events::{Event, EventType, Recorder},
         reflector::ObjectRef,
     },
 };
+use tracing::Instrument;
 
 use crate::{
-    api::{Health, ProxyPair, Side, Sides},
+    api::{Health, ProxyPair, Reason, Side},
     check::Observation,
     cluster::{Cluster, within_deadline},
     domain::{
         evidence::Link,
         expiry::Certificate,
-        machine::{SideState, Switched},
+        machine::{Machine, SideState, Switched},
         notice::{EventText, Notice},
         pair::Pair,
     },
-    metrics::{CertificateLabels, CheckLabels, SideLabels, SwitchLabels},
+    metrics::{CertificateLabels, CheckLabels, DefectLabels, SideLabels, SwitchLabels},
     protocol::Request,
 };
 
@@ -30,6 +31,8 @@ pub struct Telemetry {
     cluster: Arc<Cluster>,
     name: String,
     namespace: String,
+    /// The reasons that have a series.
+    defects: BTreeSet<&'static str>,
 }
 
 impl Telemetry {
@@ -38,7 +41,28 @@ impl Telemetry {
             cluster,
             name: pair.name.clone(),
             namespace: pair.namespace.clone(),
+            defects: BTreeSet::new(),
         }
+    }
+
+    /// One series for each reason, while it is there.
+    fn count_defects(&mut self, machine: &Machine) {
+        let of_machine = machine.defects().iter().map(|defect| defect.reason);
+        let declared = machine.problem().map(|problem| problem.reason);
+        let now: BTreeSet<_> = of_machine.chain(declared).map(Reason::as_str).collect();
+        let defects = &self.cluster.metrics.defects;
+        let labels = |reason| DefectLabels {
+            namespace: self.namespace.clone(),
+            pair: self.name.clone(),
+            reason,
+        };
+        for gone in self.defects.difference(&now) {
+            defects.remove(&labels(*gone));
+        }
+        for there in &now {
+            defects.get_or_create(&labels(*there)).set(1);
+        }
+        self.defects = now;
     }
 
     /// Asks for a reconciliation of the pair.
@@ -51,8 +75,6 @@ impl Telemetry {
     pub fn command(&self, side: Side, state: &SideState, gate: &str, request: &Request) {
         let gate = state.gates.iter().find(|known| known.pod.uid == gate);
         tracing::info!(
-            pair = self.name,
-            namespace = self.namespace,
             side = side.label(),
             pod = gate.map(|gate| gate.pod.name.as_str()),
             sessions = gate.map(|gate| gate.sessions()),
@@ -73,8 +95,6 @@ impl Telemetry {
             u64::try_from(span.as_micros()).ok()
         };
         tracing::info!(
-            pair = self.name,
-            namespace = self.namespace,
             kind = switch.kind.as_str(),
             to = switch.to.label(),
             cause = switch.cause.map(|cause| cause.as_str()),
@@ -111,9 +131,10 @@ impl Telemetry {
         counter.get_or_create(&labels).inc();
     }
 
-    /// Sets the gauges of both sides.
-    pub fn count(&self, sides: &Sides<SideState>) {
-        for (side, state) in sides.iter() {
+    /// Sets the gauges of the pair.
+    pub fn count(&mut self, machine: &Machine) {
+        self.count_defects(machine);
+        for (side, state) in machine.sides().iter() {
             let labels = SideLabels {
                 namespace: self.namespace.clone(),
                 pair: self.name.clone(),
@@ -144,18 +165,23 @@ impl Telemetry {
     }
 }
 
-/// Publishes an Event about a pair, without waiting for it.
+/// Publishes a notice about a pair as an Event, without waiting for it.
 pub fn publish(cluster: &Cluster, notice: &Notice, pair: &Pair, object: &ProxyPair) {
+    let text = notice.text(pair);
+    if text.warning {
+        tracing::warn!(reason = %text.reason, note = text.note, "published an Event");
+    }
+    publish_text(&cluster.recorder, object, text);
+}
+
+/// Publishes an Event about `object`, without waiting for it.
+pub fn publish_text(recorder: &Recorder, object: &ProxyPair, text: EventText) {
     let EventText {
         warning,
         reason,
         note,
         action,
-    } = notice.text(pair);
-    let (pair, namespace) = (pair.name.clone(), pair.namespace.clone());
-    if warning {
-        tracing::warn!(pair, namespace, %reason, note, "published an Event");
-    }
+    } = text;
     let event = Event {
         type_: if warning { EventType::Warning } else { EventType::Normal },
         reason: reason.to_string(),
@@ -163,10 +189,11 @@ pub fn publish(cluster: &Cluster, notice: &Notice, pair: &Pair, object: &ProxyPa
         action,
         secondary: None,
     };
-    let (recorder, reference) = (cluster.recorder.clone(), object.object_ref(&()));
-    tokio::spawn(async move {
+    let (recorder, reference) = (recorder.clone(), object.object_ref(&()));
+    let publish = async move {
         if let Err(error) = within_deadline(recorder.publish(&event, &reference)).await {
-            tracing::warn!(pair, namespace, %error, reason = event.reason, "failed to publish an Event");
+            tracing::warn!(%error, reason = event.reason, "failed to publish an Event");
         }
-    });
+    };
+    tokio::spawn(publish.in_current_span());
 }

@@ -1,19 +1,22 @@
 //! A worker against a scripted API server, on paused time.
 
+mod log;
+mod supervision;
+
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use fake_api_server::{ApiServer, Fault, Match, Verb};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{
     Resource, ResourceExt,
     runtime::{
         events::{Recorder, Reporter},
-        reflector,
+        reflector::{self, ObjectRef},
     },
 };
 use serde_json::{Value, json};
@@ -28,27 +31,29 @@ use super::{
     checks::{Checks, Observed, input},
     task::Task,
     view::View,
-    writer::ApiWriter,
+    writer::{ApiWriter, Writer},
 };
 use crate::{
-    api::{LABEL_SIDE, ProxyPair, ProxyPairStatus, Side, Sides, SwitchKind},
+    api::{LABEL_SIDE, ProxyPair, ProxyPairStatus, Reason, Side, Sides, SwitchKind},
     check::{Check, Observation},
-    cluster::{Changes, Cluster},
+    cluster::{Changes, Cluster, GuardedPair},
     domain::{
         children,
         evidence::{Fault as LinkFault, Link},
-        machine::{Input, PodView, Source},
+        machine::{Call, CallDone, Input, PodView, Source},
         now::Now,
         pair::{Pair, fixture::pair},
         rollout::Snapshot,
     },
     leader::{Claim, Standing},
-    metrics::Metrics,
+    metrics::{DefectLabels, Metrics},
     protocol::{Report, Request, UnreachableCause, Upstream},
 };
 
 const NAMESPACE: &str = "netcool";
 const NAME: &str = "proxy-v";
+/// Of a gate that works.
+const REPORT: &str = r#"{"gate":"P","objectServer":"A","instance":"1","admission":"Open","sessions":2,"upstream":{"state":"Reachable"},"leaving":false}"#;
 
 /// What meets a worker on its way from primary to backup, after the primary's ObjectServer has died.
 #[derive(Clone, Copy, Debug)]
@@ -156,6 +161,8 @@ impl Checks for FakeChecks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)[side] = Some(request);
     }
 
+    fn watch_route(&mut self, _address: Option<SocketAddr>) {}
+
     fn recheck(&mut self, _side: Side, _gate: &str) {}
 
     fn read_gateways(&mut self, _side: Side, _wanted: bool) {}
@@ -188,7 +195,8 @@ impl View for FakeView {
                 name: format!("{NAME}-{}", side.label()),
                 ip: Some(address(side)),
                 created: None,
-                terminating_until: None,
+                node: None,
+                terminating: None,
                 failure: None,
                 template: None,
             }]
@@ -218,6 +226,7 @@ struct Stage {
     messages: mpsc::UnboundedSender<WorkerMessage>,
     observed: mpsc::Sender<Observed>,
     worker: JoinHandle<()>,
+    requeued: mpsc::UnboundedReceiver<ObjectRef<GuardedPair>>,
     pair: Arc<Pair>,
 }
 
@@ -248,7 +257,7 @@ impl Stage {
             expires: Instant::now().into_std() + Duration::from_secs(3600),
         });
         let (standing, led) = watch::channel(leads);
-        let (requeue, _requeued) = mpsc::unbounded_channel();
+        let (requeue, requeued) = mpsc::unbounded_channel();
         let reporter = Reporter {
             controller: "test".to_owned(),
             instance: None,
@@ -289,6 +298,7 @@ impl Stage {
             messages,
             observed,
             worker: tokio::spawn(task.run(received, observations)),
+            requeued,
             pair,
         };
         stage.send(WorkerMessage::Service(Box::new(Some(service))));
@@ -335,10 +345,10 @@ impl Stage {
 
     async fn see(&self, side: Side, direct: Link, upstream: Upstream, path: Link) {
         let gate = || Source::Gate(side.label().to_owned());
-        let line = r#"{"gate":"P","objectServer":"A","instance":"1","admission":"Open","sessions":2,"upstream":{"state":"Reachable"},"leaving":false}"#;
         let report = Report {
             upstream,
-            ..serde_json::from_str(line).unwrap()
+            sessions: if side == Side::Primary { 2 } else { 0 },
+            ..serde_json::from_str(REPORT).unwrap()
         };
         let at = Instant::now().into_std();
         self.observe(side, Source::Server, Observation::Link(Check::Direct, direct))
@@ -408,6 +418,19 @@ impl Stage {
             .collect()
     }
 
+    /// The reasons in the metric `proxypair_defects`.
+    fn defects(&self) -> Vec<&'static str> {
+        let is_there = |reason: &&'static str| {
+            let labels = DefectLabels {
+                namespace: NAMESPACE.to_owned(),
+                pair: NAME.to_owned(),
+                reason,
+            };
+            self.cluster.metrics.defects.get(&labels).is_some()
+        };
+        Reason::all().map(Reason::as_str).filter(is_there).collect()
+    }
+
     fn is_moved(&self) -> bool {
         self.status().serving == Some(Side::Backup)
     }
@@ -443,6 +466,50 @@ async fn a_switch_is_intent_patch_and_fact_whatever_happens_to_its_writes() {
         assert_eq!(failovers.count(), 1, "{what}: {announced:#?}");
         assert!(!stage.worker.is_finished(), "{what}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_asks_to_be_left_alone_gets_no_call_meanwhile() {
+    let stage = Stage::settled().await;
+    stage.server.fault(
+        Match::new(Verb::Update, "proxypairs").subresource("status"),
+        Fault::too_many_requests(7),
+    );
+    stage.down(Side::Primary).await;
+    sleep(Duration::from_millis(6900)).await;
+    assert_eq!(stage.requests().len(), 1, "{:?}", stage.requests());
+    assert_eq!(stage.server.count(&Match::new(Verb::Get, "proxypairs")), 0);
+    stage.until("the backup serves", Stage::is_moved).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_command_is_in_status_in_an_event_and_in_the_metrics() {
+    let stage = Stage::settled().await;
+    let mut report: Report = serde_json::from_str(REPORT).unwrap();
+    report.rejected_command = Some("term 1 of op-1 is over".to_owned());
+    let at = Instant::now().into_std();
+    let gate = Source::Gate(Side::Backup.label().to_owned());
+    stage
+        .observe(Side::Backup, gate, Observation::Report { at, report })
+        .await;
+    stage
+        .until("status says it", |stage| {
+            let conditions = stage.status().conditions;
+            conditions
+                .iter()
+                .any(|known| known.type_ == "Ready" && known.reason == "CommandRejected")
+        })
+        .await;
+    stage
+        .until("an Event says it", |stage| {
+            stage
+                .server
+                .events()
+                .iter()
+                .any(|event| event["reason"] == "CommandRejected")
+        })
+        .await;
+    assert_eq!(stage.defects(), ["CommandRejected"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -671,4 +738,35 @@ async fn a_service_of_somebody_else_is_never_patched() {
         .await;
     sleep(Duration::from_secs(30)).await;
     assert_eq!(stage.server.count(&Match::new(Verb::Patch, "services")), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_deleted_with_the_grace_that_is_given_and_only_that_one() {
+    let stage = Stage::settled().await;
+    let mut pod = Pod::default();
+    (pod.metadata.name, pod.metadata.namespace) = (Some("p".to_owned()), Some(NAMESPACE.to_owned()));
+    pod.metadata.uid = Some("first".to_owned());
+    let object = stage.server.get::<ProxyPair>(NAMESPACE, NAME).unwrap();
+    let writer = ApiWriter::new(Arc::clone(&stage.cluster), &object);
+    for (uid, is_left, grace) in [("second", true, 1), ("first", false, 0)] {
+        stage.server.put(&pod);
+        stage.server.take_requests();
+        let call = Call::DeletePod {
+            side: Side::Primary,
+            name: "p".to_owned(),
+            uid: uid.to_owned(),
+            grace: Duration::from_secs(grace),
+        };
+        let (outcome, _) = writer.begin(call, &stage.pair).await;
+        let is_done = if is_left {
+            matches!(outcome, Ok(CallDone::AlreadyGone))
+        } else {
+            matches!(outcome, Ok(CallDone::Written))
+        };
+        assert!(is_done, "{outcome:?}");
+        assert_eq!(stage.server.get::<Pod>(NAMESPACE, "p").is_some(), is_left, "{uid}");
+        let deletion = &stage.server.writes()[0].body;
+        assert_eq!(deletion["gracePeriodSeconds"], grace, "{deletion}");
+        assert_eq!(deletion["preconditions"]["uid"], uid, "{deletion}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Pods and endpoints of one pair, as the caches have them.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
@@ -82,11 +82,19 @@ fn pod_view(pod: &Pod) -> PodView {
             .as_ref()
             .and_then(|status| status.pod_ip.as_ref())
             .and_then(|ip| ip.parse().ok()),
+        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
-        terminating_until: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
+        terminating: terminating(pod),
         failure: pod.status.as_ref().and_then(pod_failure),
         template: children::template_of(&pod.metadata).map(str::to_owned),
     }
+}
+
+/// How long a pod that is being deleted has to end.
+fn terminating(pod: &Pod) -> Option<Duration> {
+    pod.metadata.deletion_timestamp.as_ref()?;
+    let seconds = pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()))
 }
 
 /// The address of the node that the newest pod of `side` runs on.
@@ -111,5 +119,32 @@ fn of_side(pair: &Pair, side: Side) -> impl Fn(&Pod) -> bool {
             && label(LABEL_PAIR) == Some(&pair.name)
             && label(LABEL_SIDE) == Some(side.label())
             && !matches!(phase, Some("Failed" | "Succeeded"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn view(metadata: serde_json::Value) -> PodView {
+        let pod = json!({"metadata": metadata, "spec": {"containers": [], "nodeName": "node1"}});
+        pod_view(&serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn a_pod_that_is_deleted_has_the_time_that_it_was_given() {
+        assert_eq!(view(json!({"name": "p", "uid": "1"})).terminating, None);
+        // The time of the deletion is by another clock: it is far away from this one.
+        let deleted = json!({
+            "name": "p",
+            "uid": "1",
+            "deletionTimestamp": "2001-01-01T00:00:00Z",
+            "deletionGracePeriodSeconds": 10,
+        });
+        let view = view(deleted);
+        assert_eq!(view.terminating, Some(Duration::from_secs(10)));
+        assert_eq!(view.node.as_deref(), Some("node1"));
     }
 }

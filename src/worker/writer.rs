@@ -4,7 +4,7 @@
 //! leader that was replaced is refused. An object of another `metadata.uid` than the one that the worker was started for ends the worker:
 //! the pair was deleted, and another one made under its name.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{
@@ -13,12 +13,15 @@ use kube::{
 };
 use serde_json::{Map, Value, json};
 
+use super::{supervisor::set_watched, telemetry::publish_text};
 use crate::{
-    api::{FIELD_MANAGER, ProxyPair, ProxyPairStatus, Side},
+    api::{FIELD_MANAGER, PORT_PROXY, ProxyPair, ProxyPairStatus, Side},
     cluster::{ApplyError, Cluster, within_deadline},
     domain::{
         children,
+        defect::Defect,
         machine::{Call, CallDone, CallError, Selects, StopReason, Stored},
+        notice::defect_text,
         pair::Pair,
         status::{Problem, refused},
     },
@@ -39,6 +42,8 @@ pub trait Writer: Send {
     fn take_service(&mut self, service: Option<Service>, pair: &Pair) -> Option<Selects>;
     /// The ProxyPair as it is known, for Events about it.
     fn object(&self) -> &ProxyPair;
+    /// The address of the virtual Service within the cluster, as it is known.
+    fn service_address(&self) -> Option<SocketAddr>;
 }
 
 /// The newest objects that are known.
@@ -111,6 +116,19 @@ impl Writer for ApiWriter {
     fn object(&self) -> &ProxyPair {
         &self.object
     }
+
+    fn service_address(&self) -> Option<SocketAddr> {
+        let spec = self.service.as_ref()?.spec.as_ref()?;
+        let port = spec
+            .ports
+            .as_ref()?
+            .iter()
+            .find(|port| port.name.as_deref() == Some(PORT_PROXY))?;
+        Some(SocketAddr::new(
+            spec.cluster_ip.as_ref()?.parse().ok()?,
+            u16::try_from(port.port).ok()?,
+        ))
+    }
 }
 
 /// One call with all that it needs.
@@ -124,18 +142,20 @@ struct Conversation {
 impl Conversation {
     async fn make(self, call: Call, versions: &mut KnownObjects) -> Result<CallDone, CallError> {
         let outcome = match call {
-            Call::WriteStatus(status) => self.write_status(*status, versions).await,
-            Call::PatchSelector(side) => self.patch_selector(side, versions).await,
+            Call::WriteStatus(status) => self.write_status(*status, versions).await.map(|()| CallDone::Written),
+            Call::PatchSelector(side) => self.patch_selector(side, versions).await.map(|()| CallDone::Written),
             Call::Read => return self.read(versions).await,
-            Call::DeletePod { name, uid, .. } => self.delete_pod(&name, uid).await,
+            Call::DeletePod { name, uid, grace, .. } => self.delete_pod(&name, uid, grace).await,
         };
         match outcome {
-            Ok(()) => Ok(CallDone::Written),
+            Ok(done) => Ok(done),
             Err(ApplyError::NotLeading) => Err(CallError::Stop(StopReason::NotLeading)),
             Err(error) => {
-                let Pair { name, namespace, .. } = &*self.pair;
-                tracing::warn!(pair = name, namespace, %error, "a write failed or its outcome is unknown; reading the state");
-                Err(CallError::Failed)
+                tracing::warn!(%error, "a write failed or its outcome is unknown; reading the state");
+                Err(CallError::Failed {
+                    retry_after: error.retry_after(),
+                    reason: error.reason(),
+                })
             }
         }
     }
@@ -174,11 +194,11 @@ impl Conversation {
         Ok(())
     }
 
-    async fn delete_pod(&self, name: &str, uid: String) -> Result<(), ApplyError> {
+    async fn delete_pod(&self, name: &str, uid: String, grace: Duration) -> Result<CallDone, ApplyError> {
         self.cluster.claim()?;
         let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), &self.pair.namespace);
         let params = DeleteParams {
-            grace_period_seconds: Some(1),
+            grace_period_seconds: Some(u32::try_from(grace.as_secs()).unwrap_or(u32::MAX)),
             preconditions: Some(Preconditions {
                 uid: Some(uid),
                 resource_version: None,
@@ -187,16 +207,18 @@ impl Conversation {
         };
         match within_deadline(api.delete(name, &params)).await {
             // It is gone, or another one has its name.
-            Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(()),
-            outcome => outcome.map(drop),
+            Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(CallDone::AlreadyGone),
+            outcome => outcome.map(|_| CallDone::Written),
         }
     }
 
     async fn read(&self, versions: &mut KnownObjects) -> Result<CallDone, CallError> {
         let failed = |error: ApplyError| {
-            let Pair { name, namespace, .. } = &*self.pair;
-            tracing::warn!(pair = name, namespace, %error, "failed to read the state");
-            CallError::Failed
+            tracing::warn!(%error, "failed to read the state");
+            CallError::Failed {
+                retry_after: error.retry_after(),
+                reason: error.reason(),
+            }
         };
         let (objects, services) = (self.objects(), self.services());
         let object = within_deadline(objects.get_opt(&self.pair.name))
@@ -272,11 +294,13 @@ pub async fn refuse(
 ) -> Result<(), ApplyError> {
     let before = object.status.clone().unwrap_or_default();
     let status = refused(problem, object.metadata.generation, &before, now);
+    cluster.claim()?;
+    let namespace = object.namespace().unwrap_or_default();
+    set_watched(cluster, &namespace, &object.name_any(), false);
     if status == before {
         return Ok(());
     }
-    cluster.claim()?;
-    let namespace = object.namespace().unwrap_or_default();
+    publish(cluster, object, problem);
     let api: Api<ProxyPair> = Api::namespaced(cluster.client.clone(), &namespace);
     let object = ProxyPair {
         status: Some(status),
@@ -284,4 +308,14 @@ pub async fn refuse(
     };
     within_deadline(api.replace_status(&object.name_any(), &PostParams::default(), &object)).await?;
     Ok(())
+}
+
+/// Publishes an Event about a pair that has no worker.
+fn publish(cluster: &Cluster, object: &ProxyPair, problem: &Problem) {
+    let text = defect_text(&Defect {
+        side: None,
+        reason: problem.reason,
+        message: problem.message.clone(),
+    });
+    publish_text(&cluster.recorder, object, text);
 }

@@ -11,12 +11,16 @@ use crate::{namespace::Namespace, stand_ins::pod};
 /// The hop's port. Its readiness is a connection there, which it forwards.
 const PORT: u16 = 8080;
 
-/// Starts a hop that passes on what clients send `delay` later; returns its address and port.
+/// What a client sends in a TLS handshake, and less than its first requests make of it.
+const HANDSHAKE: usize = 2048;
+
+/// Starts a hop that passes on what clients send after their handshake `delay` later; returns its address and port.
 pub async fn start(namespace: &Namespace, name: &str, to: &str, delay: Duration) -> Result<(String, u16)> {
     let arguments = [
         format!("--listen=0.0.0.0:{PORT}"),
         format!("--to={to}"),
         format!("--delay={}ms", delay.as_millis()),
+        format!("--undelayed={HANDSHAKE}"),
     ];
     let container = json!({"name": "hop", "command": ["/hop"], "args": arguments});
     namespace

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{Api, ResourceExt};
 use proxypair::api::{Health, LABEL_PAIR, LABEL_SIDE, ProxyPair, ProxyPairStatus, Side, SwitchKind};
 use serde_json::{Value, json};
@@ -110,7 +110,7 @@ impl Pair {
         self.until("the primary serves and both sides are up", deadline, |status| {
             serves(status, Side::Primary)
                 && condition(status, "Ready") == "True"
-                && condition(status, "Protected") == "True"
+                && (condition(status, "Protected") == "True" || share_a_node(status))
         })
         .await
     }
@@ -157,6 +157,12 @@ impl Pair {
 /// Whether a side serves and no switch is under way.
 pub fn serves(status: &ProxyPairStatus, side: Side) -> bool {
     status.serving == Some(side) && status.target == Some(side) && status.switching.is_none()
+}
+
+/// Both sides are up, on a cluster that has one node for them.
+fn share_a_node(status: &ProxyPairStatus) -> bool {
+    let is_shared = |known: &Condition| known.type_ == "Protected" && known.reason == "SameNode";
+    status.conditions.iter().any(is_shared)
 }
 
 /// `True`, `False`, `Unknown`, or nothing.

@@ -96,11 +96,10 @@ pub async fn a_listeners_does_not_fit_its_key(scene: Arc<Scene>) -> Result<()> {
     let mut wrong = authority.issue("PROXY_P");
     wrong.key.clone_from(&right.key);
     set_certificate(&scene.namespace, &listener, &wrong).await?;
-    stage.fleet.mark("move").await?;
     let pod = stage.pair.pod(Side::Primary).await?.name_any();
     let pods = scene.namespace.api::<Pod>();
     pods.delete(&pod, &DeleteParams::default()).await?;
-    stage.until_moved(Side::Backup, "move").await?;
+    stage.fleet.until_all_on("AGG_B", SOON).await?;
     let before = stage.fleet.report().await?.totals.reconnects;
     let closed = |status: &ProxyPairStatus| {
         let primary = status.primary.as_ref();

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Result, ensure};
 use kube::ResourceExt;
 use proxypair::api::{Cause, Side};
+use serde_json::json;
 use testkit::{
     pair::{PORT, expect_there_and_back},
     stage::{Scene, Setting, Stage, Timings},
@@ -95,7 +96,14 @@ pub async fn leave_a_silent_objectserver(scene: Arc<Scene>) -> Result<()> {
 /// The name of its ObjectServer stops resolving, while the server lives and so do the sessions there. New probes, whose sessions the gate
 /// cannot open, are served by the backup, and come home when the name is back.
 pub async fn leave_a_name_that_does_not_resolve(scene: Arc<Scene>) -> Result<()> {
-    let stage = scene.set_with(&setting()).await?;
+    // Absolute, so that DNS says that there is no such name. Where a search list leads to a server that does not answer, the
+    // resolver cannot say so, and the gate goes on with the address that it knows.
+    let host = format!("agg-p.{}.svc.cluster.local.", scene.namespace.name);
+    let setting = Setting {
+        spec: json!({"primary": {"objectServer": {"host": host}}}),
+        ..setting()
+    };
+    let stage = scene.set_with(&setting).await?;
     let options = FleetOptions {
         probes: 2,
         connect_timeout: Duration::from_secs(20),

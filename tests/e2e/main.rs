@@ -46,6 +46,11 @@ fn main() -> std::process::ExitCode {
             OwnClusterAlone,
             node_cut_off::fails_over_without_its_leader,
         ),
+        test(
+            "node_cut_off_for_good",
+            OwnClusterAlone,
+            node_cut_off::fails_back_without_it,
+        ),
         test("idle_pair_writes_nothing", OwnClusterAlone, idle_pair::writes_nothing),
         test(
             "api_server_frozen",
@@ -141,6 +146,11 @@ fn main() -> std::process::ExitCode {
             primary_returns::every_probe_comes_home,
         ),
         test("proxy_pod_deleted_in_order", AnyCluster, proxy_pod_deleted::in_order),
+        test(
+            "proxy_pods_deleted_both_at_once",
+            AnyCluster,
+            proxy_pod_deleted::both_at_once,
+        ),
         test("proxy_pod_deleted_by_force", AnyCluster, proxy_pod_deleted::by_force),
         test("proxy_process_killed", OwnCluster, proxy_pod_deleted::process_killed),
         test("proxy_process_frozen", OwnCluster, proxy_process_frozen::fails_over),

@@ -3,8 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::DeleteParams;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams},
+};
 use proxypair::api::{Cause, Side};
 use serde_json::{Value, json};
 use testkit::{
@@ -19,6 +22,8 @@ const HOSTNAME: &str = "kubernetes.io/hostname";
 const SAFE: &str = "node1";
 /// Where the primary's proxy is.
 const CUT: &str = "node3";
+/// How long the probes of these tests wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The probes, which must give up a silent session by themselves, go on with the backup; when the node is back, all come home.
 pub async fn fails_over(scene: Arc<Scene>) -> Result<()> {
@@ -60,6 +65,53 @@ pub async fn fails_over_without_its_leader(scene: Arc<Scene>) -> Result<()> {
     there_and_back(&scene, stage).await
 }
 
+/// The node is not given back: the primary's pod stays as an endpoint until the operator deletes it without grace, and the failback goes to its
+/// successor on another node. No connection goes to the dead address meanwhile.
+pub async fn fails_back_without_it(scene: Arc<Scene>) -> Result<()> {
+    let nodes: Api<Node> = Api::all(scene.namespace.cluster.client.clone());
+    let mut setting = setting(json!({"nodeSelector": {HOSTNAME: SAFE}}));
+    // At first there, and elsewhere when that node takes no pod.
+    let on = |operator: &str, nodes: Value| json!([{"key": HOSTNAME, "operator": operator, "values": nodes}]);
+    setting.spec["primary"] = json!({"proxy": {"affinity": {"nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": on("In", json!([SAFE, CUT]))}],
+        },
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 100, "preference": {"matchExpressions": on("In", json!([CUT]))}},
+        ],
+    }}}});
+    let stage = scene.set_with(&setting).await?;
+    // The scheduler learns only after 40 s that the node is lost.
+    set_unschedulable(&nodes, true).await?;
+    let outcome = there_and_back_elsewhere(&scene, stage).await;
+    set_unschedulable(&nodes, false).await?;
+    outcome
+}
+
+async fn set_unschedulable(nodes: &Api<Node>, unschedulable: bool) -> Result<()> {
+    let patch = json!({"spec": {"unschedulable": unschedulable}});
+    nodes.patch(CUT, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    Ok(())
+}
+
+async fn there_and_back_elsewhere(scene: &Scene, stage: Stage<'_>) -> Result<()> {
+    stage.fleet.mark("failover").await?;
+    let cut = scene.namespace.cluster.cut_node(CUT).await?;
+    stage.until_moved(Side::Backup, "failover").await?;
+    let held = stage.held().await?;
+    stage.fleet.mark("failback").await?;
+    let gap = stage.until_moved(Side::Primary, "failback").await?;
+    // A probe that is routed to the dead address waits for its connect timeout at the least.
+    ensure!(
+        gap < CONNECT_TIMEOUT,
+        "a probe waited for {gap:?}: connections went to the dead address"
+    );
+    expect_there_and_back(&stage.pair.until_protected(SOON).await?)?;
+    drop(cut);
+    stage.operator.until_complete(Duration::from_secs(60)).await?;
+    stage.finish().await?.expect_no_duplicates_beside(&held)
+}
+
 /// `operator` goes into the chart's values.
 fn setting(operator: Value) -> Setting {
     let on = |node: &str| json!({"proxy": {"nodeSelector": {HOSTNAME: node}}});
@@ -69,7 +121,7 @@ fn setting(operator: Value) -> Setting {
         operator,
         fleet: FleetOptions {
             network_timeout: Duration::from_secs(1),
-            connect_timeout: Duration::from_millis(500),
+            connect_timeout: CONNECT_TIMEOUT,
             ..FleetOptions::default()
         },
         ..Setting::default()

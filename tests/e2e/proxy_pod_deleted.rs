@@ -1,8 +1,8 @@
 //! The proxy pod that serves is taken away: in order, as an eviction or a node drain does it, or by force.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::DeleteParams};
 use proxypair::api::{Side, SwitchKind};
@@ -45,6 +45,26 @@ async fn delete_in_order(scene: &Scene, stage: Stage<'_>) -> Result<()> {
             (SwitchKind::Failback, Side::Primary),
         ],
     )?;
+    stage.finish().await?.expect_no_duplicates_since(&BTreeMap::new())
+}
+
+/// The pods of both sides deleted at once: the idle one is replaced first, the probes move there before the other one leaves, and none is without
+/// a proxy for as long as a gate waits without a command.
+pub async fn both_at_once(scene: Arc<Scene>) -> Result<()> {
+    let stage = scene.set().await?;
+    let pods = scene.namespace.api::<Pod>();
+    let names = [
+        stage.pair.pod(Side::Primary).await?.name_any(),
+        stage.pair.pod(Side::Backup).await?.name_any(),
+    ];
+    stage.fleet.mark("move").await?;
+    let params = DeleteParams::default();
+    tokio::try_join!(pods.delete(&names[0], &params), pods.delete(&names[1], &params))?;
+    let gap = stage.until_moved(Side::Backup, "move").await?;
+    ensure!(gap < Duration::from_secs(5), "a probe was without a proxy for {gap:?}");
+    stage.fleet.mark("failback").await?;
+    stage.until_moved(Side::Primary, "failback").await?;
+    stage.pair.until_protected(SOON).await?;
     stage.finish().await?.expect_no_duplicates_since(&BTreeMap::new())
 }
 

@@ -99,12 +99,12 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
         (
             "/spec/proxy",
             json!({"podLabels": {"proxypair.dev/side": "backup"}}),
-            rules::pod_labels().message,
+            rules::labels().message,
         ),
         (
             "/spec/proxy",
             json!({"podAnnotations": {"proxypair.dev/template": "x"}}),
-            rules::pod_annotations().message,
+            rules::annotations().message,
         ),
         ("/spec/proxy", json!({"engine": "Haproxy"}), "Unsupported value"),
         (

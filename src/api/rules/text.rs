@@ -46,11 +46,13 @@ pub fn server_name() -> SpecRule<str> {
 /// A host name or an IP address.
 pub fn host() -> SpecRule<str> {
     SpecRule::new(
-        "self.matches('^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$') || self.matches('^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$')",
+        "self.matches('^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?[.]?$') || self.matches('^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$')",
         |host| {
             let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             let of_address = |c: char| c.is_ascii_hexdigit() || matches!(c, ':' | '.');
-            let is_name = made_of(host, |c| c.is_ascii_alphanumeric(), of_name);
+            // With a dot at its end a name is complete, and no search domain is tried.
+            let name = host.strip_suffix('.').unwrap_or(host);
+            let is_name = made_of(name, |c| c.is_ascii_alphanumeric(), of_name);
             is_name || host.contains(':') && only(host, of_address)
         },
         "write a host name or an IP address without port or brackets, such as aggp.example.com; the port has a field \

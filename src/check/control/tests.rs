@@ -81,6 +81,7 @@ impl Stage {
             holder: "operator-1".to_owned(),
             term: 7,
             command: None,
+            number: 0,
             ask: 0,
         });
         let received = commands.subscribe();
@@ -105,7 +106,10 @@ impl Stage {
     }
 
     fn command(&self, command: Request) {
-        self.commands.send_modify(|commands| commands.command = Some(command));
+        self.commands.send_modify(|commands| {
+            commands.command = Some(command);
+            commands.number += 1;
+        });
     }
 
     /// The next observation, but for those that nothing has changed.
@@ -172,8 +176,8 @@ async fn a_command_is_sent_once_with_a_ping_behind_it_and_again_on_each_new_sess
     stage.command(Request::Drop);
     assert_eq!(gate.line().await, json!({"type": "Drop"}));
     gate.ping().await;
-    // The same command again, or none that is new, is not sent.
-    stage.command(Request::Drop);
+    // Whatever else changes, it is not sent again.
+    stage.commands.send_modify(|commands| commands.ask += 1);
     gate.ping().await;
     drop(gate);
 
@@ -194,6 +198,19 @@ async fn a_report_can_be_asked_for_between_two_pings() {
     stage.commands.send_modify(|commands| commands.ask += 1);
     gate.ping().await;
     assert_eq!(now(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_is_given_again_is_sent_again() {
+    let mut stage = Stage::set();
+    let mut gate = stage.session().await;
+    for _ in 0..3 {
+        stage.command(Request::Admit);
+        assert_eq!(gate.line().await, json!({"type": "Admit"}));
+        let nonce = gate.ping().await;
+        gate.answer(nonce).await;
+        stage.report().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -98,7 +98,10 @@ impl Server {
     /// Reads a query and asserts which it is.
     async fn expect(&mut self, sql: &str) {
         let message = self.message().await.expect("no query");
-        match RequestToken::decode_all(&message.payload, self.order).unwrap().as_slice() {
+        match RequestToken::decode_all(&message.payload, self.order)
+            .unwrap()
+            .as_slice()
+        {
             [RequestToken::Language { sql: asked, .. }] => assert_eq!(asked, sql),
             other => panic!("no query: {other:?}"),
         }

@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-/// Time in addition to twice the drain's grace period, so that the drain closes the last session and not kubelet.
+/// Time in addition to twice the drain's delay and grace period, so that the drain closes the last session and not kubelet.
 const GRACE_MARGIN: Duration = Duration::from_secs(5);
 
 /// The image that holds the gate: the operator's own.
@@ -214,7 +214,8 @@ fn on_linux(mut selector: Map) -> Map {
 
 /// How long the gate may take to stop.
 fn gate_grace(pair: &Pair) -> Duration {
-    pair.spec.failback.drain.grace_period.get() * 2 + GRACE_MARGIN
+    let drain = &pair.spec.failback.drain;
+    (drain.delay.get() + drain.grace_period.get()) * 2 + GRACE_MARGIN
 }
 
 fn seconds(duration: Duration) -> Option<i64> {

@@ -1,13 +1,14 @@
 //! What goes into the machine, and what comes out of it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
+    gate::PodView,
     phase::Timeline,
-    side::{GateObservation, PodView, ServerObservation, Source},
+    side::{GateObservation, ServerObservation, Source},
 };
 use crate::{
-    api::{ProxyPairStatus, Side, Sides, Switch},
+    api::{ProxyPairStatus, Reason, Side, Sides, Switch},
     domain::{notice::Notice, pair::Pair, status::Problem},
     protocol::Request,
 };
@@ -27,6 +28,9 @@ pub enum Input {
     Pods(Sides<Vec<PodView>>),
     /// The addresses in the EndpointSlices of the virtual Service.
     Endpoints(Vec<IpAddr>),
+    /// The name of the gate that a connection to the virtual Service reached, `None` if nobody gave one. Only while
+    /// [`Effect::WatchRoute`] asks for it.
+    Route(Option<String>),
     /// The checks of one source were restarted: what they observed before no longer counts.
     Restarted(Side, Source),
     /// An observation of the gate in the pod with that `metadata.uid`.
@@ -44,7 +48,7 @@ pub enum Input {
 pub enum Effect {
     /// Make this call; its outcome is the next [`Input::Outcome`].
     Call(Call),
-    /// Command a gate, now and on each new connection to it.
+    /// Command a gate, now and on each new connection to it. The same command again is sent again.
     Command {
         /// Its side.
         side: Side,
@@ -53,6 +57,8 @@ pub enum Effect {
         /// The command.
         request: Request,
     },
+    /// Observe where connections to the virtual Service lead, or no longer.
+    WatchRoute(bool),
     /// Ask a gate for a report now rather than at the next interval.
     Recheck(Side, String),
     /// Ask the ObjectServer of that side for its gateways too, or no longer.
@@ -88,6 +94,8 @@ pub enum Call {
         name: String,
         /// `metadata.uid`, as a precondition.
         uid: String,
+        /// What it gets to end, in whole seconds; zero: it is gone at once, whatever its node does.
+        grace: Duration,
     },
 }
 
@@ -96,6 +104,8 @@ pub enum Call {
 pub enum CallDone {
     /// It has taken effect.
     Written,
+    /// The pod that was to be deleted is gone already.
+    AlreadyGone,
     /// What is stored.
     Read(Box<Stored>),
 }
@@ -125,9 +135,25 @@ pub enum Selects {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallError {
     /// It was refused, or its outcome is unknown: what is stored has to be read.
-    Failed,
+    Failed {
+        /// How long the API server asks to be left alone.
+        retry_after: Option<Duration>,
+        /// What kind of failure it is.
+        reason: Reason,
+    },
     /// No call of this machine can succeed any more.
     Stop(StopReason),
+}
+
+impl CallError {
+    /// How long the API server asks to be left alone.
+    #[must_use]
+    pub const fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::Failed { retry_after, .. } => retry_after,
+            Self::Stop(_) => None,
+        }
+    }
 }
 
 /// Why a machine ends.

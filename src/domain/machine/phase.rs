@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use crate::{
@@ -78,12 +79,15 @@ pub enum Step {
     Retract,
 }
 
+const SECOND: SignedDuration = SignedDuration::from_secs(1);
+
 impl Phase {
     /// What `status` says. A `target` without `switching`, which no operator writes, counts as no switch.
     #[must_use]
     pub fn resumed(status: &ProxyPairStatus, now: Now) -> Self {
         let serving = status.serving.unwrap_or(Side::Primary);
-        let since = status.since.as_ref().map(|since| now.instant_of(since.0));
+        // Status keeps whole seconds. What waits for a time since then must not begin before it.
+        let since = status.since.as_ref().map(|since| now.instant_of(since.0 + SECOND));
         match (&status.switching, status.target) {
             (Some(switching), Some(to)) if to != serving => Self::Switching {
                 switch: PendingSwitch {

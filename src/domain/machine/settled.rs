@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Machine,
+    gate::Gate,
     input::{Call, CallDone, CallError, Effect},
     phase::Phase,
 };
@@ -20,12 +21,31 @@ use crate::{
 
 /// Shortest time between two status writes in which only session counts changed.
 const COUNTS_EVERY: Duration = Duration::from_secs(2);
-/// Shortest time between two evictions on the same side.
-const EVICT_EVERY: Duration = Duration::from_secs(60);
-/// Time from an eviction that failed to the next attempt.
-const EVICT_AGAIN: Duration = Duration::from_secs(1);
+/// Shortest time between two deletions of the same pod.
+const DELETE_EVERY: Duration = Duration::from_secs(60);
+/// Time from a deletion that failed to the next attempt; it doubles with each.
+const DELETE_AGAIN: Duration = Duration::from_secs(1);
+/// Longest time from a deletion that failed to the next attempt.
+const LONGEST_DELETE_AGAIN: Duration = Duration::from_secs(30);
+/// What a gate that does not answer gets to end: as good as nothing, because it takes no command to end its sessions.
+const FROZEN_GRACE: Duration = Duration::from_secs(1);
 /// Longest time until certificates are looked at again.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// What is remembered of the deletion of a pod.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deletion {
+    /// When it may be tried again.
+    next: Instant,
+    failures: u32,
+}
+
+/// A pod whose deletion was called for.
+pub(super) struct DeletedPod {
+    pub name: String,
+    pub uid: String,
+    pub grace: Duration,
+}
 
 impl Machine {
     /// Makes the call that is due when the routing needs none. Returns when one will be.
@@ -34,9 +54,9 @@ impl Machine {
         if !self.is_idle() || !matches!(self.decision, Decision::Stay { .. }) {
             return None;
         }
-        let evict_at = self.evict(now, effects);
+        let delete_at = self.delete_pods(now, effects);
         let write_at = self.keep_status(now, effects);
-        [evict_at, write_at].into_iter().flatten().min()
+        [delete_at, write_at].into_iter().flatten().min()
     }
 
     /// Writes the status if it has changed; session counts alone not too often. Returns when those are due.
@@ -65,46 +85,102 @@ impl Machine {
 
     /// Until then the status of an earlier operator is better than that nothing was observed yet. A problem is said at once.
     fn unobserved_until(&self) -> Option<Instant> {
-        let has_status = self.api.status.serving.is_some() && self.problem.is_none();
+        let has_status = self.api.status.serving.is_some() && self.problem.is_none() && self.defects.ready.is_empty();
         let is_unobserved = self.sides.iter().any(|(_, side)| side.is_unobserved());
         (has_status && is_unobserved).then(|| self.started_at + self.timing.unresponsive_after)
     }
 
-    /// Deletes the pod of an idle side whose gate does not answer: kubelet alone can still end the sessions on it. Returns when it is to
-    /// be tried again.
-    fn evict(&mut self, now: Now, effects: &mut Vec<Effect>) -> Option<Instant> {
+    /// Deletes a pod that holds sessions or endpoints which nobody serves:
+    ///
+    /// - that of an idle side whose gate does not answer: kubelet alone can still end the sessions on it;
+    /// - without grace, one that kubelet has not ended in time, as on a lost node: it stays an endpoint of its side. A gate has no state that
+    ///   a second one could damage. On the side that serves only if another pod is there beside it.
+    ///
+    /// Returns when it is to be tried again.
+    fn delete_pods(&mut self, now: Now, effects: &mut Vec<Effect>) -> Option<Instant> {
         let Phase::Settled { serving, .. } = self.phase else {
             return None;
         };
-        let side = serving.other();
-        let idle = &self.sides[side];
-        let is_frozen = idle.health.health == Health::Down && idle.health.cause.is_some_and(Cause::replaces_pod);
-        if !is_frozen || !self.sides[serving].health.may_serve() {
-            return None;
-        }
-        let next = self.memory.next_eviction[side].filter(|at| *at > now.monotonic);
-        if next.is_none()
-            && let Some(gate) = idle.standing()
-        {
+        let mut next = None;
+        for side in Side::BOTH {
+            let Some((gate, grace)) = self.deletable(side, serving, now.monotonic) else {
+                continue;
+            };
             let (name, uid) = (gate.pod.name.clone(), gate.pod.uid.clone());
-            self.call(Call::DeletePod { side, name, uid }, effects);
+            let key = (uid.clone(), grace.is_zero());
+            let known = self.memory.deletions.get(&key).copied();
+            match known.filter(|known| known.next > now.monotonic) {
+                Some(known) => next = [next, Some(known.next)].into_iter().flatten().min(),
+                None if self.is_idle() => self.call(Call::DeletePod { side, name, uid, grace }, effects),
+                None => {}
+            }
         }
         next
     }
 
+    /// A pod of `side` that is to be deleted, and what it gets to end.
+    fn deletable(&self, side: Side, serving: Side, now: Instant) -> Option<(&Gate, Duration)> {
+        let state = &self.sides[side];
+        let is_idle = side != serving;
+        if let Some(gate) = state.overdue(!is_idle, now) {
+            return Some((gate, Duration::ZERO));
+        }
+        let is_frozen = state.health.health == Health::Down && state.health.cause.is_some_and(Cause::replaces_pod);
+        if !is_idle || !is_frozen || !self.sides[serving].health.may_serve() {
+            return None;
+        }
+        Some((state.standing()?, FROZEN_GRACE))
+    }
+
     pub(super) fn pod_deleted(
         &mut self,
-        side: Side,
-        name: String,
+        pod: DeletedPod,
         outcome: &Result<CallDone, CallError>,
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        let again = if outcome.is_ok() { EVICT_EVERY } else { EVICT_AGAIN };
-        self.memory.next_eviction[side] = Some(now.monotonic + again);
+        let is_without_grace = pod.grace.is_zero();
+        let known = self
+            .memory
+            .deletions
+            .entry((pod.uid, is_without_grace))
+            .or_insert(Deletion {
+                next: now.monotonic,
+                failures: 0,
+            });
+        let wait = match outcome {
+            Ok(_) => DELETE_EVERY,
+            Err(error) => {
+                let wait = DELETE_AGAIN
+                    .saturating_mul(1 << known.failures.min(8))
+                    .min(LONGEST_DELETE_AGAIN);
+                known.failures += 1;
+                error
+                    .retry_after()
+                    .map_or(wait, |wanted| wanted.min(LONGEST_DELETE_AGAIN).max(wait))
+            }
+        };
+        known.next = now.monotonic + wait;
         if outcome.is_ok() {
-            effects.push(Effect::Publish(Notice::PodDeleted(name)));
+            known.failures = 0;
         }
+        if matches!(outcome, Ok(CallDone::Written)) {
+            effects.push(Effect::Publish(Notice::PodDeleted {
+                pod: pod.name,
+                is_lost: is_without_grace,
+            }));
+        }
+    }
+
+    /// Forgets deletions of pods that are gone.
+    pub(super) fn forget_deletions(&mut self) {
+        let sides = &self.sides;
+        let is_there = |uid: &String| {
+            sides
+                .iter()
+                .any(|(_, side)| side.gates.iter().any(|gate| gate.pod.uid == *uid))
+        };
+        self.memory.deletions.retain(|(uid, _), _| is_there(uid));
     }
 
     /// Announces each certificate once when it begins to expire, and once when it has expired. Returns when the next is due.

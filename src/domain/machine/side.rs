@@ -2,46 +2,27 @@
 
 use std::{
     cmp::Reverse,
-    net::IpAddr,
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 
+use super::gate::{Gate, PodView};
 use crate::{
-    api::SideSpec,
+    api::{Cause, SideSpec},
     domain::{
         evidence::{
-            ADMITS_WITHIN, Fault, GateEvidence, GateReport, Link, PodState, Reading, ServerEvidence, Timing, classify,
-            oldest_silence, without_pod,
+            ADMITS_WITHIN, Fault, Link, PodState, Reading, ServerEvidence, Timing, classify, oldest_silence,
+            without_pod,
         },
         expiry::Expiry,
-        gate_mode::{GateMode, Occupancy},
+        gate_mode::STAYS_FOR,
         health::SideHealth,
         now::Now,
         resync::ServerState,
     },
-    protocol::{GateState, Report, Request, Upstream},
+    protocol::Report,
 };
-
-/// A proxy pod, as the API server has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodView {
-    /// `metadata.uid`.
-    pub uid: String,
-    /// `metadata.name`.
-    pub name: String,
-    /// Its address, once it has one.
-    pub ip: Option<IpAddr>,
-    /// When it was created.
-    pub created: Option<Timestamp>,
-    /// It is being deleted, and should be gone by then.
-    pub terminating_until: Option<Timestamp>,
-    /// Why it does not run, in the cluster's words.
-    pub failure: Option<String>,
-    /// The pod template that it was made from.
-    pub template: Option<String>,
-}
 
 /// What a check looks at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,6 +31,8 @@ pub enum Source {
     Gate(String),
     /// The ObjectServer.
     Server,
+    /// The virtual Service, which belongs to no side.
+    Service,
 }
 
 /// An observation of one gate.
@@ -76,81 +59,8 @@ pub enum ServerObservation {
     CertificateExpires(Timestamp),
 }
 
-/// One gate.
-#[derive(Clone, Debug)]
-pub struct Gate {
-    /// Its pod.
-    pub pod: PodView,
-    /// What was observed of it.
-    pub evidence: GateEvidence,
-    mode: Option<GateMode>,
-    commanded: Option<Request>,
-    /// A report is wanted now.
-    recheck: bool,
-}
-
-impl Gate {
-    fn new(pod: PodView, state: PodState) -> Self {
-        Self {
-            evidence: GateEvidence::none(state, pod.failure.clone()),
-            pod,
-            mode: None,
-            commanded: None,
-            recheck: false,
-        }
-    }
-
-    /// Probe sessions, by its newest report.
-    #[must_use]
-    pub fn sessions(&self) -> u32 {
-        self.report().map_or(0, |report| report.sessions)
-    }
-
-    pub(super) fn occupancy(&self) -> Occupancy {
-        Occupancy {
-            sessions: self.sessions(),
-            terminating: self.evidence.pod == PodState::Terminating
-                || self.report().is_some_and(|report| report.terminating),
-            last: self.mode,
-        }
-    }
-
-    /// Takes note of a command. Whether it differs from the one in force.
-    pub(super) fn command(&mut self, mode: GateMode, request: &Request, now: Instant) -> bool {
-        self.mode = Some(mode);
-        self.take_note_of_refusal(now);
-        let is_new = self.commanded.as_ref() != Some(request);
-        if is_new {
-            self.commanded = Some(request.clone());
-        }
-        is_new
-    }
-
-    /// Keeps since when the gate has not done what it is commanded to: accept probes.
-    fn take_note_of_refusal(&mut self, now: Instant) {
-        // Without its ObjectServer it refuses probes whatever it is commanded.
-        let could_admit = |report: &Report| report.upstream == Upstream::Reachable && report.state != GateState::Open;
-        let refuses = self.mode == Some(GateMode::Admit) && self.report().is_some_and(could_admit);
-        self.evidence.refusing_since = refuses.then(|| self.evidence.refusing_since.unwrap_or(now));
-    }
-
-    pub(super) fn take_recheck(&mut self) -> bool {
-        std::mem::take(&mut self.recheck)
-    }
-
-    fn report(&self) -> Option<&Report> {
-        self.evidence.report.as_ref().map(|report| &report.report)
-    }
-
-    fn rank(&self, now: Timestamp) -> (u8, Option<Timestamp>) {
-        let rank = match self.pod.terminating_until {
-            Some(until) if until >= now => 2,
-            None => 1,
-            Some(_) => 0,
-        };
-        (rank, self.pod.created)
-    }
-}
+/// How long after its grace period a pod that is still there counts as lost with its node.
+const OVERDUE_AFTER: Duration = Duration::from_secs(10);
 
 /// One side of a pair.
 #[derive(Clone, Debug)]
@@ -159,8 +69,10 @@ pub struct SideState {
     ///
     /// 1. a terminating one, as long as it may take to end: it holds the sessions, and a Service that selects the side would also send
     ///    probes to it;
-    /// 2. else the newest;
+    /// 2. else the newest that has an address;
     /// 3. else one that is terminating for longer than it may take, as on a lost node.
+    ///
+    /// The others count too: a Service that selects the side leads to each of them that has an address.
     pub gates: Vec<Gate>,
     /// What was observed of its ObjectServer.
     pub server: ServerEvidence,
@@ -236,16 +148,16 @@ impl SideState {
                 .map(|at| before.swap_remove(at));
             let known_state = known.as_ref().map(|gate| gate.evidence.pod);
             let state = pod_state(pod, known_state, missing_since, now.monotonic);
+            let ends_at = known.as_ref().and_then(|gate| gate.ends_at);
             let mut gate = match known {
                 Some(gate) if gate.pod.ip == pod.ip => gate,
                 _ => Gate::new(pod.clone(), state),
             };
-            gate.evidence.pod = state;
-            gate.evidence.pod_failure.clone_from(&pod.failure);
-            gate.pod = pod.clone();
+            gate.ends_at = ends_at;
+            gate.take_pod(pod, state, now.monotonic);
             self.gates.push(gate);
         }
-        self.gates.sort_by_key(|gate| Reverse(gate.rank(now.wall)));
+        self.order_gates(now.monotonic);
         self.pods = if self.gates.is_empty() {
             Pods::None {
                 since: missing_since.unwrap_or(now.monotonic),
@@ -255,22 +167,14 @@ impl SideState {
         };
     }
 
-    /// Takes in an observation of a gate. Returns pod and message of a command that the gate rejected.
-    pub(super) fn take_gate(
-        &mut self,
-        uid: &str,
-        observation: GateObservation,
-        other: &SideSpec,
-    ) -> Option<(String, String)> {
-        let gate = self.gates.iter_mut().find(|gate| gate.pod.uid == uid)?;
+    /// Takes in an observation of a gate.
+    pub(super) fn take_gate(&mut self, uid: &str, observation: GateObservation, other: &SideSpec) {
+        let Some(gate) = self.gates.iter_mut().find(|gate| gate.pod.uid == uid) else {
+            return;
+        };
         match observation {
             GateObservation::Control(link) => gate.evidence.control = link,
-            GateObservation::Path(link) => {
-                let is_failed = |link: &Link| matches!(link, Link::Failed { .. });
-                // The gate may not have noticed yet: its report tells the broken path from the dead ObjectServer.
-                gate.recheck |= is_failed(&link) && !is_failed(&gate.evidence.path);
-                gate.evidence.path = link;
-            }
+            GateObservation::Path(link) => gate.take_path(link),
             // The address of a pod that is gone was given to a pod of the other side, and both have the same certificate.
             GateObservation::Report(at, report)
                 if report.gate == other.server_name && report.object_server == other.object_server.name =>
@@ -282,18 +186,8 @@ impl SideState {
                     message: format!("the gate at this address is {}", report.gate),
                 };
             }
-            GateObservation::Report(at, report) => {
-                let rejected = report.rejected_command.clone();
-                let is_restarted = gate.report().is_some_and(|known| known.instance != report.instance);
-                if is_restarted {
-                    gate.mode = None;
-                }
-                gate.evidence.report = Some(GateReport::after(gate.evidence.report.as_ref(), at, *report));
-                gate.take_note_of_refusal(at);
-                return rejected.map(|message| (gate.pod.name.clone(), message));
-            }
+            GateObservation::Report(at, report) => gate.take_report(at, *report),
         }
-        None
     }
 
     pub(super) fn take_server(&mut self, observation: ServerObservation, description: &str, lasts: Duration, now: Now) {
@@ -318,13 +212,10 @@ impl SideState {
                 self.server = ServerEvidence::NONE;
                 self.server_certificate = None;
             }
+            Source::Service => {}
             Source::Gate(uid) => {
                 if let Some(gate) = self.gates.iter_mut().find(|gate| gate.pod.uid == *uid) {
-                    let report = gate.evidence.report.take();
-                    gate.evidence = GateEvidence {
-                        report,
-                        ..GateEvidence::none(gate.evidence.pod, gate.pod.failure.clone())
-                    };
+                    gate.forget();
                 }
             }
         }
@@ -332,10 +223,16 @@ impl SideState {
 
     /// Computes the health from all that was observed.
     pub(super) fn assess(&mut self, timing: &Timing, now: Instant) {
+        for gate in &mut self.gates {
+            gate.settle(now);
+        }
         let reading = match (self.pods, self.gates.first()) {
             (Pods::None { since }, _) => without_pod(since, timing),
             (_, None) => Reading::Unknown,
-            (_, Some(gate)) => classify(&gate.evidence, &self.server, timing, now),
+            (_, Some(gate)) => match classify(&gate.evidence, &self.server, timing, now) {
+                Reading::Good => self.read_others(timing, now),
+                reading => reading,
+            },
         };
         self.is_unobserved &= matches!(
             reading,
@@ -344,35 +241,67 @@ impl SideState {
         self.health = self.health.clone().step(&reading, timing, now);
     }
 
+    /// What the gates say that do not stand for the side, and to which a Service that selects it leads all the same.
+    fn read_others(&self, timing: &Timing, now: Instant) -> Reading {
+        let others = self.gates.iter().skip(1).filter(|gate| gate.pod.ip.is_some());
+        let mut readings = others.map(|gate| match gate.evidence.pod {
+            PodState::Terminating => Reading::Bad {
+                cause: Cause::ProxyTerminating,
+                message: format!(
+                    "pod {} should have ended by now, and connections may still be routed to it: its node may be lost",
+                    gate.pod.name
+                ),
+                down_at: now,
+            },
+            PodState::Running | PodState::Starting { .. } => classify(&gate.evidence, &self.server, timing, now),
+        });
+        readings
+            .find(|reading| *reading != Reading::Good)
+            .unwrap_or(Reading::Good)
+    }
+
+    /// A pod that kubelet has not ended in time, as on a lost node. `beside` another one only, if that is wanted.
+    pub(super) fn overdue(&self, beside: bool, now: Instant) -> Option<&Gate> {
+        let skipped = usize::from(beside);
+        let is_overdue = |gate: &&Gate| gate.ends_at.is_some_and(|ends_at| ends_at + OVERDUE_AFTER <= now);
+        self.gates.iter().skip(skipped).find(is_overdue)
+    }
+
     /// When the health, or which gate stands for the side, may change although nothing is observed.
-    pub(super) fn next_look(&self, timing: &Timing, now: Now) -> Option<Instant> {
+    pub(super) fn next_look(&self, timing: &Timing, now: Instant) -> Option<Instant> {
         let standing = self.standing();
         let links = standing.map(|gate| [&gate.evidence.control, &gate.evidence.path]);
         let silence = oldest_silence(links.into_iter().flatten().chain([&self.server.direct]))
             .map(|since| since + timing.doubtful_after())
-            .filter(|at| *at > now.monotonic);
-        let ends = standing
-            .and_then(|gate| gate.pod.terminating_until)
-            .filter(|until| *until >= now.wall)
-            .map(|until| now.instant_ahead(until) + Duration::from_millis(1));
+            .filter(|at| *at > now);
         let refusal = standing
             .and_then(|gate| gate.evidence.refusing_since)
             .map(|since| since + ADMITS_WITHIN);
-        [self.health.look_again, silence, ends, refusal]
+        let of_gates = self.gates.iter().flat_map(|gate| {
+            let occupied = gate.occupancy().occupied_since;
+            [
+                gate.ends_at.map(|ends_at| ends_at + Duration::from_millis(1)),
+                gate.ends_at.map(|ends_at| ends_at + OVERDUE_AFTER),
+                occupied.map(|since| since + STAYS_FOR),
+                gate.retry_at(),
+            ]
+        });
+        [self.health.look_again, silence, refusal]
             .into_iter()
+            .chain(of_gates)
             .flatten()
-            .filter(|at| *at > now.monotonic)
+            .filter(|at| *at > now)
             .min()
     }
 
     /// Puts the gates in order again: time alone changes which one stands for the side.
-    pub(super) fn order_gates(&mut self, now: Timestamp) {
+    pub(super) fn order_gates(&mut self, now: Instant) {
         self.gates.sort_by_key(|gate| Reverse(gate.rank(now)));
     }
 }
 
 fn pod_state(pod: &PodView, known: Option<PodState>, missing_since: Option<Instant>, now: Instant) -> PodState {
-    if pod.terminating_until.is_some() {
+    if pod.terminating.is_some() {
         PodState::Terminating
     } else if pod.ip.is_some() {
         PodState::Running

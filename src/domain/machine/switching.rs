@@ -92,7 +92,10 @@ impl Machine {
                 self.route(now, effects);
             }
             (Decision::Finish, Selects::Side(_) | Selects::Other) => {
-                self.call(Call::PatchSelector(switch.to), effects);
+                self.say_defects(now, effects);
+                if self.is_idle() {
+                    self.call(Call::PatchSelector(switch.to), effects);
+                }
             }
             // Neither side can serve, or the Service is still to be made.
             _ => {}
@@ -125,6 +128,17 @@ impl Machine {
             (Decision::Withdraw, Selects::Side(_) | Selects::Other) => self.call(Call::PatchSelector(from), effects),
             // Neither side can serve, or the Service is still to be made.
             _ => {}
+        }
+    }
+
+    /// Writes what is wrong before a patch that fails again and again is tried once more. Otherwise no write may hold up a switch.
+    fn say_defects(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.unpatched().is_none() {
+            return;
+        }
+        let status = self.rendered(None, &self.phase, now);
+        if status.conditions != self.api.status.conditions {
+            self.call(Call::WriteStatus(status), effects);
         }
     }
 

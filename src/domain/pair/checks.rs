@@ -155,6 +155,10 @@ fn timing(spec: &ProxyPairSpec) -> Result<(), BrokenRule> {
     rules::interval().check("spec.healthCheck", health_check)?;
     rules::unreachable_after().check("spec.healthCheck", health_check)?;
     rules::unresponsive_after().check("spec.healthCheck", health_check)?;
+    rules::healthy_after().check("spec.healthCheck", health_check)?;
+    rules::stable_for().check("spec.failback", &spec.failback)?;
+    rules::minimum_on_backup().check("spec.failback", &spec.failback)?;
+    rules::drain_delay().check("spec.failback.drain", &spec.failback.drain)?;
     rules::grace_period().check("spec.failback.drain", &spec.failback.drain)?;
     match &spec.failback.resync {
         Some(resync) => {

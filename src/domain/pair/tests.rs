@@ -181,6 +181,27 @@ fn two_addresses() {
 }
 
 #[test]
+fn two_addresses_are_one_whatever_their_case_and_with_a_dot_at_the_end() {
+    let hosts = |primary: &str, backup: &str| {
+        json!({"spec": {
+            "primary": {"objectServer": {"host": primary}},
+            "backup": {"objectServer": {"host": backup}},
+        }})
+    };
+    for (primary, backup) in [
+        ("aggp.example.com", "AGGP.Example.com"),
+        ("aggp.example.com.", "aggp.example.com"),
+        ("aggp.example.com", "aggp.example.com."),
+        ("AggP.example.com.", "aggp.EXAMPLE.com"),
+        ("aggp.example.com.", "aggp.example.com."),
+        ("2001:DB8::1", "2001:db8::1"),
+    ] {
+        breaks(&rules::two_addresses(), "spec", hosts(primary, backup));
+    }
+    fits(hosts("aggp.example.com.", "aggb.example.com."));
+}
+
+#[test]
 fn two_proxy_names() {
     breaks(
         &rules::two_proxy_names(),
@@ -321,10 +342,24 @@ fn server_name() {
 #[test]
 fn host() {
     let field = "spec.primary.objectServer.host";
-    for host in ["aggp.example.com:4100", "http://aggp", "[::1]", "agg p", "-aggp"] {
+    for host in [
+        "aggp.example.com:4100",
+        "http://aggp",
+        "[::1]",
+        "agg p",
+        "-aggp",
+        "aggp..",
+        ".",
+    ] {
         breaks(&rules::host(), field, at(field, json!(host)));
     }
-    for host in ["aggp", "192.0.2.1", "2001:db8::1", "agg_p.example.com"] {
+    for host in [
+        "aggp",
+        "192.0.2.1",
+        "2001:db8::1",
+        "agg_p.example.com",
+        "aggp.example.com.",
+    ] {
         fits(at(field, json!(host)));
     }
 }
@@ -422,6 +457,34 @@ fn unresponsive_after() {
     }
     fits(at("spec.healthCheck", json!({"unresponsiveAfter": "2s"})));
     fits(at("spec.healthCheck", json!({"unresponsiveAfter": "10m"})));
+}
+
+#[test]
+fn healthy_after() {
+    let changes = at("spec.healthCheck.healthyAfter", json!("61m"));
+    breaks(&rules::healthy_after(), "spec.healthCheck", changes);
+    fits(at("spec.healthCheck.healthyAfter", json!("1h")));
+}
+
+#[test]
+fn stable_for() {
+    let changes = at("spec.failback.stableFor", json!("1441m"));
+    breaks(&rules::stable_for(), "spec.failback", changes);
+    fits(at("spec.failback.stableFor", json!("24h")));
+}
+
+#[test]
+fn minimum_on_backup() {
+    let changes = at("spec.failback.minimumOnBackup", json!("169h"));
+    breaks(&rules::minimum_on_backup(), "spec.failback", changes);
+    fits(at("spec.failback.minimumOnBackup", json!("168h")));
+}
+
+#[test]
+fn drain_delay() {
+    let changes = at("spec.failback.drain.delay", json!("601s"));
+    breaks(&rules::drain_delay(), "spec.failback.drain", changes);
+    fits(at("spec.failback.drain.delay", json!("10m")));
 }
 
 #[test]

@@ -47,6 +47,7 @@ struct Scene {
     decision: Decision,
     /// Why the primary's ObjectServer cannot be asked.
     unasked: Option<&'static str>,
+    defects: Defects,
     now: Now,
 }
 
@@ -70,6 +71,7 @@ impl Scene {
                 look_again: None,
             },
             unasked: None,
+            defects: Defects::default(),
             now,
         }
     }
@@ -105,6 +107,7 @@ impl Scene {
             },
             decision: &self.decision,
             problem,
+            defects: &self.defects,
             finished: None,
         };
         render(&known, before, now)
@@ -240,11 +243,75 @@ fn a_pair_without_protection_says_what_that_means_for_a_drain() {
     scene.backup = SideHealth::unknown(scene.now.monotonic);
     let (truth, message) = protected(&scene);
     assert!(
-        truth == "False" && message.contains("a drain of its node waits"),
+        truth == "False" && message.contains("lets a drain of the node wait"),
         "{message}"
     );
     scene.primary = SideHealth::unknown(scene.now.monotonic);
-    assert_eq!(protected(&scene), ("False".to_owned(), "no side is up".to_owned()));
+    assert_eq!(protected(&scene), ("False".to_owned(), "neither side is up".to_owned()));
+}
+
+#[test]
+fn a_pair_that_nothing_watches_is_neither_protected_nor_healthy() {
+    let scene = Scene::new();
+    let status = scene.render(&ProxyPairStatus::default(), scene.now, None);
+    let problem = Problem {
+        reason: Reason::KeysFailed,
+        message: "no keys".to_owned(),
+    };
+    let status = refused(&problem, Some(4), &status, scene.later(60_000).wall);
+    for type_ in [CONDITION_PROTECTED, CONDITION_PRIMARY_HEALTHY, CONDITION_BACKUP_HEALTHY] {
+        assert_eq!(truth(&status, type_), ("Unknown", "NotWatched"), "{type_}");
+    }
+    assert_eq!(truth(&status, CONDITION_PRIMARY_SERVING), ("True", "Primary"));
+    for side in Side::BOTH {
+        assert_eq!(status.side(side).unwrap().health, Health::Unknown, "{side:?}");
+    }
+    let again = refused(&problem, Some(4), &status, scene.later(120_000).wall);
+    assert_eq!(again, status, "it is written once");
+}
+
+fn defect(reason: Reason, message: &str) -> Defect {
+    Defect {
+        side: None,
+        reason,
+        message: message.to_owned(),
+    }
+}
+
+#[test]
+fn a_defect_takes_ready_or_protected_away_although_both_sides_are_up() {
+    let mut scene = Scene::new();
+    scene.defects = Defects {
+        ready: vec![
+            defect(Reason::CommandRejected, "rejected"),
+            defect(Reason::ProbesLeftBehind, "left"),
+        ],
+        protected: vec![defect(Reason::SameNode, "one node")],
+        health: vec![],
+    };
+    let status = scene.render(&ProxyPairStatus::default(), scene.now, None);
+    assert_eq!(truth(&status, CONDITION_READY), ("False", "CommandRejected"));
+    assert_eq!(truth(&status, CONDITION_PROTECTED), ("False", "SameNode"));
+    let ready = status.conditions.iter().find(|known| known.type_ == CONDITION_READY);
+    assert_eq!(ready.unwrap().message, "rejected; left");
+}
+
+#[test]
+fn the_first_and_the_last_session_on_the_idle_side_change_nothing_but_counts() {
+    let scene = Scene::new();
+    let status = scene.render(&ProxyPairStatus::default(), scene.now, None);
+    let mut occupied = status.clone();
+    occupied.failback = Some(FailbackStatus {
+        connections_remaining: 1,
+        ..FailbackStatus::default()
+    });
+    assert_eq!(status.failback, None);
+    assert_eq!(without_counts(&occupied), without_counts(&status));
+    occupied.failback = Some(FailbackStatus {
+        waiting_for: vec!["the primary side to be up".to_owned()],
+        ..FailbackStatus::default()
+    });
+    assert_ne!(without_counts(&occupied), without_counts(&status));
 }
 
 #[test]
@@ -283,6 +350,7 @@ fn history_keeps_the_newest_ten() {
             },
             decision: &scene.decision,
             problem: None,
+            defects: &scene.defects,
             finished: Some(&finished),
         };
         status = render(&known, &status, scene.now);

@@ -9,10 +9,10 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
-    api::{FailbackMode, ProxyPairStatus, Side, Sides, SwitchKind},
+    api::{FailbackMode, ProxyPairStatus, Reason, Side, Sides, SwitchKind},
     domain::{
         evidence::{Fault as LinkFault, Link},
         machine::{
@@ -20,7 +20,10 @@ use crate::{
             StopReason, Stored,
         },
         now::Now,
-        pair::{Pair, fixture::pair},
+        pair::{
+            Pair,
+            fixture::{merge, pair},
+        },
     },
     protocol::{GateState, Report, Request, UnreachableCause, Upstream},
 };
@@ -34,6 +37,8 @@ pub enum Fault {
     AnswerLost,
     /// It takes no effect.
     Refused,
+    /// It takes no effect, and the API server asks to be left alone for so long.
+    Overloaded(Duration),
     /// The pair has been deleted.
     Gone,
 }
@@ -87,12 +92,17 @@ pub struct World {
     pub drains_finish: bool,
     pub announced: Vec<String>,
     pub switched: usize,
+    pub watches_route: bool,
     pub effects: usize,
     pub crash_at: Option<(usize, Moment)>,
     pair: Arc<Pair>,
     pods: Sides<Vec<PodView>>,
     life: Sides<Life>,
     modes: Sides<Option<&'static str>>,
+    /// Every command to a gate, in order.
+    pub commands: Vec<(Side, Request)>,
+    /// Why the gate of a side has not opened its port for probes.
+    closed: Sides<Option<String>>,
     calls: Vec<String>,
 }
 
@@ -109,7 +119,8 @@ fn pod(side: Side, number: u8, created: Timestamp) -> PodView {
         name: format!("proxy-v-{}-{number}", side.label()),
         ip: Some(IpAddr::V4(Ipv4Addr::new(10, 0, u8::from(side == Side::Backup), number))),
         created: Some(created),
-        terminating_until: None,
+        node: Some(format!("node-{}", side.label())),
+        terminating: None,
         failure: None,
         template: Some("t".to_owned()),
     }
@@ -137,12 +148,15 @@ impl World {
             drains_finish: false,
             announced: Vec::new(),
             switched: 0,
+            watches_route: false,
             effects: 0,
             crash_at: None,
             pair: declared(FailbackMode::Automatic),
             pods: Sides::from_fn(|side| vec![pod(side, 1, wall)]),
             life: Sides::from_fn(|_| Life::Alive),
             modes: Sides::default(),
+            commands: Vec::new(),
+            closed: Sides::default(),
             calls: Vec::new(),
         };
         let mut operator = world.start();
@@ -218,9 +232,8 @@ impl World {
     }
 
     pub fn terminate(&mut self, operator: &mut Operator, side: Side) {
-        let until = self.now.wall + SignedDuration::from_secs(65);
         for pod in &mut self.pods[side] {
-            pod.terminating_until = Some(until);
+            pod.terminating = Some(Duration::from_secs(65));
         }
         self.feed(operator, Input::Pods(self.pods.clone()));
     }
@@ -237,6 +250,59 @@ impl World {
             rejected_command: Some(message.to_owned()),
             ..self.report(side)
         };
+        self.report_from(operator, side, report);
+    }
+
+    /// The gate of that side answers a ping and says nothing else.
+    pub fn answer_ping(&mut self, operator: &mut Operator, side: Side) {
+        let report = Report {
+            answers: Some(1),
+            ..self.report(side)
+        };
+        self.report_from(operator, side, report);
+    }
+
+    /// The gate of that side cannot open its port for probes; `None`: it can.
+    pub fn close_port(&mut self, operator: &mut Operator, side: Side, why: Option<&str>) {
+        self.closed[side] = why.map(str::to_owned);
+        self.observe_side(operator, side);
+    }
+
+    /// The process of that side's gate ends: its control port refuses connections.
+    pub fn end_process(&mut self, operator: &mut Operator, side: Side) {
+        let refused = Link::Failed {
+            since: self.now.monotonic,
+            fault: LinkFault::Connection,
+            message: "refused".to_owned(),
+        };
+        let uid = self.pods[side][0].uid.clone();
+        let observation = GateObservation::Control(refused);
+        self.feed(operator, Input::Gate(side, uid, observation));
+    }
+
+    /// Changes the first pod of that side.
+    pub fn change_pod(&mut self, operator: &mut Operator, side: Side, change: impl FnOnce(&mut PodView)) {
+        change(&mut self.pods[side][0]);
+        self.feed(operator, Input::Pods(self.pods.clone()));
+    }
+
+    /// The pods of that side end, and another one is there at once.
+    pub fn replace_pods(&mut self, operator: &mut Operator, side: Side) {
+        let created = self.now.wall;
+        self.pods[side] = vec![pod(side, 3, created)];
+        self.feed(operator, Input::Pods(self.pods.clone()));
+        self.observe_side(operator, side);
+    }
+
+    /// The user changes the spec.
+    pub fn declare(&mut self, operator: &mut Operator, spec: Value) {
+        let mut whole = json!({"healthCheck": {"unreachableAfter": "0s", "healthyAfter": "0s"}});
+        merge(&mut whole, spec);
+        self.pair = Arc::new(pair(whole));
+        self.feed(operator, Input::Declared(Arc::clone(&self.pair)));
+    }
+
+    fn report_from(&mut self, operator: &mut Operator, side: Side, report: Report) {
         let observation = GateObservation::Report(self.now.monotonic, Box::new(report));
         let uid = self.pods[side][0].uid.clone();
         self.feed(operator, Input::Gate(side, uid, observation));
@@ -250,9 +316,7 @@ impl World {
             object_server: other.object_server.name.clone(),
             ..self.report(side)
         };
-        let observation = GateObservation::Report(self.now.monotonic, Box::new(report));
-        let uid = self.pods[side][0].uid.clone();
-        self.feed(operator, Input::Gate(side, uid, observation));
+        self.report_from(operator, side, report);
     }
 
     /// Tells the operator what its checks observe now.
@@ -296,10 +360,11 @@ impl World {
         };
         Report {
             sessions: self.sessions[side],
-            state: match upstream {
-                Upstream::Reachable => GateState::Open,
-                Upstream::Unreachable { .. } => GateState::Closed,
+            state: match (&upstream, &self.closed[side]) {
+                (Upstream::Reachable, None) => GateState::Open,
+                (Upstream::Reachable, Some(_)) | (Upstream::Unreachable { .. }, _) => GateState::Closed,
             },
+            listen_error: self.closed[side].clone(),
             upstream,
             ..serde_json::from_str(line).unwrap()
         }
@@ -362,6 +427,7 @@ impl World {
                     Request::Hello { .. } | Request::Ping { .. } => panic!("{request:?} is no command"),
                 };
                 self.modes[side] = Some(mode);
+                self.commands.push((side, request.clone()));
                 if mode != "Admit" {
                     assert_ne!(self.status.serving, Some(side), "{mode} to the side that serves");
                     if self.drains_finish {
@@ -373,6 +439,7 @@ impl World {
             Effect::Publish(notice) => self.announced.push(notice.text(&self.pair).reason.to_string()),
             Effect::Switched(_) => self.switched += 1,
             Effect::Stop(reason) => operator.stopped = Some(reason),
+            Effect::WatchRoute(wanted) => self.watches_route = wanted,
             Effect::Recheck(..) | Effect::ReadGateways(..) => {}
         }
     }
@@ -399,20 +466,30 @@ impl World {
         operator.call.take().expect("no call is under way")
     }
 
+    /// The call that is under way.
+    pub fn peek_call<'a>(&self, operator: &'a Operator) -> &'a Call {
+        operator.call.as_ref().expect("no call is under way")
+    }
+
     /// Ends a call.
     pub fn answer(&mut self, operator: &mut Operator, call: Call, fault: Fault) {
         operator.is_calling = false;
         operator.call = None;
+        let failed = |reason, retry_after| Err(CallError::Failed { retry_after, reason });
         let outcome = match fault {
             Fault::None => Ok(self.execute(&call)),
             Fault::AnswerLost => {
                 self.execute(&call);
-                Err(CallError::Failed)
+                failed(Reason::ApiServerTimeout, None)
             }
-            Fault::Refused => Err(CallError::Failed),
+            Fault::Refused => failed(Reason::Forbidden, None),
+            Fault::Overloaded(wait) => failed(Reason::ApiServerError, Some(wait)),
             Fault::Gone => Err(CallError::Stop(StopReason::Gone)),
         };
         self.feed(operator, Input::Outcome(outcome));
+        if matches!(call, Call::DeletePod { .. }) {
+            self.feed(operator, Input::Pods(self.pods.clone()));
+        }
         self.feed_endpoints(operator);
     }
 
@@ -445,7 +522,13 @@ impl World {
                 self.calls.push(format!("selector {}", side.as_str()));
                 self.selects = Selects::Side(*side);
             }
-            Call::DeletePod { name, .. } => self.calls.push(format!("delete {name}")),
+            Call::DeletePod { side, uid, name, grace } => {
+                let grace_text = if grace.is_zero() { " without grace" } else { "" };
+                self.calls.push(format!("delete {name}{grace_text}"));
+                if grace.is_zero() {
+                    self.pods[*side].retain(|pod| pod.uid != *uid);
+                }
+            }
         }
         CallDone::Written
     }

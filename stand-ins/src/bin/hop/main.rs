@@ -1,7 +1,8 @@
 //! A hop of the network that forwards TCP as some do: late, or with an open port although there is nothing behind it.
 //!
 //! It accepts at once. It dials behind at once too, or with `--dial-on-data` only when the client has sent something, as proxies do that
-//! must read a protocol's first bytes. What the client sends is passed on `--delay` later, in order; what comes back is passed on at once.
+//! must read a protocol's first bytes. What the client sends is passed on `--delay` later, in order, but for its
+//! first `--undelayed` bytes; what comes back is passed on at once.
 //! If it cannot dial, it closes.
 
 use std::net::SocketAddr;
@@ -32,6 +33,9 @@ struct Options {
     /// How much later it passes on what clients send, such as `1500ms`.
     #[arg(long, default_value = "0", value_parser = parse_duration)]
     delay: Duration,
+    /// How many bytes of each connection are passed on at once, before those that are late: enough for a TLS handshake.
+    #[arg(long, default_value_t = 0)]
+    undelayed: usize,
     /// Dial only when the client has sent something.
     #[arg(long)]
     dial_on_data: bool,
@@ -73,19 +77,20 @@ async fn forward(client: TcpStream, options: &Options) -> std::io::Result<()> {
     let (from_client, mut to_client) = client.into_split();
     let (mut from_server, to_server) = server.into_split();
     tokio::select! {
-        forth = pass_late(from_client, to_server, options.delay) => forth,
+        forth = pass_late(from_client, to_server, options) => forth,
         back = copy(&mut from_server, &mut to_client) => back.map(drop),
     }
 }
 
-/// Passes on each chunk when it is `delay` old.
+/// Passes on each chunk when it is old enough.
 async fn pass_late(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    delay: Duration,
+    options: &Options,
 ) -> std::io::Result<()> {
     let (sender, mut chunks) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY);
     let read = async move {
+        let mut undelayed = options.undelayed;
         loop {
             let mut chunk = vec![0; CHUNK];
             let length = from.read(&mut chunk).await?;
@@ -93,6 +98,8 @@ async fn pass_late(
                 return std::io::Result::Ok(());
             }
             chunk.truncate(length);
+            let delay = if undelayed > 0 { Duration::ZERO } else { options.delay };
+            undelayed = undelayed.saturating_sub(length);
             if sender.send((Instant::now() + delay, chunk)).await.is_err() {
                 return Ok(());
             }

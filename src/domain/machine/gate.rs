@@ -1,0 +1,279 @@
+//! One gate: its pod, what was observed of it, and what it was commanded.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    api::DrainSpec,
+    domain::{
+        evidence::{Fault, GateEvidence, GateReport, Link, PodState},
+        gate_mode::{GateMode, Occupancy},
+    },
+    protocol::{GateState, Report, Request, Upstream},
+};
+
+/// A proxy pod, as the API server has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodView {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// Its address, once it has one.
+    pub ip: Option<IpAddr>,
+    /// The node that it runs on, once it is scheduled.
+    pub node: Option<String>,
+    /// When it was created.
+    pub created: Option<Timestamp>,
+    /// It is being deleted, and has this long to end. The time at which that began is by the API server's clock and not used.
+    pub terminating: Option<Duration>,
+    /// Why it does not run, in the cluster's words.
+    pub failure: Option<String>,
+    /// The pod template that it was made from.
+    pub template: Option<String>,
+}
+
+/// One gate.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// Its pod.
+    pub pod: PodView,
+    /// What was observed of it.
+    pub evidence: GateEvidence,
+    /// By when the pod should have ended, if it is terminating: its grace period after that was first seen.
+    pub(super) ends_at: Option<Instant>,
+    mode: Option<GateMode>,
+    commanded: Option<Request>,
+    drain: Option<Drain>,
+    occupied_since: Option<Instant>,
+    rejection: Option<Rejection>,
+    /// A report is wanted now.
+    recheck: bool,
+}
+
+/// A drain that was commanded, and what its length follows from.
+#[derive(Clone, Debug, PartialEq)]
+struct Drain {
+    declared: DrainSpec,
+    ends_at: Option<Instant>,
+    grace_period: Duration,
+}
+
+/// The gate rejected the command in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Rejection {
+    /// In the gate's words.
+    message: String,
+    /// When the command is sent again.
+    retry_at: Instant,
+    retries: u32,
+    /// Pings answered since it was sent again, if it was.
+    answers: Option<u32>,
+}
+
+/// Time between the end of a drain and the moment at which kubelet kills the gate.
+const KILL_MARGIN: Duration = Duration::from_secs(2);
+/// Time from the first rejection of a command to the next attempt; it doubles with each.
+const RETRY: Duration = Duration::from_secs(1);
+/// Longest time from a rejection to the next attempt.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// After so many answered pings without a rejection the command was accepted: two may have been under way when it was sent.
+const ACCEPTED_AFTER: u32 = 3;
+
+impl Gate {
+    pub(super) fn new(pod: PodView, state: PodState) -> Self {
+        Self {
+            evidence: GateEvidence::none(state, pod.failure.clone()),
+            pod,
+            ends_at: None,
+            mode: None,
+            commanded: None,
+            drain: None,
+            occupied_since: None,
+            rejection: None,
+            recheck: false,
+        }
+    }
+
+    /// Takes in what the API server has of its pod.
+    pub(super) fn take_pod(&mut self, pod: &PodView, state: PodState, now: Instant) {
+        if let Some(grace) = pod.terminating
+            && (self.ends_at.is_none() || self.pod.terminating != pod.terminating)
+        {
+            let ends_at = now + grace;
+            // It may be deleted a second time with less time, and not with more.
+            self.ends_at = Some(self.ends_at.map_or(ends_at, |earlier| earlier.min(ends_at)));
+        }
+        self.evidence.pod = state;
+        self.evidence.pod_failure.clone_from(&pod.failure);
+        self.pod = pod.clone();
+    }
+
+    /// Probe sessions, by its newest report. A process that is gone has none.
+    #[must_use]
+    pub fn sessions(&self) -> u32 {
+        let is_gone = matches!(
+            self.evidence.control,
+            Link::Failed {
+                fault: Fault::Connection,
+                ..
+            }
+        );
+        self.report().filter(|_| !is_gone).map_or(0, |report| report.sessions)
+    }
+
+    /// Its pod is being deleted, or it received SIGTERM.
+    pub(super) fn is_terminating(&self) -> bool {
+        self.evidence.pod == PodState::Terminating || self.report().is_some_and(|report| report.terminating)
+    }
+
+    pub(super) fn occupancy(&self) -> Occupancy {
+        Occupancy {
+            occupied_since: self.occupied_since,
+            terminating: self.is_terminating(),
+            last: self.mode,
+        }
+    }
+
+    /// Takes note of what follows from all that was observed by now.
+    pub(super) fn settle(&mut self, now: Instant) {
+        self.occupied_since = (self.sessions() > 0).then(|| self.occupied_since.unwrap_or(now));
+    }
+
+    /// The request for a mode. That for a drain under way stays the same, because a gate counts another one from its arrival.
+    pub(super) fn request(&mut self, mode: GateMode, declared: &DrainSpec, now: Instant) -> Request {
+        if mode != GateMode::Drain {
+            self.drain = None;
+            return mode.request(declared, Duration::ZERO);
+        }
+        let ends_at = self.ends_at;
+        let drain = match self.drain.take() {
+            Some(drain) if drain.declared == *declared && drain.ends_at == ends_at => drain,
+            _ => {
+                let left = ends_at.map(|end| end.saturating_duration_since(now).saturating_sub(KILL_MARGIN));
+                let whole = declared.grace_period.get();
+                Drain {
+                    declared: declared.clone(),
+                    ends_at,
+                    grace_period: left.map_or(whole, |left| left.min(whole)),
+                }
+            }
+        };
+        let request = mode.request(declared, drain.grace_period);
+        self.drain = Some(drain);
+        request
+    }
+
+    /// Takes note of a command. Whether it is to be sent: it differs from the one in force, or that one was rejected and is due again.
+    pub(super) fn command(&mut self, mode: GateMode, request: &Request, now: Instant) -> bool {
+        self.mode = Some(mode);
+        self.take_note_of_refusal(now);
+        let is_new = self.commanded.as_ref() != Some(request);
+        if is_new {
+            self.commanded = Some(request.clone());
+        }
+        let is_due = is_new
+            || self
+                .rejection
+                .as_ref()
+                .is_some_and(|rejection| rejection.retry_at <= now);
+        if is_due && let Some(rejection) = &mut self.rejection {
+            rejection.retries += 1;
+            rejection.retry_at = now + backoff(rejection.retries);
+            rejection.answers = Some(0);
+        }
+        is_due
+    }
+
+    /// Why it rejects the command in force, in its own words. A gate that is terminating may do so.
+    pub(super) fn rejection(&self) -> Option<&str> {
+        let rejection = self.rejection.as_ref().filter(|_| !self.is_terminating())?;
+        Some(&rejection.message)
+    }
+
+    /// When a rejected command is sent again.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.rejection.as_ref().map(|rejection| rejection.retry_at)
+    }
+
+    pub(super) fn take_report(&mut self, at: Instant, report: Report) {
+        let is_restarted = self.report().is_some_and(|known| known.instance != report.instance);
+        if is_restarted {
+            self.mode = None;
+            self.rejection = None;
+        }
+        self.take_rejection(&report, at);
+        self.evidence.report = Some(GateReport::after(self.evidence.report.as_ref(), at, report));
+        self.take_note_of_refusal(at);
+    }
+
+    fn take_rejection(&mut self, report: &Report, at: Instant) {
+        if let Some(message) = &report.rejected_command {
+            let retries = self.rejection.as_ref().map_or(0, |rejection| rejection.retries);
+            self.rejection = Some(Rejection {
+                message: message.clone(),
+                retry_at: at + backoff(retries),
+                retries,
+                answers: None,
+            });
+        } else if report.answers.is_some()
+            && let Some(rejection) = &mut self.rejection
+            && let Some(answers) = &mut rejection.answers
+        {
+            *answers += 1;
+            if *answers >= ACCEPTED_AFTER {
+                self.rejection = None;
+            }
+        }
+    }
+
+    pub(super) fn take_path(&mut self, link: Link) {
+        let is_failed = |link: &Link| matches!(link, Link::Failed { .. });
+        // The gate may not have noticed yet: its report tells the broken path from the dead ObjectServer.
+        self.recheck |= is_failed(&link) && !is_failed(&self.evidence.path);
+        self.evidence.path = link;
+    }
+
+    /// Forgets what was observed by checks that were restarted.
+    pub(super) fn forget(&mut self) {
+        let report = self.evidence.report.take();
+        self.evidence = GateEvidence {
+            report,
+            ..GateEvidence::none(self.evidence.pod, self.pod.failure.clone())
+        };
+    }
+
+    /// Keeps since when the gate has not done what it is commanded to: accept probes.
+    fn take_note_of_refusal(&mut self, now: Instant) {
+        // Without its ObjectServer it refuses probes whatever it is commanded.
+        let could_admit = |report: &Report| report.upstream == Upstream::Reachable && report.state != GateState::Open;
+        let refuses = self.mode == Some(GateMode::Admit) && self.report().is_some_and(could_admit);
+        self.evidence.refusing_since = refuses.then(|| self.evidence.refusing_since.unwrap_or(now));
+    }
+
+    pub(super) fn take_recheck(&mut self) -> bool {
+        std::mem::take(&mut self.recheck)
+    }
+
+    pub(super) fn report(&self) -> Option<&Report> {
+        self.evidence.report.as_ref().map(|report| &report.report)
+    }
+
+    /// The higher, the more the gate stands for its side.
+    pub(super) fn rank(&self, now: Instant) -> (u8, bool, Option<Timestamp>) {
+        let rank = match self.ends_at {
+            Some(ends_at) if ends_at >= now => 2,
+            None => 1,
+            Some(_) => 0,
+        };
+        (rank, self.pod.ip.is_some(), self.pod.created)
+    }
+}
+
+fn backoff(retries: u32) -> Duration {
+    RETRY.saturating_mul(1 << retries.min(8)).min(LONGEST_RETRY)
+}
