@@ -20,6 +20,9 @@ pub const CHECK_USER_MAX: usize = 30;
 /// Longest password of `healthCheck.login` in bytes, for the same reason.
 pub const CHECK_PASSWORD_MAX: usize = 253;
 
+/// Added to the message about an object whose content is kept: deleting a Secret revokes nothing at once.
+const KEPT: &str = "; what the operator read of it before stays in use until another operator leads";
+
 /// Kind of an object that a pair refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ReferenceKind {
@@ -105,6 +108,8 @@ pub struct Need {
     pub values: Vec<String>,
     /// Keys whose values the operator logs in with, and the longest value of each in bytes.
     pub login: Vec<(&'static str, usize)>,
+    /// The operator goes on with what it has read when that is gone, until another one leads.
+    pub is_kept: bool,
     /// The side whose pod cannot start without the object.
     pub side: Option<Side>,
 }
@@ -122,6 +127,7 @@ pub fn needs(pair: &Pair) -> Vec<Need> {
         properties: Vec::new(),
         values: vec![AUTH_USER_NAME.to_owned(), AUTH_PASSWORD.to_owned()],
         login: LOGIN.to_vec(),
+        is_kept: true,
         side: None,
     });
     let of_sides = Side::BOTH.into_iter().flat_map(|side| of_side(pair, side));
@@ -240,6 +246,7 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
             properties: Vec::new(),
             values: vec![bundle.key.clone()],
             login: Vec::new(),
+            is_kept: true,
             side: Some(side),
         });
     }
@@ -252,6 +259,7 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
             properties: Vec::new(),
             values: vec![TLS_CRT.to_owned(), TLS_KEY.to_owned()],
             login: Vec::new(),
+            is_kept: false,
             side: Some(side),
         });
     }
@@ -271,6 +279,7 @@ fn of_side(pair: &Pair, side: Side) -> Vec<Need> {
             properties: vec![AUTH_USER_NAME, AUTH_PASSWORD],
             values: vec![AUTH_USER_NAME.to_owned(), AUTH_PASSWORD.to_owned()],
             login: Vec::new(),
+            is_kept: false,
             side: Some(side),
         });
     }
@@ -287,8 +296,10 @@ pub fn lacking(need: &Need, contents: &Contents) -> Option<Problem> {
         properties,
         values: _,
         login,
+        is_kept,
         side: _,
     } = need;
+    let kept = if *is_kept { KEPT } else { "" };
     let Reference { kind, name } = reference;
     let kind = kind.as_str();
     let Some(content) = contents.get(reference).and_then(Option::as_ref) else {
@@ -297,7 +308,7 @@ pub fn lacking(need: &Need, contents: &Contents) -> Option<Problem> {
                 ReferenceKind::Secret => Reason::SecretMissing,
                 ReferenceKind::ConfigMap => Reason::ConfigMapMissing,
             },
-            message: format!("{kind} {name} does not exist: create it, or change {field}"),
+            message: format!("{kind} {name} does not exist: create it, or change {field}{kept}"),
         });
     };
     let has = |key: &str| content.data.get(key).is_some_and(|value| !value.is_empty());
@@ -328,7 +339,7 @@ pub fn lacking(need: &Need, contents: &Contents) -> Option<Problem> {
             ReferenceKind::Secret => Reason::SecretIncomplete,
             ReferenceKind::ConfigMap => Reason::ConfigMapIncomplete,
         },
-        message: format!("{kind} {name} ({field}) has no key {key}, or it is empty: add it"),
+        message: format!("{kind} {name} ({field}) has no key {key}, or it is empty: add it{kept}"),
     })
 }
 

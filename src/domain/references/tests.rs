@@ -40,7 +40,7 @@ fn says_which_object_is_missing_and_which_field_names_it() {
     assert_eq!(
         messages(&pair(proxyserv()), &Contents::new()),
         [
-            "ConfigMapMissing: ConfigMap netcool-ca does not exist: create it, or change spec.primary.objectServer.tls.caBundle.configMapName",
+            "ConfigMapMissing: ConfigMap netcool-ca does not exist: create it, or change spec.primary.objectServer.tls.caBundle.configMapName; what the operator read of it before stays in use until another operator leads",
             "SecretMissing: Secret proxy-p-tls does not exist: create it, or change spec.primary.proxy.tls.secretName",
             "SecretMissing: Secret netcool-proxy does not exist: create it, or change spec.proxy.secretName",
             "SecretMissing: Secret proxy-b-tls does not exist: create it, or change spec.backup.proxy.tls.secretName",
@@ -64,7 +64,8 @@ fn says_which_key_is_missing() {
     assert_eq!(
         messages(&pair(proxyserv()), &contents),
         [
-            format!("ConfigMapIncomplete: ConfigMap netcool-ca ({primary}) has no key ca.crt, or it is empty: add it"),
+            format!("ConfigMapIncomplete: ConfigMap netcool-ca ({primary}) has no key ca.crt, or it is empty: add it; what the operator \
+             read of it before stays in use until another operator leads"),
             "SecretIncomplete: Secret netcool-proxy (spec.proxy.secretName) has no key omni.kdb, or it is empty: add it"
                 .to_owned(),
             "SecretIncomplete: Secret proxy-b-tls (spec.backup.proxy.tls.secretName) has no key tls.key, or it is empty: add it"
