@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt lint deny advisories unit chart e2e programs image load kubernetes crds cluster cluster-down packages clients fuzz bench-failover
+.PHONY: help demo test check fmt lint deny advisories unit chart e2e programs image load kubernetes crds cluster cluster-down packages clients fuzz bench-failover simulate mutants
 
 E2E ?=
 TARGET ?= codec
@@ -35,7 +35,7 @@ fmt:
 lint:
 	@cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 	@cargo clippy --quiet --locked --workspace --test e2e --test demo --test bench_failover --test chart_on_cluster -- -D warnings # not among --all-targets: plain `cargo test` leaves them alone
-	@shellcheck --external-sources tests/cluster/cluster tests/cluster/image tests/cluster/lib/*.sh tests/clients/install fuzz/run fuzz/instrument .ci/run
+	@shellcheck --external-sources tests/cluster/cluster tests/cluster/image tests/cluster/lib/*.sh tests/clients/install tests/simulation/mutants/run fuzz/run fuzz/instrument .ci/run
 
 deny: $(CARGO_DENY) # licences, duplicate versions and sources of the dependencies
 	@$(CARGO_DENY) --locked --log-level error check --deny unnecessary-skip bans licenses sources
@@ -64,6 +64,13 @@ bench-failover: load ## Measure outages and where the time goes (RUNS=20, RUNS_N
 
 fuzz: packages ## Fuzz without an end, guided by coverage (TARGET=codec, tracker or common_name; INPUT=file for one input)
 	@fuzz/run $(TARGET) $(INPUT)
+
+simulate: export SIMULATE = $(if $(SEED),,$(or $(SECONDS_MAX),0))
+simulate: ## Simulate histories until stopped (SECONDS_MAX=60 for a minute; SEED=7 tells one history)
+	@cargo test --quiet --locked --release --test simulation
+
+mutants: ## Show that the simulator finds planted defects (MUTANT=name for those whose name has it)
+	@tests/simulation/mutants/run
 
 programs: # what goes into the images, and what HARNESS names
 	@tests/cluster/image programs

@@ -29,14 +29,16 @@
 //! | `files` | files that are read again when they change |
 //! | `metrics` | what is counted |
 //!
+//! `commands`, `drain` and `mode` are public for the simulator in tests/simulation, which runs them on virtual time.
+//!
 //! State flows one way: upstream, commands and time → mode (`mode::decide`) → listener, sessions, pacer and reports.
 
 pub mod args;
 mod certificate;
 mod check;
-mod commands;
+pub mod commands;
 mod control;
-mod drain;
+pub mod drain;
 mod files;
 mod forward;
 mod framing;
@@ -45,7 +47,7 @@ mod listener;
 mod lobby;
 mod login;
 pub(crate) mod metrics;
-mod mode;
+pub mod mode;
 mod process;
 mod route;
 mod session;

@@ -18,9 +18,9 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | `election` | all decisions, without clock and client |
+//! | `election` | all decisions, without clock and client; public for the simulator in tests/simulation |
 
-mod election;
+pub mod election;
 
 use std::{
     pin::pin,

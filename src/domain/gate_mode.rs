@@ -64,6 +64,8 @@ pub struct Occupancy {
     pub occupied_since: Option<Instant>,
     /// Its pod is being deleted, or it received SIGTERM.
     pub terminating: bool,
+    /// The other side is being ended as well, and accepts probes until then.
+    pub other_still_serves: bool,
     /// The command in force, if one was given.
     pub last: Option<GateMode>,
 }
@@ -76,7 +78,8 @@ pub struct Occupancy {
 /// empty, so that probes that know both addresses still find it while no operator runs.
 ///
 /// A terminating gate is commanded to drain even when it is empty: only then does it know that the Service no longer points at it. If the
-/// other side is terminating as well, the one that does not serve leaves first, so that its successor is there before the other one leaves.
+/// other side is terminating as well and still serves, the one that does not serve leaves first, so that its successor is there before the
+/// other one leaves.
 #[must_use]
 pub fn mode_for(
     side: Side,
@@ -88,8 +91,8 @@ pub fn mode_for(
 ) -> GateMode {
     let (this, other) = (sides[side], sides[side.other()]);
     let is_idle = routing.serving != side && routing.target != side;
-    let both_terminate = gate.terminating && other.cause == Some(Cause::ProxyTerminating);
-    if !is_idle || !(other.may_serve() || both_terminate) || (gate.occupied_since.is_none() && !gate.terminating) {
+    let is_taken_over = other.may_serve() || (gate.terminating && gate.other_still_serves);
+    if !is_idle || !is_taken_over || (gate.occupied_since.is_none() && !gate.terminating) {
         return GateMode::Admit;
     }
     let works = gate.terminating || this.recovers() || this.cause.is_some_and(Cause::sessions_work);
@@ -143,6 +146,7 @@ mod tests {
         Occupancy {
             occupied_since: Some(Instant::now()),
             terminating: false,
+            other_still_serves: false,
             last: None,
         }
     }
@@ -191,6 +195,7 @@ mod tests {
             Occupancy {
                 occupied_since: occupied().occupied_since.filter(|_| sessions > 0),
                 terminating: this.cause == Some(Cause::ProxyTerminating),
+                other_still_serves: other.cause == Some(Cause::ProxyTerminating),
                 last,
             },
             true,
@@ -266,6 +271,7 @@ mod tests {
         let gate = Occupancy {
             occupied_since: Some(now),
             terminating: false,
+            other_still_serves: false,
             last: Some(GateMode::Admit),
         };
         let (idle, serving) = (up(), up());
@@ -282,6 +288,21 @@ mod tests {
     fn of_two_sides_that_terminate_the_idle_one_leaves_first() {
         let leaving = down(Cause::ProxyTerminating);
         assert_eq!(of_backup(&leaving, &leaving, 0, None), GateMode::Drain);
+        let beside_a_dead_one = Occupancy {
+            terminating: true,
+            last: Some(GateMode::Drain),
+            ..occupied()
+        };
+        let routing_to_it = routing(SETTLED, SETTLED);
+        let idle = mode(
+            Side::Backup,
+            &routing_to_it,
+            &leaving,
+            &leaving,
+            beside_a_dead_one,
+            true,
+        );
+        assert_eq!(idle, GateMode::Admit, "the other side leaves and serves no longer");
         let serving = mode(
             Side::Primary,
             &routing(SETTLED, SETTLED),

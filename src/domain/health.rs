@@ -65,7 +65,8 @@ impl SideHealth {
     /// Takes in one reading.
     ///
     /// - Good: a side of which nothing was known is up at once; one that was down must be good for `healthy_after`.
-    /// - Bad: down from the reading's `down_at` on, and not to be trusted before.
+    /// - Bad: down from the reading's `down_at` on, and not to be trusted before. A side that is down for a cause that it is not left for keeps
+    ///   that cause until then.
     /// - Unknown, Unseen: an up side stays up, unproven, for `unresponsive_after`, and is Unknown from then on.
     /// - Doubtful: changes nothing, and interrupts a run of good readings.
     #[must_use]
@@ -109,6 +110,14 @@ impl SideHealth {
     }
 
     fn bad(self, cause: Cause, message: &str, down_at: Instant, now: Instant) -> Self {
+        if self.health == Health::Down && now < down_at && self.is_kept(cause) {
+            // The switch that this cause would lead to waits for as long as from a side that is up.
+            return Self {
+                run: Run::Other,
+                look_again: Some(down_at),
+                ..self
+            };
+        }
         if self.health != Health::Down && now < down_at {
             return Self {
                 message: Some(message.to_owned()),
@@ -125,6 +134,11 @@ impl SideHealth {
             look_again: None,
             run: Run::Other,
         }
+    }
+
+    /// Whether the traffic stays on the side although it is down, and would leave it for `cause`.
+    fn is_kept(&self, cause: Cause) -> bool {
+        self.cause.is_some_and(|known| !known.leaves_side()) && cause.leaves_side()
     }
 
     fn unobserved(self, why: Option<&String>, timing: &Timing, now: Instant) -> Self {
@@ -203,6 +217,26 @@ mod tests {
             self.side = self.side.clone().step(reading, &TIMING, self.at(seconds));
             self.side.health
         }
+    }
+
+    #[test]
+    fn a_side_that_refuses_the_login_is_left_for_a_failure_only_when_that_has_lasted() {
+        let start = Instant::now();
+        let bad = |cause, down_at| Reading::Bad {
+            cause,
+            message: String::new(),
+            down_at,
+        };
+        let side = SideHealth::unknown(start).step(&bad(Cause::LoginRefused, start), &TIMING, start);
+        let down_at = start + TIMING.unreachable_after;
+        let failing = bad(Cause::ObjectServerUnreachable, down_at);
+        let side = side.step(&failing, &TIMING, start);
+        assert_eq!(
+            (side.cause, side.look_again),
+            (Some(Cause::LoginRefused), Some(down_at))
+        );
+        let side = side.step(&failing, &TIMING, down_at);
+        assert_eq!(side.cause, Some(Cause::ObjectServerUnreachable));
     }
 
     #[test]

@@ -79,13 +79,15 @@ impl Pacer {
 
 /// When a drain is to be finished.
 #[derive(Debug, Clone, Copy)]
-struct Plan {
+pub struct Plan {
     per_second: u32,
     end: Instant,
 }
 
 impl Plan {
-    fn new(per_second: u32, deadline: Instant, now: Instant) -> Self {
+    /// A drain that begins now.
+    #[must_use]
+    pub fn new(per_second: u32, deadline: Instant, now: Instant) -> Self {
         let left = deadline.saturating_duration_since(now);
         Self {
             per_second,
@@ -94,7 +96,8 @@ impl Plan {
     }
 
     /// Sessions to close per second, if so many are left.
-    fn rate(&self, sessions: u32, now: Instant) -> f64 {
+    #[must_use]
+    pub fn rate(&self, sessions: u32, now: Instant) -> f64 {
         let left = self.end.saturating_duration_since(now).max(TICK);
         (f64::from(sessions) / left.as_secs_f64()).max(f64::from(self.per_second))
     }
@@ -102,13 +105,13 @@ impl Plan {
 
 /// Turns time into whole permits without losing fractions.
 #[derive(Debug, Default)]
-struct Credit {
+pub struct Credit {
     earned: f64,
 }
 
 impl Credit {
     /// The permits to issue after this much time at this rate. A process that was suspended does not catch up.
-    fn earn(&mut self, per_second: f64, elapsed: Duration) -> usize {
+    pub fn earn(&mut self, per_second: f64, elapsed: Duration) -> usize {
         self.earned += per_second * elapsed.min(10 * TICK).as_secs_f64();
         let whole = self.earned.floor();
         self.earned -= whole;

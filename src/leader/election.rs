@@ -21,7 +21,8 @@ pub(super) const RETRY: Duration = Duration::from_millis(500);
 
 /// A call to the API server.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Call {
+pub struct Call {
+    /// What to ask.
     pub request: Request,
     /// How long to wait for the answer.
     pub deadline: Duration,
@@ -29,7 +30,7 @@ pub(super) struct Call {
 
 /// What to ask of the API server.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Request {
+pub enum Request {
     /// Read the Lease, not from a cache.
     Read,
     /// Create it.
@@ -40,7 +41,7 @@ pub(super) enum Request {
 
 /// What became of a call.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Answer {
+pub enum Answer {
     /// The Lease as it was read or written.
     Lease(Box<Lease>),
     /// There is none.
@@ -53,7 +54,7 @@ pub(super) enum Answer {
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Step {
+pub enum Step {
     /// Make this call, then pass its answer to [`Election::answered`].
     Call(Call),
     /// Nothing before this moment.
@@ -64,7 +65,7 @@ pub(super) enum Step {
 
 /// One candidate.
 #[derive(Debug)]
-pub(super) struct Election {
+pub struct Election {
     candidate: Candidate,
     phase: Phase,
     standing: Standing,
@@ -123,6 +124,8 @@ struct Seen {
 }
 
 impl Election {
+    /// A candidate that has not read the Lease yet.
+    #[must_use]
     pub fn new(candidate: Candidate, now: Instant) -> Self {
         Self {
             longest: candidate.duration,
@@ -137,6 +140,7 @@ impl Election {
     }
 
     /// Whether this process leads.
+    #[must_use]
     pub const fn standing(&self) -> Standing {
         self.standing
     }

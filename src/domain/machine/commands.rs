@@ -5,7 +5,7 @@ use crate::{
     api::{Cause, Side},
     domain::{
         failover::Routing,
-        gate_mode::{GateMode, drains_from, mode_for},
+        gate_mode::{GateMode, Occupancy, drains_from, mode_for},
     },
 };
 
@@ -17,10 +17,15 @@ impl Machine {
             && self.route.allows_drain(routing.serving, now.monotonic);
         for side in Side::BOTH {
             let health = self.sides.each_ref().map(|side| &side.health);
+            let other_still_serves = self.sides[side.other()].standing().is_some_and(Gate::still_serves);
+            let occupancy = |gate: &Gate| Occupancy {
+                other_still_serves,
+                ..gate.occupancy()
+            };
             let commands: Vec<_> = self.sides[side]
                 .gates
                 .iter()
-                .map(|gate| mode_for(side, &routing, health, gate.occupancy(), may_drain, now.monotonic))
+                .map(|gate| mode_for(side, &routing, health, occupancy(gate), may_drain, now.monotonic))
                 .collect();
             for (gate, mode) in self.sides[side].gates.iter_mut().zip(commands) {
                 let request = gate.request(mode, drain, now.monotonic);

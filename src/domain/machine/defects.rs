@@ -7,7 +7,7 @@ use std::{
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::{Effect, Gate, Machine, Phase, SideState};
+use super::{Effect, Gate, Machine, Phase, Selects, SideState};
 use crate::{
     api::{CONDITION_READY, Cause, Health, ProxyPairStatus, Reason, Side, Sides},
     domain::{
@@ -50,8 +50,9 @@ struct Left {
 }
 
 impl Left {
+    /// Whether they stayed for longer than `limit`. Those that left sooner did not, however long they are remembered.
     fn is_over(self, limit: Duration, now: Instant) -> bool {
-        self.found || now >= self.since + limit
+        self.found || self.empty_since.unwrap_or(now) >= self.since + limit
     }
 }
 
@@ -71,6 +72,7 @@ impl Machine {
     /// Looks for everything that is wrong, and announces what is new. Returns when to look again.
     pub(super) fn look_for_defects(&mut self, now: Instant, effects: &mut Vec<Effect>) -> Option<Instant> {
         self.remember_left(now);
+        self.forget_refused_patches();
         let limit = self.leaves_within();
         let serving = self.phase.routing().serving;
         let mut defects = Defects::default();
@@ -103,6 +105,15 @@ impl Machine {
         let idle = &self.sides[serving.other()].health;
         let of_idle = (idle.health == Health::Down).then(|| idle.since + UNPROTECTED_FOR);
         of_left.chain([of_idle]).flatten().filter(|at| *at > now).min()
+    }
+
+    /// A switch that was withdrawn, and a selector that is what it should be, need no patch any more.
+    fn forget_refused_patches(&mut self) {
+        if let Phase::Settled { serving, .. } = self.phase
+            && self.api.selects == Selects::Side(serving)
+        {
+            self.api.unpatched = None;
+        }
     }
 
     /// How long sessions may stay on a side that does not serve.

@@ -135,8 +135,15 @@ impl Gate {
         Occupancy {
             occupied_since: self.occupied_since,
             terminating: self.is_terminating(),
+            other_still_serves: false,
             last: self.mode,
         }
+    }
+
+    /// It is being ended, and accepts probes until then.
+    pub(super) fn still_serves(&self) -> bool {
+        let accepts = |report: &Report| report.state == GateState::Open && report.upstream == Upstream::Reachable;
+        self.is_terminating() && self.evidence.control == Link::Answering && self.report().is_some_and(accepts)
     }
 
     /// Takes note of what follows from all that was observed by now.

@@ -118,6 +118,22 @@ fn probes_that_stay_on_the_idle_side_longer_than_a_drain_takes_are_said() {
 }
 
 #[test]
+fn probes_that_left_in_time_are_not_said_to_be_there() {
+    let mut world = World::settled(Side::Primary);
+    let mut operator = world.start();
+    world.run(&mut operator);
+    world.sessions.backup = 3;
+    world.observe(&mut operator);
+    world.pass(&mut operator, 30 * SECOND);
+    world.sessions.backup = 0;
+    world.observe(&mut operator);
+    // The time for a drain and its margin is over while the side is still remembered to have been occupied.
+    world.pass(&mut operator, 20 * SECOND);
+    assert_condition(&world, "Ready", "True", "Serving");
+    assert_eq!(world.announced, [""; 0]);
+}
+
+#[test]
 fn a_probe_that_is_closed_and_comes_back_is_still_the_same_one() {
     let mut world = World::settled(Side::Primary);
     let mut operator = world.start();
@@ -248,5 +264,37 @@ fn a_service_that_cannot_be_switched_is_said_and_tried_again() {
     assert_eq!(writes, 1, "{:?}", world.calls());
     world.run(&mut operator);
     world.assert_moved(Side::Backup, SwitchKind::Failover);
+    assert_condition(&world, "Ready", "True", "Serving");
+}
+
+#[test]
+fn a_selector_that_need_not_be_patched_any_more_is_not_said_to_be_refused() {
+    let mut world = World::settled(Side::Primary);
+    let mut operator = world.start();
+    world.run(&mut operator);
+    world.kill(&mut operator, Side::Primary);
+    let refuse = |world: &mut World, operator: &mut world::Operator| {
+        while operator.is_calling() {
+            let call = world.take_call(operator);
+            let fault = match call {
+                Call::PatchSelector(_) => Fault::Refused,
+                _ => Fault::None,
+            };
+            world.answer(operator, call, fault);
+        }
+    };
+    for _ in 0..50 {
+        refuse(&mut world, &mut operator);
+        world.pass_without_calls(&mut operator, SECOND / 10);
+    }
+    assert!(condition(&world, "Ready").2.contains("cannot be patched"));
+    // The target dies and the primary is back: the switch is withdrawn.
+    world.kill(&mut operator, Side::Backup);
+    world.revive(&mut operator, Side::Primary);
+    for _ in 0..100 {
+        refuse(&mut world, &mut operator);
+        world.pass_without_calls(&mut operator, SECOND / 10);
+    }
+    assert_eq!(world.status.target, Some(Side::Primary));
     assert_condition(&world, "Ready", "True", "Serving");
 }

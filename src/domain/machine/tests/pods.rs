@@ -196,6 +196,19 @@ fn when_both_sides_terminate_the_idle_one_leaves_at_once_and_its_successor_takes
 }
 
 #[test]
+fn when_both_sides_terminate_the_idle_one_keeps_its_probes_if_the_other_cannot_serve() {
+    let mut world = World::settled(Side::Primary);
+    world.sessions.backup = 5;
+    let mut operator = world.start();
+    world.run(&mut operator);
+    world.terminate(&mut operator, Side::Primary);
+    world.terminate(&mut operator, Side::Backup);
+    world.kill(&mut operator, Side::Primary);
+    world.run(&mut operator);
+    assert_eq!(world.mode(Side::Backup), Some("Admit"));
+}
+
+#[test]
 fn sessions_of_a_process_that_is_gone_are_not_counted_and_its_successor_is_not_told_to_drop_them() {
     let mut world = World::settled(Side::Primary);
     world.sessions.primary = 412;

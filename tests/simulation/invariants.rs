@@ -1,0 +1,330 @@
+//! What must hold: the guarantees of docs/failover.md, each as a function with its number, and what must come true once the faults are over.
+//!
+//! An operator cannot know what has just happened. Where a guarantee is about what is true, it is violated only if that has been so for longer
+//! than the operator may need to notice.
+
+mod rest;
+
+use std::time::Duration;
+
+use proxypair::{
+    api::{ProxyPairStatus, ResyncPolicy, Side},
+    domain::{
+        evidence::Timing,
+        machine::{PendingSwitch, Selects},
+    },
+    gate::mode::ClosedBy,
+    protocol::Request,
+};
+
+use super::{
+    clock::Time,
+    plan::Plan,
+    probe::SessionEnd,
+    truth::{Sight, Truth},
+    world::World,
+};
+
+/// Something that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub rule: &'static str,
+    pub text: String,
+    pub at: Time,
+}
+
+/// What the invariants need to remember.
+pub struct Watchdog {
+    pub truth: Truth,
+    /// Writes to the API server, without those of the Lease.
+    pub writes: u64,
+    templates: Vec<u64>,
+    /// Since when each side has been the one that serves, by status.
+    serving_since: Vec<Option<(Side, Time)>>,
+    /// Since when there has been nothing left to do, and the writes until then.
+    at_rest: Option<(Time, u64)>,
+    next_look: Time,
+    restless_after: Time,
+}
+
+/// How soon an operator notices what a kernel says, over a slow link and with a watch that lags.
+const NOTICED: Duration = Duration::from_millis(1700);
+/// What a clock may be off when two moments are compared.
+const SLACK: Duration = Duration::from_millis(20);
+
+impl Watchdog {
+    pub fn new(plan: &Plan) -> Self {
+        let pairs = plan.pairs.len();
+        Self {
+            truth: Truth::new(plan),
+            writes: 0,
+            templates: vec![1; pairs],
+            serving_since: vec![None; pairs],
+            at_rest: None,
+            next_look: plan.calm_from,
+            restless_after: plan.calm_from + rest::bound(plan),
+        }
+    }
+
+    pub fn template(&self, pair: usize) -> u64 {
+        self.templates[pair]
+    }
+
+    pub fn edit_template(&mut self, pair: usize) {
+        self.templates[pair] += 1;
+    }
+
+    /// The pair was made anew.
+    pub fn recreated(&mut self, pair: usize) {
+        self.serving_since[pair] = None;
+    }
+}
+
+impl World {
+    fn timing(&self, pair: usize) -> Timing {
+        Timing::from(&self.plan.pairs[pair].pair.spec.health_check)
+    }
+
+    /// How long a side that is not good may still seem so.
+    fn tolerance(&self, pair: usize, was_silent: bool) -> Duration {
+        let timing = self.timing(pair);
+        match was_silent {
+            // The last answer, one more question, and the time until its lateness counts.
+            true => timing.interval * 2 + timing.doubtful_after() + NOTICED + Duration::from_secs(2),
+            false => NOTICED,
+        }
+    }
+
+    /// Since when `side` cannot serve, if the operator must have noticed.
+    fn known_ill(&self, operator: usize, pair: usize, side: Side) -> Option<(Sight, Duration)> {
+        let record = self.watchdog.truth.of(operator, pair, side);
+        let lasts = self.now.after(record.ill_since?);
+        if matches!(self.sight(operator, pair, side), Sight::Good | Sight::Doubtful) {
+            return None;
+        }
+        (lasts > self.tolerance(pair, record.was_silent)).then_some((record.sight, lasts))
+    }
+
+    /// 1: a switch never leaves the Service without an endpoint.
+    pub fn guarantee_01_a_switch_has_an_endpoint(&mut self, _operator: usize, pair: usize, side: Side) {
+        if self.selected(pair) == Selects::Other {
+            return;
+        }
+        if let Some(since) = self.watchdog.truth.missing_since[pair][side]
+            && self.now.after(since) > NOTICED
+        {
+            let text = format!(
+                "pair {pair}: the {} has had no pod for {:?}",
+                side.label(),
+                self.now.after(since)
+            );
+            self.violate(
+                "guarantee 1: a switch never leaves the Service without an endpoint",
+                text,
+            );
+        }
+    }
+
+    /// 2: traffic is never switched to a side that may not serve. A selector that leads nowhere is repaired in any case.
+    pub fn guarantee_02_only_to_a_side_that_may_serve(&mut self, operator: usize, pair: usize, side: Side) {
+        if self.selected(pair) == Selects::Other {
+            return;
+        }
+        if let Some((sight, lasts)) = self.known_ill(operator, pair, side) {
+            let text = format!(
+                "pair {pair}: the {} is {sight:?} and has not been good for {lasts:?}",
+                side.label()
+            );
+            self.violate(
+                "guarantee 2: traffic is never switched to a side that may not serve",
+                text,
+            );
+        }
+    }
+
+    /// 3: a gate accepts no probe while it cannot reach its ObjectServer.
+    pub fn guarantee_03_refuses_without_its_objectserver(&mut self, pair: usize, pod: u64) {
+        let Some((_, found)) = self.pod(pod) else { return };
+        let (side, thawed) = (found.side, found.gate.as_ref().map_or(self.now, |gate| gate.thawed));
+        let Some((since, is_silent)) = self.watchdog.truth.away_since[pair][side] else {
+            return;
+        };
+        let unresponsive = self.timing(pair).unresponsive_after;
+        let allowed = if is_silent {
+            unresponsive + Duration::from_secs(4)
+        } else {
+            Duration::from_secs(1)
+        };
+        let lasts = self.now.after(since.max(thawed));
+        if lasts > allowed {
+            let text = format!("pair {pair}: pod {pod} accepts a probe {lasts:?} after it lost its ObjectServer");
+            self.violate(
+                "guarantee 3: a gate accepts no probe while it cannot reach its ObjectServer",
+                text,
+            );
+        }
+    }
+
+    /// 5: silence shorter than `unresponsiveAfter` causes no switch, nor does a failure shorter than `unreachableAfter`.
+    pub fn guarantee_05_silence_has_lasted(&mut self, operator: usize, pair: usize, switch: &PendingSwitch) {
+        let from = switch.to.other();
+        let record = *self.watchdog.truth.of(operator, pair, from);
+        // A pod that is being deleted counts at once, and what becomes of it goes on from there.
+        if record.was_leaving || switch.cause.is_none() {
+            return;
+        }
+        let timing = self.timing(pair);
+        let (needed, what) = match record.only_silent {
+            true => (timing.unresponsive_after, "silent"),
+            false => (timing.unreachable_after, "not good"),
+        };
+        let lasts = self.now.after(record.solid_until);
+        if record.solid_until > Time::ZERO && lasts + SLACK < needed {
+            let text = format!(
+                "pair {pair}: the {} is left after it was {what} for {lasts:?}: {:?}",
+                from.label(),
+                switch.cause
+            );
+            self.violate(
+                "guarantee 5: silence shorter than unresponsiveAfter causes no switch",
+                text,
+            );
+        }
+    }
+
+    /// 6: what the selector is changed to is in status first, so that a successor finds it.
+    pub fn guarantee_06_intent_comes_first(&mut self, operator: usize, pair: usize, side: Side) {
+        let status = &self.api.objects[pair].status;
+        let is_known = [status.serving, status.target].contains(&Some(side));
+        if !is_known && (status.serving.is_some() || side == Side::Backup) {
+            let text = format!(
+                "pair {pair}: operator {operator} has the Service select the {}, and status has serving {:?} and target {:?}",
+                side.label(),
+                status.serving,
+                status.target
+            );
+            self.violate("guarantee 6: the intent is written before the selector", text);
+        }
+    }
+
+    /// 6: a switch that is finished stands in the history.
+    pub fn guarantee_06_no_switch_is_lost(&mut self, pair: usize, next: &ProxyPairStatus) {
+        let stored = &self.api.objects[pair].status;
+        let is_recorded = next.history.first() != stored.history.first()
+            && next
+                .history
+                .first()
+                .is_some_and(|switch| Some(switch.to) == next.serving);
+        if stored.serving.is_some() && next.serving != stored.serving && !is_recorded {
+            let text = format!(
+                "pair {pair}: serving becomes {:?} and the history does not tell",
+                next.serving
+            );
+            self.violate("guarantee 6: a switch that is finished stands in the history", text);
+        }
+        let known = self.watchdog.serving_since[pair];
+        if known.map(|(side, _)| side) != next.serving {
+            self.watchdog.serving_since[pair] = next.serving.map(|side| (side, self.now));
+        }
+    }
+
+    /// 7: two operators never both write.
+    pub fn guarantee_07_one_leader(&mut self) {
+        let leaders: Vec<_> = (0..self.operators.len())
+            .filter(|operator| self.claims(*operator).is_some())
+            .collect();
+        if leaders.len() > 1 {
+            let text = format!("operators {leaders:?} lead at the same time");
+            self.violate("guarantee 7: two operators never both write", text);
+        }
+    }
+
+    /// 7: gates never accept commands of a former leader.
+    pub fn guarantee_07_commanded(&mut self, pod: u64, operator: usize, term: u64) {
+        let highest = self.gate(pod).map_or(0, |gate| gate.highest_term);
+        if term < highest {
+            let text = format!("pod {pod} obeys operator {operator} of term {term} and has met term {highest}");
+            self.violate("guarantee 7: gates never accept commands of a former leader", text);
+        }
+    }
+
+    /// 8: no failback before the ObjectServers are in sync, by answers that are not too old.
+    pub fn guarantee_08_no_failback_before_the_resync(&mut self, _operator: usize, pair: usize) {
+        let declared = &self.plan.pairs[pair].pair.spec;
+        let is_required = declared
+            .resync()
+            .is_some_and(|resync| resync.policy == ResyncPolicy::Required);
+        let Some(since) = self.pairs[pair].gateway.behind_since.filter(|_| is_required) else {
+            return;
+        };
+        let lasts = self.now.after(since);
+        if lasts > self.timing(pair).answer_lasts() + NOTICED {
+            let text = format!("pair {pair}: the ObjectServers have differed for {lasts:?}");
+            self.violate("guarantee 8: no failback before the ObjectServers are in sync", text);
+        }
+    }
+
+    /// 9: a drain cuts no request, unless that outlasts the drain.
+    pub fn guarantee_09_no_request_is_cut(&mut self, pair: usize, session: usize, end: SessionEnd) {
+        let session = &self.pairs[pair].sessions[session];
+        let Some((event, since)) = session.outstanding else {
+            return;
+        };
+        let grace = self.plan.pairs[pair].pair.spec.failback.drain.grace_period.get();
+        let lasts = self.now.after(since);
+        let is_cut = match end {
+            SessionEnd::DrainedIdle => true,
+            SessionEnd::DrainDeadline => lasts + Duration::from_millis(1200) < grace,
+            SessionEnd::GateGone | SessionEnd::Closed(_) | SessionEnd::ServerGone | SessionEnd::ProbeGone => false,
+        };
+        if is_cut {
+            let text = format!(
+                "pair {pair}: the drain of pod {} cuts event {event} of probe {}, which has lasted {lasts:?}",
+                session.pod, session.probe
+            );
+            self.violate("guarantee 9: a drain cuts no request that does not outlast it", text);
+        }
+    }
+
+    /// 11: nobody is driven off a side while no other side could serve.
+    pub fn guarantee_11_nobody_is_driven_off_without_a_way_out(
+        &mut self,
+        operator: usize,
+        pair: usize,
+        side: Side,
+        request: &Request,
+    ) {
+        if !matches!(request, Request::Drain { .. } | Request::Drop) {
+            return;
+        }
+        if let Some((sight, lasts)) = self.known_ill(operator, pair, side.other()) {
+            // Until it ends a pod that is being deleted serves, and the other one goes first.
+            let closed_since = self.watchdog.truth.closed_since[pair][side.other()];
+            if sight == Sight::Leaving && closed_since.is_none_or(|since| self.now.after(since) < NOTICED) {
+                return;
+            }
+            let text = format!(
+                "pair {pair}: the {} is commanded {request:?}, and the other side is {sight:?} and has not been good for {lasts:?}",
+                side.label()
+            );
+            self.violate("guarantee 11: a drain is stopped if no other side could serve", text);
+        }
+    }
+
+    /// 13: sessions on the side that serves are not ended by a command.
+    pub fn guarantee_13_the_serving_side_keeps_its_sessions(&mut self, pair: usize, session: usize, end: SessionEnd) {
+        let session = &self.pairs[pair].sessions[session];
+        let status = &self.api.objects[pair].status;
+        let is_leaving = self.pod(session.pod).is_none_or(|(_, pod)| pod.terminating.is_some());
+        let is_commanded = matches!(
+            end,
+            SessionEnd::DrainedIdle | SessionEnd::DrainDeadline | SessionEnd::Closed(ClosedBy::Command)
+        );
+        let serves = status.serving == Some(session.side) && status.target == Some(session.side);
+        let since = self.watchdog.serving_since[pair].map_or(self.now, |(_, since)| since);
+        if is_commanded && serves && !is_leaving && self.now.after(since) > NOTICED && session.since > since {
+            let text = format!("pair {pair}: {end:?} on pod {} of the side that serves", session.pod);
+            self.violate("guarantee 13: traffic continues to the side that serves", text);
+        }
+    }
+}

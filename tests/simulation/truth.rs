@@ -1,0 +1,202 @@
+//! What is true, to compare with what the product believes: how each operator could see each side if it looked everywhere at once.
+
+use std::time::Duration;
+
+use proxypair::{
+    api::{Side, Sides},
+    domain::evidence::Timing,
+    gate::mode::Listening,
+};
+
+use super::{
+    clock::Time,
+    network::{Link, Passage},
+    plan::{Plan, both},
+    pod::Pod,
+    world::World,
+};
+
+/// A side as an operator could see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// Everything answers.
+    Good,
+    /// Something is slow, on its way, or says nothing about events.
+    Doubtful,
+    /// Something answers nothing.
+    Silent,
+    /// A kernel, a certificate or a server says that it does not work.
+    Broken,
+    /// A pod of it is being deleted.
+    Leaving,
+}
+
+/// A sight over time.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    pub sight: Sight,
+    since: Time,
+    /// Since when it was neither good nor doubtful.
+    pub ill_since: Option<Time>,
+    /// It was silent at some moment since then.
+    pub was_silent: bool,
+    /// The last moment at which it had been good for so long that every check must have noticed.
+    pub solid_until: Time,
+    /// Since then it was nothing but silent.
+    pub only_silent: bool,
+    /// Since then a pod of it was being deleted.
+    pub was_leaving: bool,
+}
+
+/// All of them.
+pub struct Truth {
+    /// By operator, then by pair.
+    records: Vec<Vec<Sides<Record>>>,
+    /// Since when each side has had no pod with an address.
+    pub missing_since: Vec<Sides<Option<Time>>>,
+    /// Since when no pod of each side has accepted probes.
+    pub closed_since: Vec<Sides<Option<Time>>>,
+    /// Since when each ObjectServer cannot be reached by its gates, and whether there was silence since then.
+    pub away_since: Vec<Sides<Option<(Time, bool)>>>,
+}
+
+impl Truth {
+    pub fn new(plan: &Plan) -> Self {
+        let record = Record {
+            sight: Sight::Broken,
+            since: Time::ZERO,
+            ill_since: Some(Time::ZERO),
+            was_silent: false,
+            solid_until: Time::ZERO,
+            only_silent: false,
+            was_leaving: true,
+        };
+        let pairs = plan.pairs.len();
+        Self {
+            records: vec![vec![both(|_| record); pairs]; plan.operators],
+            missing_since: vec![both(|_| Some(Time::ZERO)); pairs],
+            closed_since: vec![both(|_| Some(Time::ZERO)); pairs],
+            away_since: vec![both(|_| None); pairs],
+        }
+    }
+
+    pub fn of(&self, operator: usize, pair: usize, side: Side) -> &Record {
+        &self.records[operator][pair][side]
+    }
+}
+
+impl Record {
+    fn see(&mut self, sight: Sight, now: Time, solid_after: Duration) {
+        if self.sight == Sight::Good && now.after(self.since) >= solid_after {
+            self.solid_until = now;
+            self.only_silent = true;
+            self.was_leaving = false;
+        }
+        if sight == self.sight {
+            return;
+        }
+        self.sight = sight;
+        self.since = now;
+        match sight {
+            Sight::Good | Sight::Doubtful => {
+                self.ill_since = None;
+                self.was_silent = false;
+            }
+            Sight::Silent | Sight::Broken | Sight::Leaving => {
+                self.ill_since.get_or_insert(now);
+                self.was_silent |= sight == Sight::Silent;
+            }
+        }
+        self.only_silent &= sight == Sight::Silent;
+        self.was_leaving |= sight == Sight::Leaving;
+    }
+}
+
+/// How long after its grace period a pod may still be there.
+const ENDS_WITHIN: Duration = Duration::from_millis(1500);
+
+/// How long a side must be good so that every check has noticed: a failed login is followed by the next after a second.
+pub fn solid_after(timing: &Timing) -> Duration {
+    timing.interval * 2 + Duration::from_millis(3500)
+}
+
+impl World {
+    pub fn look_at_the_truth(&mut self) {
+        let now = self.now;
+        for pair in 0..self.pairs.len() {
+            for side in Side::BOTH {
+                let is_missing = !self.pods_of(pair, side).any(|pod| pod.ip.is_some());
+                let missing = &mut self.watchdog.truth.missing_since[pair][side];
+                *missing = is_missing.then(|| missing.unwrap_or(now));
+                let is_open = |pod: &Pod| pod.gate.as_ref().is_some_and(|gate| gate.listening == Listening::Yes);
+                let is_closed = !self.pods_of(pair, side).any(is_open);
+                let closed = &mut self.watchdog.truth.closed_since[pair][side];
+                *closed = is_closed.then(|| closed.unwrap_or(now));
+                let away = self.is_server_away(pair, side);
+                let known = self.watchdog.truth.away_since[pair][side];
+                let since = known.map_or(now, |(since, _)| since);
+                let was_silent = known.is_some_and(|(_, is_silent)| is_silent);
+                self.watchdog.truth.away_since[pair][side] = away.map(|is_silent| (since, is_silent || was_silent));
+                for operator in 0..self.operators.len() {
+                    let sight = self.sight(operator, pair, side);
+                    let timing = Timing::from(&self.plan.pairs[pair].pair.spec.health_check);
+                    let record = &mut self.watchdog.truth.records[operator][pair][side];
+                    record.see(sight, now, solid_after(&timing));
+                }
+            }
+        }
+    }
+
+    /// Whether the gates of that side cannot reach their ObjectServer; then whether they meet silence.
+    fn is_server_away(&self, pair: usize, side: Side) -> Option<bool> {
+        match self.network.message(Link::GateServer(pair, side)) {
+            Passage::Silent | Passage::OneWay => Some(true),
+            Passage::Refused => Some(false),
+            Passage::Free(_) if !self.pairs[pair].servers[side].is_alive => Some(false),
+            Passage::Free(_) => None,
+        }
+    }
+
+    pub fn sight(&self, operator: usize, pair: usize, side: Side) -> Sight {
+        let check = &self.plan.pairs[pair].pair.spec.health_check;
+        let has_login = check.login.is_some();
+        let mut terminating = self.pods_of(pair, side).filter_map(|pod| pod.terminating);
+        if let Some(known) = terminating.next() {
+            // kubelet ends it then; how soon that is seen is not the operator's to say.
+            let is_ending = known.until <= self.now && self.now < known.until + ENDS_WITHIN;
+            return if is_ending { Sight::Doubtful } else { Sight::Leaving };
+        }
+        let Some(pod) = self.pods_of(pair, side).find(|pod| pod.ip.is_some()) else {
+            return Sight::Broken;
+        };
+        if self.operators[operator].is_blind {
+            return Sight::Doubtful;
+        }
+        let Some(gate) = &pod.gate else { return Sight::Broken };
+        let links = [Link::OperatorGate(operator, pair, side), Link::GateServer(pair, side)];
+        let passages = links.map(|link| self.network.at_pod(pod.id, link, false));
+        let server = &self.pairs[pair].servers[side];
+        let passage = passages[0].then(passages[1]);
+        let is_stalled = server.is_stalled && has_login && server.is_alive;
+        if gate.is_frozen || (is_stalled && passage != Passage::Refused) {
+            return Sight::Silent;
+        }
+        match passage {
+            Passage::Silent | Passage::OneWay => return Sight::Silent,
+            Passage::Refused => return Sight::Broken,
+            Passage::Free(delay) if !delay.is_zero() => return Sight::Doubtful,
+            Passage::Free(_) => {}
+        }
+        let is_failing = matches!(gate.listening, Listening::Failed(_));
+        if !server.is_alive || is_failing || (server.is_other && has_login) {
+            return Sight::Broken;
+        }
+        let is_unresolved = |link: &Link| self.network.at_pod(pod.id, *link, true) != Passage::Free(Duration::ZERO);
+        let is_refused = server.refuses_login && has_login;
+        let is_closed = gate.inputs.upstream != proxypair::protocol::Upstream::Reachable;
+        if is_refused || is_closed || links.iter().any(is_unresolved) {
+            return Sight::Doubtful;
+        }
+        Sight::Good
+    }
+}
