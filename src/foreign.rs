@@ -1,6 +1,8 @@
 //! Text that somebody else wrote: servers, certificates, resolvers, containers, webhooks. It goes into status, Events and logs, so it is cut and
 //! escaped where it enters.
 
+use std::any::Any;
+
 /// Longest text of others in characters. Enough for a server's message with its name and number.
 pub const FOREIGN_MAX: usize = 300;
 
@@ -33,6 +35,14 @@ pub fn cut(text: &str, longest: usize) -> String {
         }
     }
     shown
+}
+
+/// What a panic said, as [`foreign`] text: it may repeat what somebody else wrote.
+#[must_use]
+pub fn panic_words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    foreign(text.unwrap_or("a panic without words"))
 }
 
 /// Control characters, and the marks by which text is made to look like another one (Unicode TR 36, bidirectional text).

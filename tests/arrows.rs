@@ -35,7 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "controller",
         &[
-            "api", "check", "cluster", "domain", "leader", "metrics", "tls", "worker",
+            "api", "check", "cluster", "domain", "foreign", "leader", "metrics", "tls", "worker",
         ],
     ),
     (

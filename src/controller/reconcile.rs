@@ -3,7 +3,7 @@
 //! The worker is handed over first and always: the pair is watched, and can switch, as soon as it is valid and its keys can be read. What
 //! fails after that is a problem in status, and is tried again.
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use jiff::{SignedDuration, Timestamp};
@@ -31,6 +31,7 @@ use crate::{
         pair::{InvalidPair, Pair},
         status::Problem,
     },
+    foreign::panic_words,
     metrics::ReasonLabels,
     worker::{Handover, Worker, publish, refuse},
 };
@@ -102,15 +103,9 @@ pub async fn reconcile(object: Arc<GuardedPair>, registry: Arc<Registry>) -> Res
 
 /// Turns a panic into an error, so that a defect which one pair meets costs the others nothing.
 async fn contained<T>(pass: impl Future<Output = Result<T, ReconcileError>>) -> Result<T, ReconcileError> {
-    let text = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
-        Ok(text) => *text,
-        Err(panic) => panic
-            .downcast::<&str>()
-            .map_or_else(|_| "no message".to_owned(), |text| (*text).to_owned()),
-    };
     match AssertUnwindSafe(pass).catch_unwind().await {
         Ok(outcome) => outcome,
-        Err(panic) => Err(ReconcileError::Panicked(text(panic))),
+        Err(panic) => Err(ReconcileError::Panicked(panic_words(&*panic))),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Looks after the task of a worker: a pair that nothing watches is in status, in an Event and in the metrics, and is watched again soon.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::{Api, runtime::reflector::ObjectRef};
@@ -11,6 +11,7 @@ use crate::{
     api::{ProxyPair, Reason},
     cluster::{ApplyError, Cluster, within_deadline},
     domain::{pair::Pair, status::Problem},
+    foreign::panic_words,
     metrics::PairLabels,
 };
 
@@ -23,7 +24,7 @@ pub async fn supervise(worker: JoinHandle<()>, cluster: Arc<Cluster>, pair: Arc<
     let panic = match worker.await {
         Ok(()) => None,
         Err(error) => match error.try_into_panic() {
-            Ok(panic) => Some(words(&*panic)),
+            Ok(panic) => Some(panic_words(&*panic)),
             // Its handle was dropped: the pair is gone, or another worker took over.
             Err(_) => return,
         },
@@ -67,11 +68,4 @@ async fn say(cluster: &Cluster, pair: &Pair, problem: &Problem) -> Result<(), Ap
         Some(object) => refuse(cluster, &object, problem, Timestamp::now()).await,
         None => Ok(()),
     }
-}
-
-/// What a panic said.
-fn words(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without words".to_owned())
 }

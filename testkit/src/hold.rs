@@ -14,7 +14,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use proxypair::api::{LABEL_SIDE, ProxyPair, Side};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     namespace::{Namespace, TESTER},
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Label that names the namespace whose test made a policy.
-pub const TEST: &str = "proxypair.dev/e2e-of";
+const TEST: &str = "proxypair.dev/e2e-of";
 
 /// A write of the operator: those of the switch from primary to backup, and one of a child that no switch needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +49,6 @@ pub struct Hold {
 impl Hold {
     /// Refuses the write from now on; returns when that is in force.
     pub async fn place(namespace: &Namespace, operator: &Operator, pair: &Pair, write: Write) -> Result<Self> {
-        let client = &namespace.cluster.client;
-        let name = namespace.name.clone();
         let (group, resource, allowed) = match write {
             Write::Intent => (
                 "proxypair.dev",
@@ -65,46 +63,21 @@ impl Hold {
             ),
             Write::Budget => ("policy", "poddisruptionbudgets", "false".to_owned()),
         };
-        let metadata = json!({"name": name, "labels": {TEST: namespace.name}});
-        let policy = json!({
-            "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": "ValidatingAdmissionPolicy",
-            "metadata": metadata,
-            "spec": {
-                "failurePolicy": "Fail",
-                "matchConstraints": {"resourceRules": [{
-                    "apiGroups": [group], "apiVersions": ["*"], "resources": [resource], "operations": ["UPDATE"],
-                }]},
-                "matchConditions": [
-                    {"name": "operator", "expression": format!("request.userInfo.username == '{}'", operator.user())},
-                    {"name": "pair", "expression": format!("request.name == '{}'", pair.name)},
-                ],
-                "validations": [{"expression": allowed, "message": format!("held at {write:?}")}],
-            },
+        let spec = json!({
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": [group], "apiVersions": ["*"], "resources": [resource], "operations": ["UPDATE"],
+            }]},
+            "matchConditions": [
+                {"name": "operator", "expression": format!("request.userInfo.username == '{}'", operator.user())},
+                {"name": "pair", "expression": format!("request.name == '{}'", pair.name)},
+            ],
+            "validations": [{"expression": allowed, "message": format!("held at {write:?}")}],
         });
-        let binding = json!({
-            "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": "ValidatingAdmissionPolicyBinding",
-            "metadata": metadata,
-            "spec": {
-                "policyName": name,
-                "validationActions": ["Deny"],
-                "matchResources": {
-                    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace.name}},
-                },
-            },
-        });
-        let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
-        policies
-            .create(&PostParams::default(), &serde_json::from_value(policy)?)
-            .await?;
-        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
-        bindings
-            .create(&PostParams::default(), &serde_json::from_value(binding)?)
-            .await?;
+        forbid(namespace, &spec).await?;
         let mut hold = Self {
             namespace: namespace.clone(),
-            name,
+            name: namespace.name.clone(),
             refused_before: 0.0,
         };
         let as_operator = namespace.cluster.client_as(&operator.user())?;
@@ -215,6 +188,32 @@ impl Hold {
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum())
     }
+}
+
+/// Puts a ValidatingAdmissionPolicy in force in the namespace of a test. [`Hold::lift_all`] removes it.
+pub async fn forbid(namespace: &Namespace, spec: &Value) -> Result<()> {
+    let client = &namespace.cluster.client;
+    let metadata = json!({"name": namespace.name, "labels": {TEST: namespace.name}});
+    let policy = json!({"metadata": metadata, "spec": spec});
+    let binding = json!({
+        "metadata": metadata,
+        "spec": {
+            "policyName": namespace.name,
+            "validationActions": ["Deny"],
+            "matchResources": {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace.name}},
+            },
+        },
+    });
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
+    policies
+        .create(&PostParams::default(), &serde_json::from_value(policy)?)
+        .await?;
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
+    bindings
+        .create(&PostParams::default(), &serde_json::from_value(binding)?)
+        .await?;
+    Ok(())
 }
 
 /// CEL: the field is as it was.

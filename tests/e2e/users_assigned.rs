@@ -4,12 +4,10 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
-use kube::{Api, api::PostParams};
 use proxypair::api::Side;
 use serde_json::json;
 use testkit::{
-    hold::TEST,
+    hold::forbid,
     namespace::Namespace,
     site::{Site, WhenGone},
     stage::{SOON, Scene, Setting},
@@ -56,7 +54,6 @@ async fn runs_as_assigned(scene: &Scene, site: Option<Site>) -> Result<()> {
 
 /// Refuses pods of operator and proxies that name a user or group outside of the range. The stand-ins are not meant.
 async fn demand_the_range(namespace: &Namespace) -> Result<()> {
-    let client = &namespace.cluster.client;
     let allowed = |context: &str| {
         let user = format!("(!has({context}.runAsUser) || {context}.runAsUser >= {USER})");
         let group = format!("(!has({context}.runAsGroup) || {context}.runAsGroup in [0, {USER}])");
@@ -69,8 +66,6 @@ async fn demand_the_range(namespace: &Namespace) -> Result<()> {
     let of_pod = allowed("object.spec.securityContext");
     let fs_group =
         format!("!has(object.spec.securityContext.fsGroup) || object.spec.securityContext.fsGroup >= {USER}");
-    let name = format!("{}-range", namespace.name);
-    let metadata = json!({"name": name, "labels": {TEST: namespace.name}});
     let expressions = [
         of_pod,
         fs_group,
@@ -79,37 +74,16 @@ async fn demand_the_range(namespace: &Namespace) -> Result<()> {
     ];
     let validations =
         expressions.map(|expression| json!({"expression": expression, "message": "outside of the range"}));
-    let policy = json!({
-        "metadata": metadata,
-        "spec": {
-            "failurePolicy": "Fail",
-            "matchConstraints": {"resourceRules": [{
-                "apiGroups": [""], "apiVersions": ["*"], "resources": ["pods"], "operations": ["CREATE"],
-            }]},
-            "matchConditions": [{"name": "ours", "expression":
-                "has(object.metadata.labels) && ('proxypair.dev/pair' in object.metadata.labels || \
-                 'app.kubernetes.io/component' in object.metadata.labels && object.metadata.labels['app.kubernetes.io/component'] == 'operator')"
-            }],
-            "validations": validations,
-        },
+    let spec = json!({
+        "failurePolicy": "Fail",
+        "matchConstraints": {"resourceRules": [{
+            "apiGroups": [""], "apiVersions": ["*"], "resources": ["pods"], "operations": ["CREATE"],
+        }]},
+        "matchConditions": [{"name": "ours", "expression":
+            "has(object.metadata.labels) && ('proxypair.dev/pair' in object.metadata.labels || \
+             'app.kubernetes.io/component' in object.metadata.labels && object.metadata.labels['app.kubernetes.io/component'] == 'operator')"
+        }],
+        "validations": validations,
     });
-    let binding = json!({
-        "metadata": metadata,
-        "spec": {
-            "policyName": name,
-            "validationActions": ["Deny"],
-            "matchResources": {
-                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace.name}},
-            },
-        },
-    });
-    let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
-    policies
-        .create(&PostParams::default(), &serde_json::from_value(policy)?)
-        .await?;
-    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
-    bindings
-        .create(&PostParams::default(), &serde_json::from_value(binding)?)
-        .await?;
-    Ok(())
+    forbid(namespace, &spec).await
 }

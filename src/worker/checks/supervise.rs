@@ -14,7 +14,7 @@ use crate::{
     api::Side,
     check::{Check, Observation},
     domain::{evidence::Timing, machine::Source},
-    foreign::foreign,
+    foreign::panic_words,
 };
 
 /// Time from the end of a check that has failed to its next start.
@@ -100,12 +100,7 @@ async fn relay(
 
 /// The words of a panic; `None` if the task was only ended.
 fn panic_of(error: tokio::task::JoinError) -> Option<String> {
-    let panic = error.try_into_panic().ok()?;
-    let words = match panic.downcast_ref::<&str>() {
-        Some(words) => Some(*words),
-        None => panic.downcast_ref::<String>().map(String::as_str),
-    };
-    Some(foreign(words.unwrap_or("a panic without words")))
+    Some(panic_words(&*error.try_into_panic().ok()?))
 }
 
 #[cfg(test)]
