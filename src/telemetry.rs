@@ -1,5 +1,6 @@
 //! Logs: one JSON object per line on standard output.
 
+use tracing::Span;
 use tracing_subscriber::{
     EnvFilter,
     filter::ParseError,
@@ -49,6 +50,16 @@ fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
         source,
     })
 }
+
+/// The span of everything that is done for one pair: each log line in it carries name and namespace of the pair.
+#[must_use]
+pub fn pair_span(namespace: &str, name: &str) -> Span {
+    // As an error span it is on with every filter.
+    tracing::error_span!("pair", pair = name, namespace)
+}
+
+#[cfg(test)]
+pub mod capture;
 
 #[cfg(test)]
 mod tests {

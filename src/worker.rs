@@ -29,6 +29,7 @@ use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
 };
+use tracing::Instrument;
 
 use self::{checks::PairChecks, supervisor::supervise, task::Task, view::ClusterView, writer::ApiWriter};
 use crate::{
@@ -36,6 +37,7 @@ use crate::{
     check::Credentials,
     cluster::Cluster,
     domain::{pair::Pair, rollout::Snapshot, status::Problem},
+    telemetry::pair_span,
 };
 
 /// What a reconciliation hands over: all that it found out about one pair.
@@ -82,7 +84,8 @@ impl Worker {
         let task = Task::new(Arc::clone(cluster), &handover, writer, checks, view, snapshot_in);
         let task = tokio::spawn(task.run(received, observations));
         let handle = task.abort_handle();
-        tokio::spawn(supervise(task, Arc::clone(cluster), handover.pair));
+        let span = pair_span(&handover.pair.namespace, &handover.pair.name);
+        tokio::spawn(supervise(task, Arc::clone(cluster), handover.pair).instrument(span));
         Self {
             uid,
             messages,

@@ -136,8 +136,7 @@ impl<'a> Applier<'a> {
     fn keep<K: Child, T>(&mut self, name: &str, outcome: Result<T, ApplyError>) -> Option<T> {
         outcome
             .map_err(|error| {
-                let (kind, pair, namespace) = (K::kind(&()), &self.pair.name, &self.pair.namespace);
-                tracing::warn!(pair, namespace, %kind, name, %error, "failed to apply a child");
+                tracing::warn!(kind = %K::kind(&()), name, %error, "failed to apply a child");
                 self.error.get_or_insert(error);
             })
             .ok()

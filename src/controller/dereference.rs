@@ -178,11 +178,7 @@ pub async fn dereference_keys(
     ] {
         applier.patch(&children::tls_secret(pair, name, data.clone())).await?;
     }
-    tracing::info!(
-        pair = pair.name,
-        namespace = pair.namespace,
-        "made new keys for the gates"
-    );
+    tracing::info!("made new keys for the gates");
     Ok(PairKeys(keys))
 }
 

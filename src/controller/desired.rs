@@ -138,8 +138,7 @@ async fn apply_deployments(
             }
             RolloutStep::HoldBack => {}
             RolloutStep::Wait | RolloutStep::Postpone => {
-                let (name, namespace, side) = (&pair.name, &pair.namespace, side.label());
-                tracing::debug!(pair = name, namespace, side, ?step, "a changed pod template waits");
+                tracing::debug!(side = side.label(), ?step, "a changed pod template waits");
             }
         }
     }

@@ -11,6 +11,7 @@ use kube::{
     ResourceExt,
     runtime::{controller::Action, reflector::ObjectRef},
 };
+use tracing::{Instrument, Span};
 
 use super::{
     apply::Applier,
@@ -33,6 +34,7 @@ use crate::{
     },
     foreign::panic_words,
     metrics::ReasonLabels,
+    telemetry::pair_span,
     worker::{Handover, Worker, publish, refuse},
 };
 
@@ -83,6 +85,15 @@ const KEYS_LOOK: Duration = Duration::from_secs(24 * 3600);
 
 /// One pass over one ProxyPair.
 pub async fn reconcile(object: Arc<GuardedPair>, registry: Arc<Registry>) -> Result<Action, ReconcileError> {
+    let span = span_of(&object);
+    reconcile_guarded(object, registry).instrument(span).await
+}
+
+fn span_of(object: &GuardedPair) -> Span {
+    pair_span(&object.namespace().unwrap_or_default(), &object.name_any())
+}
+
+async fn reconcile_guarded(object: Arc<GuardedPair>, registry: Arc<Registry>) -> Result<Action, ReconcileError> {
     let object = match &object.0 {
         Ok(object) => Arc::new(object.clone()),
         Err(error) => {
@@ -112,7 +123,8 @@ async fn contained<T>(pass: impl Future<Output = Result<T, ReconcileError>>) -> 
 /// A bad spec waits until it is changed; everything else is tried again, after longer and longer waits.
 pub fn on_error(object: Arc<GuardedPair>, error: &ReconcileError, registry: Arc<Registry>) -> Action {
     let reason = error.reason();
-    tracing::warn!(pair = %ObjectRef::from_obj(&*object), %reason, %error, "failed to reconcile");
+    let _entered = span_of(&object).entered();
+    tracing::warn!(%reason, %error, "failed to reconcile");
     registry
         .context
         .cluster
@@ -231,7 +243,7 @@ async fn report(object: &ProxyPair, registry: &Registry, problem: Problem) {
     if reported.is_none()
         && let Err(error) = refuse(cluster, object, &problem, Timestamp::now()).await
     {
-        tracing::warn!(%pair, %error, "failed to write into status what is wrong");
+        tracing::warn!(%error, "failed to write into status what is wrong");
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
         rollout::Snapshot,
         updates::{SideImage, Updates},
     },
+    telemetry::pair_span,
     worker::{Handover, Worker, node_of},
 };
 
@@ -153,12 +154,13 @@ impl Registry {
 
     /// Ends what was done for a pair that is gone.
     pub fn forget(&self, pair: &ObjectRef<GuardedPair>) {
+        let namespace = pair.namespace.as_deref().unwrap_or_default();
+        let _entered = pair_span(namespace, &pair.name).entered();
         let known = self.pairs().remove(pair);
         self.context.references.forget(pair);
         if known.is_some_and(|entry| entry.worker.is_some()) {
-            tracing::info!(%pair, "the ProxyPair is gone");
+            tracing::info!("the ProxyPair is gone");
         }
-        let namespace = pair.namespace.as_deref().unwrap_or_default();
         self.context.cluster.metrics.forget(namespace, &pair.name);
         let of_pair = (namespace.to_owned(), pair.name.clone());
         self.with_updates(|updates| ((), updates.forget(&of_pair)));
@@ -197,14 +199,8 @@ impl Registry {
 
     /// A side of a pair gets the operator's new image.
     pub fn begin_update(&self, pair: &Pair, side: Side, template: Option<String>) {
-        let (name, namespace) = (&pair.name, &pair.namespace);
-        tracing::info!(
-            pair = name,
-            namespace,
-            side = side.label(),
-            "updating the image of the proxy"
-        );
-        let of_pair = (namespace.clone(), name.clone());
+        tracing::info!(side = side.label(), "updating the image of the proxy");
+        let of_pair = (pair.namespace.clone(), pair.name.clone());
         self.with_updates(|updates| (updates.begin(&of_pair, side, template), Vec::new()));
     }
 

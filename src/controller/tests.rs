@@ -1,6 +1,7 @@
 //! Reconciliations against a scripted API server.
 
 mod adoption;
+mod log;
 mod references;
 mod updates;
 

@@ -49,15 +49,14 @@ pub fn set_watched(cluster: &Cluster, namespace: &str, name: &str, watched: bool
 }
 
 async fn failed(cluster: &Cluster, pair: &Pair, panic: &str) {
-    let Pair { name, namespace, .. } = pair;
     cluster.metrics.worker_failures.inc();
-    tracing::error!(pair = name, namespace, panic, "the task that watches the pair failed");
+    tracing::error!(panic, "the task that watches the pair failed");
     let problem = Problem {
         reason: Reason::WorkerFailed,
         message: format!("the task that watches the pair failed and is started again; report this defect: {panic}"),
     };
     if let Err(error) = say(cluster, pair, &problem).await {
-        tracing::warn!(pair = name, namespace, %error, "failed to write into status that nothing watches the pair");
+        tracing::warn!(%error, "failed to write into status that nothing watches the pair");
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
         machine::{CallDone, CallError, Effect, Input, Machine, PodView, Source, StopReason, Stored},
         rollout::Snapshot,
     },
+    telemetry::pair_span,
 };
 
 /// Whether the worker goes on.
@@ -76,7 +77,7 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
     /// Runs until the handle is dropped, leadership is lost, or the ProxyPair is gone. Each log line carries name and namespace of the pair.
     pub async fn run(self, messages: mpsc::UnboundedReceiver<WorkerMessage>, observed: mpsc::Receiver<Observed>) {
         let pair = self.machine.pair();
-        let span = tracing::error_span!("pair", pair = pair.name, namespace = pair.namespace);
+        let span = pair_span(&pair.namespace, &pair.name);
         self.work(messages, observed).instrument(span).await;
     }
 

@@ -8,6 +8,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use super::Observed;
 use crate::{
@@ -62,7 +63,7 @@ pub async fn supervise<F>(
 {
     loop {
         let (out, observations) = mpsc::channel(16);
-        let task = AbortOnDropHandle::new(tokio::spawn(start(out)));
+        let task = AbortOnDropHandle::new(tokio::spawn(start(out).in_current_span()));
         let Ok(Some(why)) = relay(task, observations, limit, &recipient).await else {
             return;
         };
@@ -113,7 +114,10 @@ mod tests {
     use tokio::time;
 
     use super::*;
-    use crate::domain::evidence::Link;
+    use crate::{
+        domain::evidence::Link,
+        telemetry::{capture::CapturedLog, pair_span},
+    };
 
     const LIMIT: Duration = Duration::from_secs(20);
     const DEADLINE: Duration = Duration::from_secs(3600);
@@ -166,6 +170,17 @@ mod tests {
         assert_eq!(message, "the direct check itself has failed: the first one fails");
         assert!(matches!(next(&mut observed).await, Observation::Link(..)));
         assert_eq!(starts.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_check_logs_names_the_pair() {
+        let log = CapturedLog::begin();
+        let (recipient, _observed) = recipient();
+        let check = |_| async { tracing::info!("about to look") };
+        supervise(Check::Direct, LIMIT, recipient, check)
+            .instrument(pair_span("netcool", "proxy-v"))
+            .await;
+        log.assert_names_pair("netcool", "proxy-v", &["about to look"]);
     }
 
     #[tokio::test(start_paused = true)]
