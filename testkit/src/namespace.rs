@@ -67,9 +67,32 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// The name of the other namespace that a test may have.
+    fn other_name(&self) -> String {
+        format!("{}-2", self.name)
+    }
+
+    /// Makes another one beside it. [`Self::delete`] deletes it, too.
+    pub async fn create_other(&self) -> Result<Self> {
+        Self::create_named(&self.cluster, &self.other_name()).await
+    }
+
+    /// The other one, if it was made.
+    pub async fn other(&self) -> Result<Option<Self>> {
+        let api: Api<NamespaceObject> = Api::all(self.cluster.client.clone());
+        let found = api.get_opt(&self.other_name()).await?;
+        Ok(found.map(|found| Self {
+            cluster: self.cluster.clone(),
+            name: found.name_any(),
+        }))
+    }
+
     /// Begins to delete it. Everything in it goes with it.
     pub async fn delete(&self) -> Result<()> {
         let api: Api<NamespaceObject> = Api::all(self.cluster.client.clone());
+        if let Some(other) = self.other().await? {
+            api.delete(&other.name, &DeleteParams::background()).await?;
+        }
         api.delete(&self.name, &DeleteParams::background()).await?;
         Ok(())
     }

@@ -32,7 +32,10 @@ const REPLICAS: usize = 2;
 /// The operator of one namespace.
 #[derive(Clone)]
 pub struct Operator {
+    /// Where it runs.
     namespace: Namespace,
+    /// The one whose pairs it reconciles.
+    watched: Namespace,
     /// Name of the Deployment, the ServiceAccount and the Lease.
     name: String,
 }
@@ -45,11 +48,12 @@ impl Operator {
         Ok(operator)
     }
 
-    /// Uninstalls it, and installs another release under another name.
-    pub async fn replace_by_another_release(&self) -> Result<Self> {
-        Self::uninstall(&self.namespace).await?;
+    /// Uninstalls it, and installs another release in a namespace, under another name.
+    pub async fn replace_by_another_release(&self, namespace: &Namespace) -> Result<Self> {
+        Self::uninstall_from(&self.namespace).await?;
         let second = Self {
-            namespace: self.namespace.clone(),
+            namespace: namespace.clone(),
+            watched: self.watched.clone(),
             name: format!("{SECOND_RELEASE}-proxypair"),
         };
         second.install_release(SECOND_RELEASE, &Value::Null).await?;
@@ -62,7 +66,7 @@ impl Operator {
         let (repository, tag) = image.rsplit_once(':').context("IMAGE has no tag")?;
         let mut all = json!({
             "image": {"repository": repository, "tag": tag},
-            "watchNamespace": namespace.name,
+            "watchNamespace": self.watched.name,
             "crds": {"install": false},
             "rbac": {"aggregate": false},
             "replicas": REPLICAS,
@@ -91,12 +95,20 @@ impl Operator {
     pub fn in_namespace(namespace: &Namespace) -> Self {
         Self {
             namespace: namespace.clone(),
+            watched: namespace.clone(),
             name: RELEASE.to_owned(),
         }
     }
 
-    /// Removes what stands outside of its namespace too.
+    /// Removes every release of a test's namespaces, with what stands outside of them.
     pub async fn uninstall(namespace: &Namespace) -> Result<()> {
+        if let Some(other) = namespace.other().await? {
+            Self::uninstall_from(&other).await?;
+        }
+        Self::uninstall_from(namespace).await
+    }
+
+    async fn uninstall_from(namespace: &Namespace) -> Result<()> {
         let mut helm = namespace.cluster.tool("helm");
         helm.args([
             "uninstall",

@@ -25,12 +25,13 @@ pub async fn every_probe_comes_home(scene: Arc<Scene>) -> Result<()> {
     stage.finish().await.map(drop)
 }
 
-/// The operator is installed again under another name, and so has another Lease.
+/// The operator is uninstalled, and installed in another namespace under another name, and so has another Lease.
 pub async fn a_new_release_commands_the_gates(scene: Arc<Scene>) -> Result<()> {
     let mut stage = scene.set().await?;
     let killed = stage.operator.kill_leader().await?;
     stage.operator.until_led_by_another_than(&killed, SOON).await?;
-    stage.operator = stage.operator.replace_by_another_release().await?;
+    let elsewhere = scene.namespace.create_other().await?;
+    stage.operator = stage.operator.replace_by_another_release(&elsewhere).await?;
     there_and_home(&stage).await?;
     stage.finish().await.map(drop)
 }
