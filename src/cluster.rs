@@ -36,6 +36,8 @@ pub struct Cluster {
     pub changes: Changes,
     /// Asks for a reconciliation.
     pub requeue: Requeue,
+    /// Node agents reset the sessions of lost gates.
+    pub has_node_agents: bool,
     /// Leadership of this process.
     pub standing: watch::Receiver<Standing>,
 }

@@ -23,7 +23,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub use connect::{ConnectError, connect, is_local, is_resolver_trouble};
+pub use connect::{ConnectError, connect, is_local, is_resolver_trouble, is_unroutable};
 use lookup::Lookups;
 pub use stream::DialedStream;
 pub use trust::Trust;
@@ -117,6 +117,12 @@ impl DialError {
                 ..
             }
         )
+    }
+
+    /// Whether there is no way to the server's machine.
+    #[must_use]
+    pub fn is_unroutable(&self) -> bool {
+        matches!(self, Self::Connect { source, .. } if is_unroutable(source))
     }
 
     /// Whether nothing came back at all.

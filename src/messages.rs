@@ -176,6 +176,7 @@ fn conditions(pair: &Pair) -> Vec<String> {
             decision: &Decision::STAY,
             problem: None,
             defects: &Defects::default(),
+            lost_gates: &[],
             finished: None,
         };
         let status = render(&known, &ProxyPairStatus::default(), now);

@@ -60,6 +60,10 @@ pub struct OperatorArgs {
     /// Validity of the certificates of gates and operator, at least 10m. They are renewed when a third of it is left.
     #[arg(long, default_value = "2160h", value_parser = certificate_lifetime)]
     pub gate_certificate_lifetime: Duration,
+
+    /// The node agent runs on each node, and resets the sessions of gates that are lost with their node.
+    #[arg(long)]
+    pub node_agents: bool,
 }
 
 fn lease_duration(text: &str) -> Result<Duration, String> {
@@ -211,6 +215,7 @@ async fn reconcile(
         },
         max_updating_pairs: args.max_updating_pairs.into(),
         certificate_lifetime: args.gate_certificate_lifetime.get(),
+        has_node_agents: args.node_agents,
     };
     tokio::select! {
         () = controller::run(client, settings, metrics, standing.clone(), stopped(stop)) => Ok(()),

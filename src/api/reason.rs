@@ -129,6 +129,8 @@ reasons! {
     PortClosed,
     /// `Ready` is `False`: probes stay connected to the side that does not serve for longer than a drain takes.
     ProbesLeftBehind,
+    /// Event, and `Ready` is `False` where no node agent resets its sessions: nothing answers for a gate that the traffic has left.
+    GateLost,
     /// `Ready` is `False`: the pods of both sides are being deleted at the same time.
     BothTerminating,
     /// `Protected` is `False`: the proxies of both sides run on one node.

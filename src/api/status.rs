@@ -59,6 +59,12 @@ pub struct ProxyPairStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failback: Option<FailbackStatus>,
 
+    /// Gates that nothing answers for and that the traffic has left. Node agents reset the sessions that still lead to
+    /// them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub lost_gates: Vec<LostGate>,
+
     /// The newest ten switches, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
@@ -188,6 +194,34 @@ pub struct SideStatus {
     /// Expiry time of the certificate that the ObjectServer presents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_server_certificate_expires: Option<Time>,
+}
+
+/// A gate that is lost, most often with its node.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LostGate {
+    /// Its side.
+    pub side: Side,
+
+    /// The name of its pod, which may be gone.
+    #[schemars(length(max = 253))]
+    pub pod: String,
+
+    /// The node that the pod ran on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub node: Option<String>,
+
+    /// The address of the pod.
+    #[schemars(length(max = 45))]
+    pub address: String,
+
+    /// Probe sessions on it by its last report.
+    #[serde(default)]
+    pub connections: i32,
+
+    /// When it was declared lost.
+    pub since: Time,
 }
 
 /// What a failback waits for, while the backup serves.

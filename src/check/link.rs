@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{Check, Observation};
 use crate::{
-    dial::{DialError, Trust, is_local},
+    dial::{DialError, Trust, is_local, is_unroutable},
     domain::evidence::{Fault, Link, Timing},
     foreign::{MESSAGE_MAX, cut, foreign},
 };
@@ -49,7 +49,9 @@ impl Failure {
         let message = match fault {
             // Made of several names, each of which is cut already.
             Fault::Tls => cut(&message, MESSAGE_MAX),
-            Fault::Connection | Fault::Login | Fault::WrongServer | Fault::Protocol => foreign(&message),
+            Fault::Connection | Fault::Unroutable | Fault::Login | Fault::WrongServer | Fault::Protocol => {
+                foreign(&message)
+            }
         };
         Self::Fault { fault, message }
     }
@@ -72,6 +74,8 @@ impl Failure {
             Self::unseen(message)
         } else if error.kind() == std::io::ErrorKind::TimedOut {
             Self::NoAnswer
+        } else if is_unroutable(error) {
+            Self::fault(Fault::Unroutable, message)
         } else {
             Self::connection(message)
         }
@@ -92,6 +96,8 @@ impl From<DialError> for Failure {
             Self::NoAnswer
         } else if error.is_tls_rejected() {
             Self::fault(Fault::Tls, error)
+        } else if error.is_unroutable() {
+            Self::fault(Fault::Unroutable, error)
         } else {
             Self::connection(error)
         }

@@ -39,6 +39,8 @@ pub struct Settings {
     pub max_updating_pairs: usize,
     /// How long a gate's certificate is valid.
     pub certificate_lifetime: Duration,
+    /// Node agents reset the sessions of lost gates.
+    pub has_node_agents: bool,
 }
 
 /// What reconciliations share.
@@ -85,6 +87,7 @@ impl Context {
             slices,
             changes,
             requeue,
+            has_node_agents: settings.has_node_agents,
             standing,
         };
         let context = Self {

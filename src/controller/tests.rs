@@ -78,6 +78,7 @@ impl Stage {
             },
             max_updating_pairs: 1,
             certificate_lifetime: Duration::from_secs(90 * 24 * 3600),
+            has_node_agents: false,
         };
         let leads = Standing::Leading(Claim {
             term: 1,

@@ -68,6 +68,15 @@ pub fn is_local(error: &io::Error) -> bool {
     )
 }
 
+/// Whether an error says that there is no way to the other machine, rather than that the machine refuses.
+#[must_use]
+pub fn is_unroutable(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
+    )
+}
+
 /// Whether an error of a lookup says that no resolver could be asked, or that none answered, rather than that the name has no address.
 ///
 /// The codes of getaddrinfo do not reach [`io::Error`], only glibc's texts for them (`gai_strerror`). An `EAI_SYSTEM` comes as an errno.

@@ -49,6 +49,8 @@ pub enum Link {
 pub enum Fault {
     /// It was refused or closed.
     Connection,
+    /// There is no way to the machine, says one on the way to it or this one's own kernel. What runs on it may go on.
+    Unroutable,
     /// A certificate was refused.
     Tls,
     /// The ObjectServer answers and refuses the operator's login.

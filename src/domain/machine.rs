@@ -31,6 +31,7 @@ mod commands;
 mod defects;
 mod gate;
 mod input;
+mod lost;
 mod outcome;
 mod phase;
 mod settled;
@@ -65,7 +66,7 @@ use super::{
     route::{Route, RouteEvidence},
     status::{self, Known, Problem, SideKnown},
 };
-use crate::api::{ProxyPairStatus, Reason, ResyncSpec, Side, Sides, Switch};
+use crate::api::{LostGate, ProxyPairStatus, Reason, ResyncSpec, Side, Sides, Switch};
 
 /// How long the primary of a new pair may take to start before the backup serves in its place.
 const FIRST_START: Duration = Duration::from_secs(30);
@@ -87,6 +88,8 @@ pub struct Machine {
     memory: Memory,
     started_at: Instant,
     wake_at: Option<Instant>,
+    /// Node agents reset the sessions of lost gates.
+    resets_sessions: bool,
 }
 
 /// What the API server holds, and the call under way.
@@ -123,6 +126,8 @@ struct Memory {
     deletions: HashMap<(String, bool), Deletion>,
     /// Certificates that were announced, with the expiry that was named and whether it had passed.
     announced: HashMap<(Side, Certificate), (Timestamp, bool)>,
+    /// Gates that were declared lost, newest first.
+    lost: Vec<LostGate>,
     /// What [`Machine::look_for_defects`] needs to know of earlier moments.
     defects: DefectMemory,
     /// Whether connections to the virtual Service are being observed.
@@ -156,13 +161,24 @@ impl Machine {
             },
             memory: Memory {
                 defects: DefectMemory::resumed(&stored.status),
+                lost: stored.status.lost_gates.clone(),
                 ..Memory::default()
             },
             started_at: now.monotonic,
             wake_at: None,
+            resets_sessions: false,
         };
         machine.wake_at = machine.next_wake(now, None);
         machine
+    }
+
+    /// The same, in a cluster whose node agents reset the sessions of lost gates.
+    #[must_use]
+    pub fn with_node_agents(self, installed: bool) -> Self {
+        Self {
+            resets_sessions: installed,
+            ..self
+        }
     }
 
     /// Takes in one input and says what is to be done.
@@ -276,6 +292,7 @@ impl Machine {
             side.order_gates(now.monotonic);
             side.assess(&self.timing, now.monotonic);
         }
+        let of_lost = self.keep_lost(now);
         let look_again = self.look_for_defects(now.monotonic, effects);
         self.decision = self.decide(&self.phase, now.monotonic);
         let next_status = match (&self.api.traffic, effects.iter().any(Effect::is_stop)) {
@@ -294,7 +311,13 @@ impl Machine {
         self.watch_route(effects);
         self.ask_for_gateways(effects);
         let certificates = self.announce_certificates(now, effects);
-        self.wake_at = self.next_wake(now, [next_status, certificates, look_again].into_iter().flatten().min());
+        self.wake_at = self.next_wake(
+            now,
+            [next_status, certificates, look_again, of_lost]
+                .into_iter()
+                .flatten()
+                .min(),
+        );
     }
 
     /// What is to be done in `phase`, on all that is known now.
@@ -343,6 +366,7 @@ impl Machine {
             decision: &decision,
             problem: self.problem.as_ref(),
             defects: &self.defects,
+            lost_gates: &self.memory.lost,
             finished,
         };
         Box::new(status::render(&known, &self.api.status, now))

@@ -20,7 +20,7 @@ pub enum Notice {
     PodDeleted {
         /// Its name.
         pod: String,
-        /// It had not ended in time. Otherwise its gate answers nothing.
+        /// It is lost, or had not ended in time. Otherwise its gate answers nothing.
         is_lost: bool,
     },
     /// Objects that had lost their owner belong to the pair now: kind and name of each.
@@ -74,7 +74,7 @@ impl Notice {
                 reason: Reason::ProxyPodDeleted,
                 note: if *is_lost {
                     format!(
-                        "deleted pod {pod} without grace: it had not ended in time, and connections could be routed to it"
+                        "deleted pod {pod} without grace: its node may be lost, and connections could be routed to it"
                     )
                 } else {
                     format!("deleted pod {pod}: its gate does not answer, and sessions on it would hang")

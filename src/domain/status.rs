@@ -20,8 +20,8 @@ use super::{
 use crate::{
     api::{
         CONDITION_BACKUP_HEALTHY, CONDITION_LOGIN_PROTECTED, CONDITION_PRIMARY_HEALTHY, CONDITION_PRIMARY_SERVING,
-        CONDITION_PROTECTED, CONDITION_READY, FailbackStatus, Health, ProxyPairStatus, Reason, STATUS_MESSAGE_MAX,
-        Side, SideStatus, Sides, Switch, Switching,
+        CONDITION_PROTECTED, CONDITION_READY, FailbackStatus, Health, LostGate, ProxyPairStatus, Reason,
+        STATUS_MESSAGE_MAX, Side, SideStatus, Sides, Switch, Switching,
     },
     foreign::cut,
 };
@@ -72,6 +72,8 @@ pub struct Known<'a> {
     pub problem: Option<&'a Problem>,
     /// What is wrong beside the health of the sides.
     pub defects: &'a Defects,
+    /// Gates that are lost.
+    pub lost_gates: &'a [LostGate],
     /// A switch that has just been finished.
     pub finished: Option<&'a Switch>,
 }
@@ -87,6 +89,7 @@ pub fn render(known: &Known<'_>, before: &ProxyPairStatus, now: Now) -> ProxyPai
         decision: _,
         problem: _,
         defects: _,
+        lost_gates,
         finished,
     } = known;
     let moments = Moments { now };
@@ -111,6 +114,7 @@ pub fn render(known: &Known<'_>, before: &ProxyPairStatus, now: Now) -> ProxyPai
         primary: Some(side_status(known, Side::Primary, before, moments)),
         backup: Some(side_status(known, Side::Backup, before, moments)),
         failback: failback_status(known, before, moments),
+        lost_gates: lost_gates.to_vec(),
         history,
         conditions: conditions(known, &before.conditions, now.wall),
     }
@@ -405,11 +409,13 @@ fn waiting_for_resync(missing: &Missing, pair: &Pair) -> String {
     }
 }
 
-fn count(sessions: u32) -> i32 {
+/// A number of sessions as status has it.
+pub(super) fn count(sessions: u32) -> i32 {
     i32::try_from(sessions).unwrap_or(i32::MAX)
 }
 
-fn whole_seconds(moment: Timestamp) -> Timestamp {
+/// A moment as `Time` keeps it.
+pub(super) fn whole_seconds(moment: Timestamp) -> Timestamp {
     Timestamp::from_second(moment.as_second()).unwrap_or(moment)
 }
 

@@ -59,7 +59,8 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
             status: handover.object.status.clone().unwrap_or_default(),
             ..Stored::default()
         };
-        let machine = Machine::resume(Arc::clone(&handover.pair), &stored, view.now());
+        let machine =
+            Machine::resume(Arc::clone(&handover.pair), &stored, view.now()).with_node_agents(cluster.has_node_agents);
         checks.declare(handover);
         Self {
             telemetry: Telemetry::new(Arc::clone(&cluster), &handover.pair),

@@ -271,6 +271,7 @@ impl Stage {
             slices: reflector::store().0,
             changes: Changes::default(),
             requeue,
+            has_node_agents: false,
             standing: led,
         });
         let handover = Handover {

@@ -106,7 +106,9 @@ impl<'a> Case<'a> {
             Link::Failed { since, fault, message } => {
                 let cause = match fault {
                     Fault::Tls => Cause::TlsRejected,
-                    Fault::Connection | Fault::Login | Fault::WrongServer | Fault::Protocol => Cause::ProxyUnreachable,
+                    Fault::Connection | Fault::Unroutable | Fault::Login | Fault::WrongServer | Fault::Protocol => {
+                        Cause::ProxyUnreachable
+                    }
                 };
                 self.proved(cause, *since, message.clone())
             }
@@ -210,7 +212,7 @@ impl<'a> Case<'a> {
             Link::Silent { since } => self.silent(Cause::PathBroken, *since, "the ObjectServer through the gate"),
             Link::Failed {
                 since,
-                fault: Fault::Connection,
+                fault: Fault::Connection | Fault::Unroutable,
                 ..
             } if gate.at <= *since || self.now < *since + CONFIRMED_AFTER => Layer::Break(Reading::Doubtful {
                 until: Some(*since + CONFIRMED_AFTER).filter(|until| *until > self.now),
@@ -221,8 +223,10 @@ impl<'a> Case<'a> {
                     Fault::Login => Cause::LoginRefused,
                     Fault::WrongServer => Cause::WrongObjectServer,
                     Fault::Protocol => Cause::ProtocolError,
-                    Fault::Connection if self.is_server_gone(*since) => Cause::ObjectServerUnreachable,
-                    Fault::Connection => Cause::PathBroken,
+                    Fault::Connection | Fault::Unroutable if self.is_server_gone(*since) => {
+                        Cause::ObjectServerUnreachable
+                    }
+                    Fault::Connection | Fault::Unroutable => Cause::PathBroken,
                 };
                 self.proved(cause, *since, message.clone())
             }
@@ -234,7 +238,7 @@ impl<'a> Case<'a> {
         let is_refused = matches!(
             self.server.direct,
             Link::Failed {
-                fault: Fault::Connection,
+                fault: Fault::Connection | Fault::Unroutable,
                 ..
             }
         );

@@ -91,6 +91,14 @@ impl Machine {
         }
         defects.ready.extend(self.left_behind(limit, now));
         defects.protected.extend(same_node(&self.sides));
+        for (defect, is_of_ready) in self.defects_of_lost_gates() {
+            let list = if is_of_ready {
+                &mut defects.ready
+            } else {
+                &mut defects.health
+            };
+            list.push(defect);
+        }
         defects.health.extend(self.nobody_serves());
         defects.health.extend(self.unprotected(now));
         self.defects = defects;

@@ -92,6 +92,7 @@ impl Machine {
 
     /// Deletes a pod that holds sessions or endpoints which nobody serves:
     ///
+    /// - one whose gate is declared lost, after a second without grace: until then it is an endpoint of its side;
     /// - that of an idle side whose gate does not answer: kubelet alone can still end the sessions on it;
     /// - without grace, one that kubelet has not ended in time, as on a lost node: it stays an endpoint of its side. A gate has no state that
     ///   a second one could damage. On the side that serves only if another pod is there beside it.
@@ -122,6 +123,11 @@ impl Machine {
     fn deletable(&self, side: Side, serving: Side, now: Instant) -> Option<(&Gate, Duration)> {
         let state = &self.sides[side];
         let is_idle = side != serving;
+        if is_idle && let Some(gate) = state.gates.iter().find(|gate| self.is_declared_lost(gate)) {
+            // A kubelet that lives ends the process at once, which it would not for a pod that is gone.
+            let has_ended = gate.ends_at.is_some_and(|ends_at| ends_at <= now);
+            return Some((gate, if has_ended { Duration::ZERO } else { FROZEN_GRACE }));
+        }
         if let Some(gate) = state.overdue(!is_idle, now) {
             return Some((gate, Duration::ZERO));
         }

@@ -9,6 +9,14 @@ fn deletions(world: &World) -> Vec<&String> {
     world.calls().iter().filter(|call| call.starts_with("delete")).collect()
 }
 
+/// Lets time pass until a pod is to be deleted. Every other call succeeds.
+fn until_deletion(world: &mut World, operator: &mut world::Operator) {
+    while !operator.is_calling() || !matches!(world.peek_call(operator), Call::DeletePod { .. }) {
+        world.answer_if_calling(operator, Fault::None);
+        world.pass_without_calls(operator, SECOND / 10);
+    }
+}
+
 /// The node of the primary's pod is lost: the pod is deleted and stays, and its successor runs on another node.
 fn with_a_lost_node() -> (World, world::Operator) {
     let mut world = World::settled(Side::Primary);
@@ -27,7 +35,7 @@ fn with_a_lost_node() -> (World, world::Operator) {
 #[test]
 fn a_dead_pod_that_is_still_an_endpoint_keeps_its_side_from_serving_until_it_is_deleted() {
     let (mut world, mut operator) = with_a_lost_node();
-    world.pass(&mut operator, 9 * SECOND);
+    world.pass_without_calls(&mut operator, SECOND + SECOND / 10);
     let health = &operator.machine.sides().primary.health;
     assert_eq!(health.cause, Some(Cause::ProxyTerminating));
     assert!(
@@ -35,7 +43,8 @@ fn a_dead_pod_that_is_still_an_endpoint_keeps_its_side_from_serving_until_it_is_
         "{health:?}"
     );
     assert_eq!(deletions(&world), [""; 0]);
-    world.pass(&mut operator, 3 * SECOND);
+    until_deletion(&mut world, &mut operator);
+    world.run(&mut operator);
     assert_eq!(deletions(&world), ["delete proxy-v-primary-1 without grace"]);
     assert_eq!(operator.machine.sides().primary.health.health, Health::Up);
     world.pass(&mut operator, 70 * SECOND);
@@ -46,19 +55,12 @@ fn a_dead_pod_that_is_still_an_endpoint_keeps_its_side_from_serving_until_it_is_
 fn while_the_dead_pod_cannot_be_deleted_nothing_is_switched_to_its_side() {
     let (mut world, mut operator) = with_a_lost_node();
     let mut waits = Vec::new();
-    world.pass(&mut operator, 10 * SECOND);
-    world.pass_without_calls(&mut operator, 2 * SECOND);
+    until_deletion(&mut world, &mut operator);
     for _ in 0..7 {
         let call = world.take_call(&mut operator);
-        assert!(matches!(call, Call::DeletePod { .. }), "{call:?}");
         let asked = world.now.monotonic;
         world.answer(&mut operator, call, Fault::Refused);
-        while !operator.is_calling() {
-            world.pass_without_calls(&mut operator, SECOND / 10);
-            if operator.is_calling() && !matches!(world.peek_call(&operator), Call::DeletePod { .. }) {
-                world.answer_if_calling(&mut operator, Fault::None);
-            }
-        }
+        until_deletion(&mut world, &mut operator);
         waits.push((world.now.monotonic - asked).as_secs());
     }
     assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);

@@ -171,12 +171,17 @@ impl World {
 
     /// Starts an operator that takes over what is stored.
     pub fn start(&mut self) -> Operator {
+        self.start_with(|machine| machine)
+    }
+
+    /// The same, with what `changed` makes of its machine.
+    pub fn start_with(&mut self, changed: impl FnOnce(Machine) -> Machine) -> Operator {
         let stored = Stored {
             status: self.status.clone(),
             selects: Selects::NoService,
         };
         let mut operator = Operator {
-            machine: Machine::resume(Arc::clone(&self.pair), &stored, self.now),
+            machine: changed(Machine::resume(Arc::clone(&self.pair), &stored, self.now)),
             stopped: None,
             call: None,
             is_calling: false,
@@ -270,13 +275,17 @@ impl World {
 
     /// The process of that side's gate ends: its control port refuses connections.
     pub fn end_process(&mut self, operator: &mut Operator, side: Side) {
-        let refused = Link::Failed {
-            since: self.now.monotonic,
+        self.link(operator, side, |since| Link::Failed {
+            since,
             fault: LinkFault::Connection,
             message: "refused".to_owned(),
-        };
+        });
+    }
+
+    /// From now on the connection to the control port of that side's gate is as `link` says.
+    pub fn link(&mut self, operator: &mut Operator, side: Side, link: impl FnOnce(Instant) -> Link) {
         let uid = self.pods[side][0].uid.clone();
-        let observation = GateObservation::Control(refused);
+        let observation = GateObservation::Control(link(self.now.monotonic));
         self.feed(operator, Input::Gate(side, uid, observation));
     }
 
