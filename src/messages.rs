@@ -176,7 +176,7 @@ fn conditions(pair: &Pair) -> Vec<String> {
             decision: &Decision::STAY,
             problem: None,
             defects: &Defects::default(),
-            lost_gates: &[],
+            lost_gates: Vec::new(),
             finished: None,
         };
         let status = render(&known, &ProxyPairStatus::default(), now);

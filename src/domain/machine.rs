@@ -52,7 +52,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use self::{defects::DefectMemory, settled::Deletion};
+use self::{defects::DefectMemory, lost::Lost, settled::Deletion};
 use super::{
     defect::Defects,
     evidence::Timing,
@@ -66,7 +66,7 @@ use super::{
     route::{Route, RouteEvidence},
     status::{self, Known, Problem, SideKnown},
 };
-use crate::api::{LostGate, ProxyPairStatus, Reason, ResyncSpec, Side, Sides, Switch};
+use crate::api::{ProxyPairStatus, Reason, ResyncSpec, Side, Sides, Switch};
 
 /// How long the primary of a new pair may take to start before the backup serves in its place.
 const FIRST_START: Duration = Duration::from_secs(30);
@@ -127,7 +127,7 @@ struct Memory {
     /// Certificates that were announced, with the expiry that was named and whether it had passed.
     announced: HashMap<(Side, Certificate), (Timestamp, bool)>,
     /// Gates that were declared lost, newest first.
-    lost: Vec<LostGate>,
+    lost: Vec<Lost>,
     /// What [`Machine::look_for_defects`] needs to know of earlier moments.
     defects: DefectMemory,
     /// Whether connections to the virtual Service are being observed.
@@ -161,7 +161,7 @@ impl Machine {
             },
             memory: Memory {
                 defects: DefectMemory::resumed(&stored.status),
-                lost: stored.status.lost_gates.clone(),
+                lost: stored.status.lost_gates.iter().cloned().map(Lost::resumed).collect(),
                 ..Memory::default()
             },
             started_at: now.monotonic,
@@ -366,7 +366,7 @@ impl Machine {
             decision: &decision,
             problem: self.problem.as_ref(),
             defects: &self.defects,
-            lost_gates: &self.memory.lost,
+            lost_gates: self.memory.lost.iter().map(|known| known.gate.clone()).collect(),
             finished,
         };
         Box::new(status::render(&known, &self.api.status, now))

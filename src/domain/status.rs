@@ -73,7 +73,7 @@ pub struct Known<'a> {
     /// What is wrong beside the health of the sides.
     pub defects: &'a Defects,
     /// Gates that are lost.
-    pub lost_gates: &'a [LostGate],
+    pub lost_gates: Vec<LostGate>,
     /// A switch that has just been finished.
     pub finished: Option<&'a Switch>,
 }
@@ -114,7 +114,7 @@ pub fn render(known: &Known<'_>, before: &ProxyPairStatus, now: Now) -> ProxyPai
         primary: Some(side_status(known, Side::Primary, before, moments)),
         backup: Some(side_status(known, Side::Backup, before, moments)),
         failback: failback_status(known, before, moments),
-        lost_gates: lost_gates.to_vec(),
+        lost_gates: lost_gates.clone(),
         history,
         conditions: conditions(known, &before.conditions, now.wall),
     }

@@ -53,6 +53,8 @@ pub struct Gate {
     rejection: Option<Rejection>,
     /// A report is wanted now.
     recheck: bool,
+    /// Its process was proved gone after the newest report.
+    is_process_gone: bool,
 }
 
 /// A drain that was commanded, and what its length follows from.
@@ -96,6 +98,7 @@ impl Gate {
             occupied_since: None,
             rejection: None,
             recheck: false,
+            is_process_gone: false,
         }
     }
 
@@ -116,14 +119,21 @@ impl Gate {
     /// Probe sessions, by its newest report. A process that is gone has none.
     #[must_use]
     pub fn sessions(&self) -> u32 {
-        let is_gone = matches!(
-            self.evidence.control,
+        let report = self.report().filter(|_| !self.is_process_gone);
+        report.map_or(0, |report| report.sessions)
+    }
+
+    /// Takes in the state of the connection to its control port. What refuses or closes it proves that the process is gone, with its sessions,
+    /// whatever becomes of its machine after that.
+    pub(super) fn take_control(&mut self, link: Link) {
+        self.is_process_gone |= matches!(
+            link,
             Link::Failed {
                 fault: Fault::Connection,
                 ..
             }
         );
-        self.report().filter(|_| !is_gone).map_or(0, |report| report.sessions)
+        self.evidence.control = link;
     }
 
     /// Its pod is being deleted, or it received SIGTERM.
@@ -214,6 +224,7 @@ impl Gate {
             self.rejection = None;
         }
         self.take_rejection(&report, at);
+        self.is_process_gone = false;
         self.evidence.report = Some(GateReport::after(self.evidence.report.as_ref(), at, report));
         self.take_note_of_refusal(at);
     }

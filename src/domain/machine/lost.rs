@@ -27,8 +27,35 @@ const GIVEN_UP_AFTER: SignedDuration = SignedDuration::from_mins(16);
 /// How many `status.lostGates` holds.
 const LOST_MAX: usize = 8;
 
+/// A gate that was declared lost.
+#[derive(Clone, Debug)]
+pub(super) struct Lost {
+    pub gate: LostGate,
+    /// Its pod was there when the pods were last listed.
+    is_listed: bool,
+    /// Its pod was deleted without grace, so that it goes whether its processes have ended or not.
+    is_forced: bool,
+}
+
+impl Lost {
+    /// Declared by an earlier operator.
+    pub const fn resumed(gate: LostGate) -> Self {
+        Self {
+            gate,
+            is_listed: false,
+            is_forced: false,
+        }
+    }
+}
+
 impl Machine {
-    /// Declares gates lost, and withdraws that of those that were heard again, whose address another pod of the pair has, or whose time is over.
+    /// Declares gates lost, and withdraws that of those
+    ///
+    /// - that were heard again,
+    /// - whose pod kubelet has ended: with the process its sessions have ended, too,
+    /// - whose address another pod of the pair has,
+    /// - whose time is over.
+    ///
     /// Returns when the next time is over.
     pub(super) fn keep_lost(&mut self, now: Now) -> Option<Instant> {
         let stays = match self.resets_sessions {
@@ -36,7 +63,11 @@ impl Machine {
             false => GIVEN_UP_AFTER,
         };
         let mut lost = std::mem::take(&mut self.memory.lost);
-        lost.retain(|known| now.wall < known.since.0 + stays && !self.is_found(known));
+        lost.retain_mut(|known| {
+            let was_listed = std::mem::replace(&mut known.is_listed, self.has_pod(&known.gate));
+            let has_ended = was_listed && !known.is_listed && !known.is_forced;
+            now.wall < known.gate.since.0 + stays && !has_ended && !self.is_found(&known.gate)
+        });
         for side in Side::BOTH.into_iter().filter(|side| self.has_left(*side)) {
             for gate in &self.sides[side].gates {
                 let Some(address) = gate
@@ -46,13 +77,16 @@ impl Machine {
                 else {
                     continue;
                 };
-                if !lost.iter().any(|known| is_same(known, gate)) {
+                if !lost.iter().any(|known| is_same(&known.gate, gate)) {
                     lost.insert(0, declared(side, gate, address, now.wall));
                 }
             }
         }
         lost.truncate(LOST_MAX);
-        let over = lost.iter().map(|known| now.instant_ahead(known.since.0 + stays)).min();
+        let over = lost
+            .iter()
+            .map(|known| now.instant_ahead(known.gate.since.0 + stays))
+            .min();
         let left = Side::BOTH.into_iter().filter(|side| self.has_left(*side));
         let due = left
             .flat_map(|side| &self.sides[side].gates)
@@ -78,9 +112,23 @@ impl Machine {
         gates.any(|gate| is_other(gate) || is_heard(gate))
     }
 
+    fn has_pod(&self, known: &LostGate) -> bool {
+        let mut gates = Side::BOTH.into_iter().flat_map(|side| &self.sides[side].gates);
+        gates.any(|gate| is_same(known, gate))
+    }
+
     /// Whether the gate of a pod is declared lost.
     pub(super) fn is_declared_lost(&self, gate: &Gate) -> bool {
-        self.memory.lost.iter().any(|known| is_same(known, gate))
+        self.memory.lost.iter().any(|known| is_same(&known.gate, gate))
+    }
+
+    /// Takes note that a pod is being deleted without grace, or, with `is_forced` false, that it turned out to be gone already.
+    pub(super) fn note_forced_deletion(&mut self, pod: &str, is_forced: bool) {
+        for known in self.memory.lost.iter_mut().filter(|known| known.gate.pod == pod) {
+            known.is_forced = is_forced;
+            // It may have been missing from the newest list already.
+            known.is_listed = true;
+        }
     }
 
     /// What each lost gate means for the probes on it, and whether `Ready` is `False` for it.
@@ -93,12 +141,12 @@ impl Machine {
                 address,
                 connections,
                 since: _,
-            } = known;
+            } = &known.gate;
             let node = node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();
             let fate = match self.resets_sessions {
                 true => format!("the node agents reset the sessions that lead to {address}"),
                 false => format!(
-                    "the {connections} sessions that it had stay on it until their probes' NetworkTimeout, or until TCP gives them up: the \
+                    "the {connections} sessions that it had may stay on it until their probes' NetworkTimeout, or until TCP gives them up: the \
                      node agent, which would reset them, is not installed (nodeAgent.enabled of the chart)"
                 ),
             };
@@ -107,7 +155,9 @@ impl Machine {
                 reason: Reason::GateLost,
                 message: format!("nothing answers for the gate in pod {pod}{node}: {fate}"),
             };
-            (defect, !self.resets_sessions && *connections > 0)
+            // Who took the pod away while no operator looked is not known.
+            let may_hang = known.is_listed || known.is_forced;
+            (defect, !self.resets_sessions && may_hang && *connections > 0)
         })
     }
 }
@@ -136,13 +186,18 @@ fn is_same(known: &LostGate, gate: &Gate) -> bool {
     known.pod == gate.pod.name && has_address(known, gate)
 }
 
-fn declared(side: Side, gate: &Gate, address: IpAddr, now: Timestamp) -> LostGate {
-    LostGate {
+fn declared(side: Side, gate: &Gate, address: IpAddr, now: Timestamp) -> Lost {
+    let gate = LostGate {
         side,
         pod: gate.pod.name.clone(),
         node: gate.pod.node.clone(),
         address: address.to_string(),
         connections: count(gate.sessions()),
         since: Time(whole_seconds(now)),
+    };
+    Lost {
+        gate,
+        is_listed: true,
+        is_forced: false,
     }
 }

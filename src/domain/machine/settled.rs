@@ -29,6 +29,8 @@ const DELETE_AGAIN: Duration = Duration::from_secs(1);
 const LONGEST_DELETE_AGAIN: Duration = Duration::from_secs(30);
 /// What a gate that does not answer gets to end: as good as nothing, because it takes no command to end its sessions.
 const FROZEN_GRACE: Duration = Duration::from_secs(1);
+/// How long after the end of the grace period a kubelet that lives may take until it takes the pod away.
+pub(super) const KUBELET_MARGIN: Duration = Duration::from_secs(2);
 /// Longest time until certificates are looked at again.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(24 * 3600);
 
@@ -92,7 +94,7 @@ impl Machine {
 
     /// Deletes a pod that holds sessions or endpoints which nobody serves:
     ///
-    /// - one whose gate is declared lost, after a second without grace: until then it is an endpoint of its side;
+    /// - one whose gate is declared lost, and without grace if kubelet does not end it: until it is gone it is an endpoint of its side;
     /// - that of an idle side whose gate does not answer: kubelet alone can still end the sessions on it;
     /// - without grace, one that kubelet has not ended in time, as on a lost node: it stays an endpoint of its side. A gate has no state that
     ///   a second one could damage. On the side that serves only if another pod is there beside it.
@@ -112,7 +114,12 @@ impl Machine {
             let known = self.memory.deletions.get(&key).copied();
             match known.filter(|known| known.next > now.monotonic) {
                 Some(known) => next = [next, Some(known.next)].into_iter().flatten().min(),
-                None if self.is_idle() => self.call(Call::DeletePod { side, name, uid, grace }, effects),
+                None if self.is_idle() => {
+                    if grace.is_zero() {
+                        self.note_forced_deletion(&name, true);
+                    }
+                    self.call(Call::DeletePod { side, name, uid, grace }, effects);
+                }
                 None => {}
             }
         }
@@ -124,9 +131,10 @@ impl Machine {
         let state = &self.sides[side];
         let is_idle = side != serving;
         if is_idle && let Some(gate) = state.gates.iter().find(|gate| self.is_declared_lost(gate)) {
-            // A kubelet that lives ends the process at once, which it would not for a pod that is gone.
-            let has_ended = gate.ends_at.is_some_and(|ends_at| ends_at <= now);
-            return Some((gate, if has_ended { Duration::ZERO } else { FROZEN_GRACE }));
+            // A kubelet that lives ends the process, and takes the pod away: then the sessions are known to have ended. For a pod that is gone
+            // it would take the whole grace period.
+            let is_overdue = gate.ends_at.is_some_and(|ends_at| ends_at + KUBELET_MARGIN <= now);
+            return Some((gate, if is_overdue { Duration::ZERO } else { FROZEN_GRACE }));
         }
         if let Some(gate) = state.overdue(!is_idle, now) {
             return Some((gate, Duration::ZERO));
@@ -146,6 +154,9 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         let is_without_grace = pod.grace.is_zero();
+        if is_without_grace && matches!(outcome, Ok(CallDone::AlreadyGone)) {
+            self.note_forced_deletion(&pod.name, false);
+        }
         let known = self
             .memory
             .deletions

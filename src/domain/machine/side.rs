@@ -7,7 +7,10 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::gate::{Gate, PodView};
+use super::{
+    gate::{Gate, PodView},
+    settled::KUBELET_MARGIN,
+};
 use crate::{
     api::{Cause, SideSpec},
     domain::{
@@ -173,18 +176,18 @@ impl SideState {
             return;
         };
         match observation {
-            GateObservation::Control(link) => gate.evidence.control = link,
+            GateObservation::Control(link) => gate.take_control(link),
             GateObservation::Path(link) => gate.take_path(link),
             // The address of a pod that is gone was given to a pod of the other side, and both have the same certificate.
             GateObservation::Report(at, report)
                 if report.gate == other.server_name && report.object_server == other.object_server.name =>
             {
                 gate.evidence.report = None;
-                gate.evidence.control = Link::Failed {
+                gate.take_control(Link::Failed {
                     since: at,
                     fault: Fault::Connection,
                     message: format!("the gate at this address is {}", report.gate),
-                };
+                });
             }
             GateObservation::Report(at, report) => gate.take_report(at, *report),
         }
@@ -281,6 +284,7 @@ impl SideState {
             let occupied = gate.occupancy().occupied_since;
             [
                 gate.ends_at.map(|ends_at| ends_at + Duration::from_millis(1)),
+                gate.ends_at.map(|ends_at| ends_at + KUBELET_MARGIN),
                 gate.ends_at.map(|ends_at| ends_at + OVERDUE_AFTER),
                 occupied.map(|since| since + STAYS_FOR),
                 gate.retry_at(),

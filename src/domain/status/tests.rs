@@ -108,7 +108,7 @@ impl Scene {
             decision: &self.decision,
             problem,
             defects: &self.defects,
-            lost_gates: &[],
+            lost_gates: Vec::new(),
             finished: None,
         };
         render(&known, before, now)
@@ -352,7 +352,7 @@ fn history_keeps_the_newest_ten() {
             decision: &scene.decision,
             problem: None,
             defects: &scene.defects,
-            lost_gates: &[],
+            lost_gates: Vec::new(),
             finished: Some(&finished),
         };
         status = render(&known, &status, scene.now);

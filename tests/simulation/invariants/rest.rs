@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use proxypair::{
     api::{FailbackMode, Health, Side},
     domain::machine::Selects,
@@ -203,7 +204,13 @@ impl World {
         let status = &self.api.objects[pair].status;
         for wanted in ["Ready", "Protected"] {
             let condition = status.conditions.iter().find(|condition| condition.type_ == wanted);
-            if condition.is_none_or(|condition| condition.status != "True") {
+            // A node that came back has ended the sessions of a gate whose pod was deleted without grace; the operator cannot know that.
+            let may_hang = !status.lost_gates.is_empty();
+            let is_true = |condition: &_| {
+                let Condition { status, reason, .. } = condition;
+                status == "True" || may_hang && reason == "GateLost"
+            };
+            if !condition.is_some_and(is_true) {
                 return Some((rule, format!("pair {pair}: {wanted} is {condition:?}")));
             }
         }

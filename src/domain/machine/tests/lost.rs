@@ -61,10 +61,30 @@ fn a_gate_whose_kernel_refuses_is_not_declared_lost() {
 }
 
 #[test]
+fn a_process_that_had_ended_before_its_machine_fell_silent_leaves_no_sessions() {
+    let mut world = World::settled(Side::Primary);
+    world.sessions.primary = 20;
+    let mut operator = world.start();
+    world.run(&mut operator);
+    world.end_process(&mut operator, Side::Primary);
+    world.run(&mut operator);
+    world.link(&mut operator, Side::Primary, |since| Link::Silent { since });
+    world.pass(&mut operator, 60 * SECOND);
+    assert_eq!(world.status.lost_gates[0].connections, 0);
+    let conditions = &world.status.conditions;
+    assert!(
+        conditions.iter().all(|known| known.reason != "GateLost"),
+        "{conditions:?}"
+    );
+}
+
+#[test]
 fn the_declaration_outlives_the_pod_and_the_operator_and_ends_with_its_time() {
     let (mut world, operator) = left_a_silent_gate();
     drop(operator);
     let mut operator = world.start_with(|machine| machine.with_node_agents(true));
+    world.change_pod(&mut operator, Side::Primary, |pod| pod.terminating = Some(SECOND));
+    world.pass(&mut operator, 5 * SECOND);
     world.replace_pods(&mut operator, Side::Primary);
     world.revive(&mut operator, Side::Primary);
     world.pass(&mut operator, 50 * 60 * SECOND);
@@ -77,6 +97,17 @@ fn the_declaration_outlives_the_pod_and_the_operator_and_ends_with_its_time() {
 fn it_is_withdrawn_when_the_gate_is_heard_again() {
     let (mut world, mut operator) = left_a_silent_gate();
     world.revive(&mut operator, Side::Primary);
+    world.run(&mut operator);
+    assert_eq!(names(&world.status.lost_gates), [""; 0]);
+}
+
+#[test]
+fn it_is_withdrawn_when_kubelet_has_ended_the_pod() {
+    let (mut world, mut operator) = left_a_silent_gate();
+    world.change_pod(&mut operator, Side::Primary, |pod| pod.terminating = Some(SECOND));
+    world.pass(&mut operator, SECOND);
+    assert_eq!(names(&world.status.lost_gates), ["proxy-v-primary-1"]);
+    world.remove_pods(&mut operator, Side::Primary);
     world.run(&mut operator);
     assert_eq!(names(&world.status.lost_gates), [""; 0]);
 }

@@ -35,7 +35,7 @@ fn with_a_lost_node() -> (World, world::Operator) {
 #[test]
 fn a_dead_pod_that_is_still_an_endpoint_keeps_its_side_from_serving_until_it_is_deleted() {
     let (mut world, mut operator) = with_a_lost_node();
-    world.pass_without_calls(&mut operator, SECOND + SECOND / 10);
+    world.pass_without_calls(&mut operator, 2 * SECOND);
     let health = &operator.machine.sides().primary.health;
     assert_eq!(health.cause, Some(Cause::ProxyTerminating));
     assert!(

@@ -295,6 +295,12 @@ impl World {
         self.feed(operator, Input::Pods(self.pods.clone()));
     }
 
+    /// The pods of that side end.
+    pub fn remove_pods(&mut self, operator: &mut Operator, side: Side) {
+        self.pods[side].clear();
+        self.feed(operator, Input::Pods(self.pods.clone()));
+    }
+
     /// The pods of that side end, and another one is there at once.
     pub fn replace_pods(&mut self, operator: &mut Operator, side: Side) {
         let created = self.now.wall;
