@@ -32,10 +32,11 @@ use hyper_util::{
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep, timeout},
 };
+
+use crate::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
 /// Media type of `/metrics`.

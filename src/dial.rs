@@ -4,7 +4,7 @@
 //! An error says who failed. [`DialError::is_local`]: this process, its kernel or its resolver, which says nothing about the server. Every
 //! other error is the word of the server, of a machine on the way, or of the resolver that the name has no address.
 
-mod connect;
+mod errors;
 mod lookup;
 mod stream;
 mod trust;
@@ -17,19 +17,21 @@ use std::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
-pub use connect::{ConnectError, connect, is_local, is_resolver_trouble, is_unroutable};
+pub use errors::{is_resolver_trouble, is_unroutable};
 use lookup::Lookups;
 pub use stream::DialedStream;
 pub use trust::Trust;
 
-pub use crate::address::{Address, NotAnAddress};
-use crate::tls::{HandshakeError, ObjectServerTls};
+pub use crate::{
+    address::{Address, NotAnAddress},
+    net::is_local,
+};
+use crate::{
+    net::{ConnectError, Keepalive, TcpStream, connect, keep_alive},
+    tls::{HandshakeError, ObjectServerTls},
+};
 
 /// Time after which the next address of a name is tried beside one that has not answered yet (RFC 8305, 5, recommends 250 ms).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -182,7 +184,7 @@ impl Dialer {
         self,
         resolve: impl Fn(&str) -> io::Result<Vec<std::net::IpAddr>> + Send + Sync + 'static,
     ) -> Self {
-        let lookups = Lookups::by(8, resolve);
+        let lookups = Lookups::blocking(8, resolve);
         Self { lookups, ..self }
     }
 
@@ -369,43 +371,13 @@ pub fn prepare_to_watch(stream: &TcpStream, silence: Duration) -> io::Result<()>
     keep_alive(stream, Keepalive::for_outage(silence))
 }
 
-fn keep_alive(stream: &TcpStream, keepalive: Keepalive) -> io::Result<()> {
-    let Keepalive {
-        idle,
-        interval,
-        silence,
-    } = keepalive;
-    let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(idle)
-            .with_interval(interval)
-            .with_retries(UNLIMITED),
-    )?;
-    socket.set_tcp_user_timeout(Some(silence))
-}
-
-/// Number of keepalives without an answer, so high that `TCP_USER_TIMEOUT` alone ends a connection.
-const UNLIMITED: u32 = 100;
-
 /// Unanswered keepalives before a connection is lost. Fewer if the time is too short for them.
 const KEEPALIVES: u64 = 4;
-
-/// Keepalive settings under which a single lost packet does not end the connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Keepalive {
-    /// Time without traffic before the first keepalive.
-    idle: Duration,
-    /// Time from one keepalive to the next.
-    interval: Duration,
-    /// Time after which the connection is lost, counted from the last packet received. The kernel checks it only when a keepalive is due,
-    /// so it ends just before one.
-    silence: Duration,
-}
 
 /// How early the kernel's timers may fire.
 const MARGIN: Duration = Duration::from_millis(50);
 
+/// Keepalive settings under which a single lost packet does not end the connection.
 impl Keepalive {
     fn for_silence(silence: Duration) -> Self {
         let seconds = silence.as_secs().max(2);

@@ -57,4 +57,4 @@ mod tls;
 pub mod tracker;
 mod upstream;
 
-pub use self::process::run;
+pub use self::process::{run, run_until};

@@ -39,11 +39,8 @@ fn monotonic() -> Instant {
     time::Instant::now().into_std()
 }
 
-/// The time of day.
 #[cfg(not(test))]
-fn wall() -> jiff::Timestamp {
-    jiff::Timestamp::now()
-}
+use crate::clock::wall;
 #[cfg(test)]
 use tests::wall;
 

@@ -114,11 +114,18 @@ pub enum OperatorError {
 ///
 /// [`OperatorError`]; the process must exit then.
 pub async fn run(args: OperatorArgs) -> Result<(), OperatorError> {
-    let client = client().await?;
+    run_until(args, client().await?, stop_on_signal()?).await
+}
+
+/// The same, with a client of the API server, until `stop` turns true.
+///
+/// # Errors
+///
+/// As [`run`].
+pub async fn run_until(args: OperatorArgs, client: Client, stop: watch::Receiver<bool>) -> Result<(), OperatorError> {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let admin = listen("the administration port", args.admin_listen)?;
-    let stop = stop_on_signal()?;
     let leadership = Leadership::begin(client.clone(), &args);
 
     let standing = leadership.standing.clone();

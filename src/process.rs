@@ -1,23 +1,15 @@
 //! What every long-running subcommand starts alike: the stop signal, its ports, and the tasks that run as long as the process.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::{Ipv4Addr, SocketAddr},
-};
+use std::{collections::HashMap, io, net::SocketAddr};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use socket2::SockRef;
-
 use tokio::{
-    net::{TcpListener, TcpSocket},
     signal::unix::{SignalKind, signal},
     task::{Id, JoinSet},
 };
 use tracing::warn;
 
-/// Length of the queue of connections that the kernel has completed and the process has not accepted.
-const BACKLOG: u32 = 1024;
+use crate::net::{TcpListener, bind};
 
 /// Why a process could not start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -77,39 +69,6 @@ pub fn listen(purpose: &'static str, address: SocketAddr) -> Result<TcpListener,
     })
 }
 
-/// Opens a port, even while connections of a previous listener on the same port still exist.
-///
-/// `[::]` accepts IPv4 too, and becomes `0.0.0.0` on a machine without IPv6.
-///
-/// # Errors
-///
-/// The kernel's: the port is in use, or the address is not one of this machine.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let SocketAddr::V6(wanted) = address else {
-        return bind_to(address, TcpSocket::new_v4()?);
-    };
-    let bound = TcpSocket::new_v6().and_then(|socket| {
-        if wanted.ip().is_unspecified() {
-            SockRef::from(&socket).set_only_v6(false)?;
-        }
-        bind_to(address, socket)
-    });
-    match bound {
-        Err(error) if wanted.ip().is_unspecified() && error.kind() != io::ErrorKind::AddrInUse => {
-            let all = (Ipv4Addr::UNSPECIFIED, wanted.port()).into();
-            // The first error is that of the address which was asked for.
-            bind_to(all, TcpSocket::new_v4()?).map_err(|_| error)
-        }
-        bound => bound,
-    }
-}
-
-fn bind_to(address: SocketAddr, socket: TcpSocket) -> io::Result<TcpListener> {
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
 /// Raises this process's limit of open files to the highest that it may set itself. Container runtimes start processes with 1024.
 pub fn raise_file_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
@@ -162,25 +121,7 @@ impl Parts {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpStream;
-
     use super::*;
-
-    #[tokio::test]
-    async fn the_unspecified_ipv6_address_accepts_ipv4_as_well() {
-        let listener = bind("[::]:0".parse().unwrap()).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (connected, accepted) = tokio::join!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)), listener.accept());
-        connected.unwrap();
-        assert!(accepted.unwrap().1.ip().to_canonical().is_ipv4());
-    }
-
-    #[tokio::test]
-    async fn a_port_that_is_in_use_stays_an_error() {
-        let listener = bind("[::]:0".parse().unwrap()).unwrap();
-        let taken = listener.local_addr().unwrap();
-        assert_eq!(bind(taken).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-    }
 
     #[tokio::test]
     async fn a_part_that_ends_or_panics_is_named() {

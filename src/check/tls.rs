@@ -7,13 +7,14 @@ use rustls::{
     pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, pem, pem::PemObject},
     version::TLS13,
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::link::{ATTEMPT, Failure};
 use crate::{
-    dial::{self, ConnectError, prepare},
+    dial::prepare,
     domain::evidence::{Fault, Timing},
+    net::{self, ConnectError, TcpStream},
 };
 
 /// After this time an unanswered handshake is given up: longer than an attempt to connect, because a busy machine answers it later.
@@ -76,7 +77,7 @@ pub(super) async fn connect(
             false => Failure::io(&error, message),
         }
     };
-    let connected = timeout(ATTEMPT, dial::connect(address)).await;
+    let connected = timeout(ATTEMPT, net::connect(address)).await;
     let stream = connected.map_err(|_| Failure::NoAnswer)?.map_err(|error| match error {
         ConnectError::Local(error) => Failure::unseen(format!("{address}: {error}")),
         ConnectError::Remote(error) => failed(error),

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     api::{ProxyPair, Reason, Side, Sides},
     check::{self, Credentials},
+    clock::wall,
     cluster::ApplyError,
     domain::{
         children,
@@ -164,7 +165,7 @@ pub async fn dereference_keys(
         .as_ref()
         .map(|operator| (gate.as_ref().map(content).unwrap_or_default(), content(operator)));
     let lifetime = context.settings.certificate_lifetime;
-    let keys = keys::renewed(current.clone(), &pair.gate_name, lifetime, Timestamp::now())?;
+    let keys = keys::renewed(current.clone(), &pair.gate_name, lifetime, wall())?;
     if current.as_ref() == Some(&(keys.gate.clone(), keys.operator.clone())) {
         for secret in [&gate, &operator].into_iter().flatten() {
             applier.note(secret);

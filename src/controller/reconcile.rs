@@ -25,6 +25,7 @@ use super::{
 use crate::{
     api::{ProxyPair, Reason, Sides},
     check,
+    clock::wall,
     cluster::{ApplyError, GuardedPair},
     domain::{
         children::Nodes,
@@ -158,7 +159,7 @@ async fn reconcile_pair(object: &Arc<ProxyPair>, registry: &Registry) -> Result<
     // Hand over what is declared; nothing more, if nothing else has changed.
     let is_watched = registry.hand_over(declared(&pair, object));
     let nodes = registry.nodes(&pair);
-    if is_watched && let Some(applied) = registry.still_applied(&pair, &nodes, Timestamp::now()) {
+    if is_watched && let Some(applied) = registry.still_applied(&pair, &nodes, wall()) {
         return Ok(look_again(applied.renew_at));
     }
     registry.remember(&pair, None);
@@ -229,9 +230,7 @@ pub(super) fn declared(pair: &Arc<Pair>, object: &Arc<ProxyPair>) -> Handover {
 }
 
 fn look_again(renew_at: Timestamp) -> Action {
-    let renewal = renew_at
-        .duration_since(Timestamp::now())
-        .max(SignedDuration::from_secs(1));
+    let renewal = renew_at.duration_since(wall()).max(SignedDuration::from_secs(1));
     Action::requeue(renewal.unsigned_abs().min(KEYS_LOOK))
 }
 
@@ -241,7 +240,7 @@ async fn report(object: &ProxyPair, registry: &Registry, problem: Problem) {
     let reported = registry.with_worker(&pair, &uid, |worker: &Worker| worker.report(Some(problem.clone())));
     let cluster = &registry.context.cluster;
     if reported.is_none()
-        && let Err(error) = refuse(cluster, object, &problem, Timestamp::now()).await
+        && let Err(error) = refuse(cluster, object, &problem, wall()).await
     {
         tracing::warn!(%error, "failed to write into status what is wrong");
     }

@@ -7,14 +7,14 @@
 use std::{
     collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, SocketAddr},
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::{
-    sync::{Semaphore, watch},
-    task::spawn_blocking,
-};
+use futures::{FutureExt, future::BoxFuture};
+use tokio::sync::{Semaphore, watch};
+
+use crate::net::lookup;
 
 /// Most lookups at a time. tokio's pool has 512 threads, which files need too.
 const AT_ONCE: usize = 256;
@@ -22,8 +22,8 @@ const AT_ONCE: usize = 256;
 /// What a lookup found; `None` while it is under way.
 type Found = Option<Result<Vec<IpAddr>, Arc<io::Error>>>;
 
-/// A resolver, which blocks.
-type Resolve = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
+/// A resolver, which may block a thread until it answers.
+type Resolve = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync;
 
 /// Lookups by one resolver.
 pub(super) struct Lookups {
@@ -41,19 +41,35 @@ impl std::fmt::Debug for Lookups {
 impl Lookups {
     /// Those by the system's resolver, shared by the whole process.
     pub(super) fn system() -> Arc<Self> {
-        static SYSTEM: LazyLock<Arc<Lookups>> = LazyLock::new(|| Lookups::by(AT_ONCE, system_resolver));
+        static SYSTEM: LazyLock<Arc<Lookups>> = LazyLock::new(|| Lookups::by(AT_ONCE, |host| lookup(host).boxed()));
         Arc::clone(&SYSTEM)
     }
 
     /// Those by `resolve`, at most `at_once` at a time.
     pub(super) fn by(
         at_once: usize,
-        resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
+        resolve: impl Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
             resolve: Box::new(resolve),
             under_way: Mutex::default(),
             threads: Semaphore::new(at_once),
+        })
+    }
+
+    /// Those by a `resolve` that blocks.
+    #[cfg(test)]
+    pub(super) fn blocking(
+        at_once: usize,
+        resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let resolve = Arc::new(resolve);
+        Self::by(at_once, move |host| {
+            let resolve = Arc::clone(&resolve);
+            let found = tokio::task::spawn_blocking(move || resolve(&host));
+            found
+                .map(|found| found.unwrap_or_else(|error| Err(io::Error::other(error))))
+                .boxed()
         })
     }
 
@@ -116,10 +132,7 @@ struct Ends {
 impl Ends {
     async fn look_up(&self) -> io::Result<Vec<IpAddr>> {
         let _thread = self.lookups.threads.acquire().await;
-        let (lookups, host) = (Arc::clone(&self.lookups), self.host.clone());
-        spawn_blocking(move || (lookups.resolve)(&host))
-            .await
-            .unwrap_or_else(|error| Err(io::Error::other(error)))
+        (self.lookups.resolve)(self.host.clone()).await
     }
 }
 
@@ -127,11 +140,6 @@ impl Drop for Ends {
     fn drop(&mut self) {
         self.lookups.under_way().remove(&self.host);
     }
-}
-
-fn system_resolver(host: &str) -> io::Result<Vec<IpAddr>> {
-    let found = (host, 0).to_socket_addrs()?;
-    Ok(found.map(|address| address.ip()).collect())
 }
 
 /// The same error once more: errno, or kind and text.
@@ -165,7 +173,7 @@ mod tests {
         let (answer, answers) = mpsc::channel();
         let (answers, begun) = (Mutex::new(answers), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&begun);
-        let lookups = Lookups::by(at_once, move |_| {
+        let lookups = Lookups::blocking(at_once, move |_| {
             count.fetch_add(1, Ordering::SeqCst);
             answers.lock().unwrap().recv().unwrap()
         });
@@ -174,7 +182,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_is_not_looked_up() {
-        let lookups = Lookups::by(1, |host| panic!("looked up {host}"));
+        let lookups = Lookups::blocking(1, |host| panic!("looked up {host}"));
         for address in ["127.0.0.1", "::1"] {
             let found = lookups.addresses(address, 4100).await.unwrap();
             assert_eq!(found, [SocketAddr::new(address.parse().unwrap(), 4100)]);

@@ -7,13 +7,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
 
-use crate::tls::peer_expires;
+use crate::{net::TcpStream, tls::peer_expires};
 
 /// A connection to a server, with or without TLS.
 #[derive(Debug)]

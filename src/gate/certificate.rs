@@ -6,11 +6,14 @@ use std::{io, sync::Arc};
 
 use jiff::Timestamp;
 use rustls::ServerConfig;
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::tls::{CertificateFilesError, KeyPairFiles};
-use crate::{tds::packet::PacketType, tls::certificate};
+use crate::{
+    net::{TcpStream, peek},
+    tds::packet::PacketType,
+    tls::certificate,
+};
 
 /// Why the handshake with a probe failed.
 #[derive(Debug, thiserror::Error)]
@@ -58,9 +61,9 @@ impl ListenerTls {
     /// # Errors
     ///
     /// [`ProbeHandshakeError`].
-    pub async fn handshake(&self, client: TcpStream) -> Result<TlsStream<TcpStream>, ProbeHandshakeError> {
+    pub async fn handshake(&self, mut client: TcpStream) -> Result<TlsStream<TcpStream>, ProbeHandshakeError> {
         let mut first = [0];
-        match client.peek(&mut first).await {
+        match peek(&mut client, &mut first).await {
             Ok(1..) if first[0] == PacketType::LOGIN.0 => return Err(ProbeHandshakeError::Plain),
             Ok(1..) => {}
             Ok(0) | Err(_) => return Err(ProbeHandshakeError::Gone),

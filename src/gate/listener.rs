@@ -18,7 +18,6 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep, timeout_at},
 };
@@ -35,7 +34,10 @@ use super::{
     session::{self, Outcome, SessionContext},
     shared::GateProcess,
 };
-use crate::{dial::prepare, process::bind};
+use crate::{
+    dial::prepare,
+    net::{TcpListener, TcpStream, bind},
+};
 
 /// Time from a failed bind or accept to the next attempt. An accept fails if file descriptors have run out.
 const RETRY: Duration = Duration::from_millis(250);

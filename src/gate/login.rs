@@ -5,17 +5,17 @@
 //!
 //! [route question]: crate::protocol::ROUTE_QUESTION
 
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use super::{
     forward::Lane,
     framing::{Accepts, Framing},
     metrics::RefusalReason,
 };
-use crate::protocol::ROUTE_QUESTION;
+use crate::{
+    net::{TcpStream, peek},
+    protocol::ROUTE_QUESTION,
+};
 
 #[cfg(doc)]
 use super::forward::BUFFER;
@@ -47,7 +47,7 @@ pub enum Opening {
 /// Why the client is refused.
 pub async fn opening(client: &mut TcpStream) -> Result<Opening, RefusalReason> {
     let mut first = [0];
-    match client.peek(&mut first).await {
+    match peek(client, &mut first).await {
         Ok(1..) => {}
         Ok(0) | Err(_) => return Err(RefusalReason::Gone),
     }

@@ -8,7 +8,6 @@ use std::{
 
 use prometheus_client::registry::Registry;
 use tokio::{
-    net::TcpListener,
     sync::{Notify, watch},
     time::{Instant, sleep_until, timeout},
 };
@@ -31,6 +30,7 @@ use super::{
 use crate::{
     admin,
     dial::Dialer,
+    net::TcpListener,
     process::{Parts, ProcessError, listen, stop_signal},
     tls::ObjectServerTls,
 };
@@ -50,7 +50,15 @@ const LAST_ANSWERS: Duration = LINGER.saturating_add(Duration::from_millis(100))
 ///
 /// [`ProcessError`]: a port could not be opened at start, or a part of the gate failed.
 pub async fn run(args: GateArgs) -> Result<(), ProcessError> {
-    let stop = stop_signal()?;
+    run_until(args, stop_signal()?).await
+}
+
+/// The same, until `stop` resolves and it is drained.
+///
+/// # Errors
+///
+/// As [`run`].
+pub async fn run_until(args: GateArgs, stop: impl Future<Output = ()>) -> Result<(), ProcessError> {
     let mut registry = Registry::default();
     let gate = Arc::new(GateProcess::new(&args, GateMetrics::register(&mut registry)));
     let ports = Ports::open(&args)?;

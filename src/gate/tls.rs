@@ -16,7 +16,6 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
@@ -28,7 +27,11 @@ use super::{
     files::{Current, ReadError, read},
     lobby::{Lobby, LobbyLimits},
 };
-use crate::{dial::prepare, tls::BundleError};
+use crate::{
+    dial::prepare,
+    net::{TcpListener, TcpStream},
+    tls::BundleError,
+};
 
 /// The CA of the clients that may connect, PEM.
 pub const CA: &str = "ca.crt";

@@ -44,7 +44,9 @@ pub use self::{
 };
 use super::metrics::GateMetrics;
 use crate::{
+    clock::wall,
     dial::{DialError, DialedStream, Dialer, Trust, prepare_to_watch},
+    net::peek,
     protocol::UnreachableCause,
 };
 
@@ -200,7 +202,7 @@ where
         let mut stream = dialled.await.map_err(Failure::Dial)?;
         if let DialedStream::Plain(plain) = &mut stream {
             // Not read: what the server may send on its own is of no interest, and an end of the stream stays visible.
-            if let Ok(Ok(0) | Err(_)) = timeout(SETTLED_AFTER, plain.peek(&mut [0])).await {
+            if let Ok(Ok(0) | Err(_)) = timeout(SETTLED_AFTER, peek(plain, &mut [0])).await {
                 return Err(Failure::ClosedAtOnce);
             }
         }
@@ -427,7 +429,7 @@ fn silence(error: &DialError, all: Duration) -> String {
 
 /// Time until the second of this timestamp is over: certificates are valid to the end of theirs.
 fn until(end: Timestamp) -> Duration {
-    let left = end.duration_since(Timestamp::now());
+    let left = end.duration_since(wall());
     Duration::try_from(left).unwrap_or_default() + Duration::from_secs(1)
 }
 

@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use kube::{Api, runtime::reflector::ObjectRef};
 use tokio::{task::JoinHandle, time::sleep};
 
 use super::writer::refuse;
 use crate::{
     api::{ProxyPair, Reason},
+    clock::wall,
     cluster::{ApplyError, Cluster, within_deadline},
     domain::{pair::Pair, status::Problem},
     foreign::panic_words,
@@ -64,7 +64,7 @@ async fn say(cluster: &Cluster, pair: &Pair, problem: &Problem) -> Result<(), Ap
     let objects: Api<ProxyPair> = Api::namespaced(cluster.client.clone(), &pair.namespace);
     let object = within_deadline(objects.get_opt(&pair.name)).await?;
     match object.filter(|object| object.metadata.uid.as_ref() == Some(&pair.uid)) {
-        Some(object) => refuse(cluster, &object, problem, Timestamp::now()).await,
+        Some(object) => refuse(cluster, &object, problem, wall()).await,
         None => Ok(()),
     }
 }

@@ -2,13 +2,13 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
 use kube::{ResourceExt, runtime::reflector::Store};
 use tokio::time::Instant;
 
 use crate::{
     api::{LABEL_PAIR, LABEL_ROLE, LABEL_SERVICE_NAME, LABEL_SIDE, ROLE_VIRTUAL, Side, Sides},
+    clock::wall,
     cluster::Cluster,
     domain::{children, machine::PodView, now::Now, pair::Pair, pod_failure::pod_failure},
 };
@@ -36,7 +36,7 @@ impl View for ClusterView {
     fn now(&self) -> Now {
         Now {
             monotonic: Instant::now().into_std(),
-            wall: Timestamp::now(),
+            wall: wall(),
         }
     }
 

@@ -1,0 +1,256 @@
+//! Sockets of a simulated network: turmoil's, and what it leaves out. A peer that has vanished ends a connection after the time for which it was
+//! prepared, as keepalives and `TCP_USER_TIMEOUT` do, and names can stop resolving.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    io::{self, ErrorKind},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    pin::Pin,
+    sync::{Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::FutureExt;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Interval, interval},
+};
+
+use super::{ConnectError, Keepalive};
+
+/// How often a connection looks whether its peer is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+thread_local! {
+    static NETWORK: RefCell<Network> = RefCell::default();
+}
+
+/// What the simulation decides about the network, for all hosts of this thread.
+#[derive(Debug, Default)]
+pub struct Network {
+    /// Addresses of names. A name that is not here does not exist.
+    pub names: HashMap<String, IpAddr>,
+    /// Where connections to the address of a Service lead. One that leads nowhere is refused.
+    pub services: HashMap<IpAddr, Option<IpAddr>>,
+    /// Machines on which no process listens.
+    pub refusing: HashSet<IpAddr>,
+    /// Since when nothing comes back between two hosts, counted from the begin of the simulation; the lower address first.
+    silent: HashMap<(IpAddr, IpAddr), Duration>,
+}
+
+impl Network {
+    /// Whether anything comes back between two hosts from now on.
+    pub fn set_silent(&mut self, a: IpAddr, b: IpAddr, silent: bool) {
+        let link = (a.min(b), a.max(b));
+        match silent {
+            true => drop(self.silent.entry(link).or_insert_with(elapsed)),
+            false => drop(self.silent.remove(&link)),
+        }
+    }
+
+    /// Where a connection to an address leads, as the rules of kube-proxy say.
+    fn translated(&self, address: SocketAddr) -> io::Result<SocketAddr> {
+        let host = match self.services.get(&address.ip()) {
+            None => Some(address.ip()),
+            Some(pod) => *pod,
+        };
+        match host.filter(|host| !self.refusing.contains(host)) {
+            Some(host) => Ok(SocketAddr::new(host, address.port())),
+            None => Err(ErrorKind::ConnectionRefused.into()),
+        }
+    }
+
+    fn silence(&self, a: IpAddr, b: IpAddr) -> Duration {
+        let since = self.silent.get(&(a.min(b), a.max(b)));
+        since.map_or(Duration::ZERO, |since| elapsed().saturating_sub(*since))
+    }
+}
+
+/// Reads or changes the network.
+pub fn network<T>(use_it: impl FnOnce(&mut Network) -> T) -> T {
+    NETWORK.with_borrow_mut(use_it)
+}
+
+fn elapsed() -> Duration {
+    turmoil::sim_elapsed().unwrap_or_default()
+}
+
+/// A TCP connection.
+#[derive(Debug)]
+pub struct TcpStream {
+    inner: turmoil::net::TcpStream,
+    keepalive: Mutex<Option<Duration>>,
+    looks: Option<Interval>,
+}
+
+impl TcpStream {
+    fn new(inner: turmoil::net::TcpStream) -> Self {
+        Self {
+            inner,
+            keepalive: Mutex::new(None),
+            looks: None,
+        }
+    }
+
+    /// Connects, as tokio's does.
+    ///
+    /// # Errors
+    ///
+    /// The peer refused.
+    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+        let address = network(|network| network.translated(address))?;
+        turmoil::net::TcpStream::connect(address).await.map(Self::new)
+    }
+
+    /// See tokio's.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    pub fn set_nodelay(&self, on: bool) -> io::Result<()> {
+        self.inner.set_nodelay(on)
+    }
+
+    /// See tokio's.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.peer_addr()
+    }
+
+    /// See tokio's.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    /// The error with which the connection ends because nothing has come back for too long.
+    fn poll_lost(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        let Some(limit) = *self.keepalive.get_mut().unwrap_or_else(PoisonError::into_inner) else {
+            return Poll::Pending;
+        };
+        let looks = self.looks.get_or_insert_with(|| interval(LOOK_EVERY));
+        while looks.poll_tick(context).is_ready() {
+            if let (Ok(here), Ok(there)) = (self.inner.local_addr(), self.inner.peer_addr())
+                && network(|network| network.silence(here.ip(), there.ip())) >= limit
+            {
+                return Poll::Ready(ErrorKind::TimedOut.into());
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl AsyncRead for TcpStream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.inner).poll_read(context, buffer) {
+            Poll::Ready(done) => Poll::Ready(done),
+            Poll::Pending => this.poll_lost(context).map(Err),
+        }
+    }
+}
+
+impl AsyncWrite for TcpStream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
+    }
+}
+
+/// A port that is open.
+pub struct TcpListener(turmoil::net::TcpListener);
+
+impl TcpListener {
+    /// See tokio's.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = self.0.accept().await?;
+        Ok((TcpStream::new(stream), peer))
+    }
+
+    /// See tokio's.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// Waits for what has come, and reads it without taking it.
+///
+/// # Errors
+///
+/// The connection was reset.
+pub async fn peek(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    stream.inner.peek(buffer).await
+}
+
+/// Opens a port. There is only IPv4.
+///
+/// # Errors
+///
+/// The port is in use.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let address = match address.ip().is_unspecified() {
+        true => (Ipv4Addr::UNSPECIFIED, address.port()).into(),
+        false => address,
+    };
+    let bound = turmoil::net::TcpListener::bind(address).now_or_never();
+    bound
+        .unwrap_or_else(|| Err(ErrorKind::WouldBlock.into()))
+        .map(TcpListener)
+}
+
+/// Connects, without a time limit.
+///
+/// # Errors
+///
+/// [`ConnectError::Remote`].
+pub async fn connect(address: SocketAddr) -> Result<TcpStream, ConnectError> {
+    TcpStream::connect(address).await.map_err(ConnectError::Remote)
+}
+
+/// Has the connection end when nothing has come back for `keepalive.silence`.
+///
+/// # Errors
+///
+/// None.
+pub fn keep_alive(stream: &TcpStream, keepalive: Keepalive) -> io::Result<()> {
+    *stream.keepalive.lock().unwrap_or_else(PoisonError::into_inner) = Some(keepalive.silence);
+    Ok(())
+}
+
+/// Looks up a name.
+///
+/// # Errors
+///
+/// glibc's, if there is no such name.
+pub async fn lookup(host: String) -> io::Result<Vec<IpAddr>> {
+    let found = network(|network| network.names.get(&host).copied());
+    match found {
+        Some(address) => Ok(vec![address]),
+        None => Err(io::Error::other(
+            "failed to lookup address information: Name or service not known",
+        )),
+    }
+}
