@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt lint deny advisories unit chart e2e programs image load kubernetes crds cluster cluster-down packages clients fuzz bench-failover simulate mutants
+.PHONY: help demo test check fmt lint deny advisories unit chart e2e programs image load kubernetes crds cluster cluster-down packages clients fuzz bench-failover simulate simulate-whole mutants
 
 E2E ?=
 TARGET ?= codec
@@ -35,6 +35,7 @@ fmt:
 lint:
 	@cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 	@cargo clippy --quiet --locked --workspace --test e2e --test demo --test bench_failover --test chart_on_cluster -- -D warnings # not among --all-targets: plain `cargo test` leaves them alone
+	@cargo clippy --quiet --locked --features simulation --lib --test whole -- -D warnings
 	@shellcheck --external-sources tests/cluster/cluster tests/cluster/image tests/cluster/lib/*.sh tests/clients/install tests/simulation/mutants/run fuzz/run fuzz/instrument .ci/run
 
 deny: $(CARGO_DENY) # licences, duplicate versions and sources of the dependencies
@@ -49,6 +50,7 @@ $(TOOLS)/bin/cargo-deny:
 
 unit: # everything that `cargo test` runs by itself: unit, property and protocol tests, the gate on loopback, the chart, the arrows
 	@cargo test --quiet --locked --workspace
+	@cargo test --quiet --locked --features simulation --test whole
 
 chart: ## Test the chart alone, without a cluster
 	@cargo test --quiet --locked --test chart
@@ -68,6 +70,10 @@ fuzz: packages ## Fuzz without an end, guided by coverage (TARGET=codec, tracker
 simulate: export SIMULATE = $(if $(SEED),,$(or $(SECONDS_MAX),0))
 simulate: ## Simulate histories until stopped (SECONDS_MAX=60 for a minute; SEED=7 tells one history)
 	@cargo test --quiet --locked --release --test simulation
+
+simulate-whole: export WHOLE = $(if $(SEED),,$(or $(SECONDS_MAX),0))
+simulate-whole: ## The same of whole processes in a simulated network, a thousand times slower
+	@cargo test --quiet --locked --features simulation --test whole
 
 mutants: ## Show that the simulator finds planted defects (MUTANT=name for those whose name has it)
 	@tests/simulation/mutants/run

@@ -171,6 +171,11 @@ impl ApiServer {
         objects.cloned().map(read).collect()
     }
 
+    /// The version of the newest change.
+    pub fn version(&self) -> u64 {
+        lock(&self.store).version
+    }
+
     /// Changes an object, its status included. Returns it as stored.
     ///
     /// # Panics
