@@ -15,6 +15,10 @@ pub const REST: Duration = Duration::from_secs(6);
 const LEADS_WITHIN: Duration = Duration::from_secs(30);
 /// Time for pods to come back, for probes to try again, and for what waits with growing pauses.
 const SLACK: Duration = Duration::from_secs(60);
+/// A leader that came later may still have something to write.
+const TAKES_OVER: Duration = Duration::from_secs(8);
+/// A leader whose renewal is older may be gone.
+const RENEWED_WITHIN: Duration = Duration::from_secs(2);
 /// How much later than a fault its effect on a session may be seen.
 const EFFECT: Duration = Duration::from_secs(2);
 
@@ -57,6 +61,11 @@ impl World {
 
     /// Why the pair is not at rest; `None` if it is.
     pub fn unrest(&self) -> Option<String> {
+        let now = self.now();
+        let leads = self.leader.as_ref();
+        if !leads.is_some_and(|(_, since, renewed)| *since + TAKES_OVER <= now && now <= *renewed + RENEWED_WITHIN) {
+            return Some(format!("the Lease was acquired and renewed at {leads:?}"));
+        }
         let status = self.pair()?.status.unwrap_or_default();
         if status.serving != Some(Side::Primary) || self.selects() != Some(Side::Primary) {
             return Some(format!(

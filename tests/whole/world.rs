@@ -11,9 +11,12 @@ use std::{
 
 use clap::Parser;
 use fake_api_server::{ApiServer, Fault as Answer, Match, Verb};
-use k8s_openapi::api::{
-    coordination::v1::Lease,
-    core::v1::{Pod, Secret, Service},
+use k8s_openapi::{
+    api::{
+        coordination::v1::Lease,
+        core::v1::{Pod, Secret, Service},
+    },
+    apimachinery::pkg::apis::meta::v1::MicroTime,
 };
 use proxypair::{
     api::{LABEL_SIDE, ProxyPair, Side, Sides},
@@ -69,6 +72,8 @@ pub struct World {
     pub writes: Vec<(Duration, String)>,
     /// Since when the process of each ObjectServer is down.
     pub down: Sides<Option<Duration>>,
+    /// Who holds the Lease, since when, and when it was last renewed.
+    pub leader: Option<(String, Duration, Duration)>,
     /// When the virtual Service came to select a side.
     pub selected: Vec<(Duration, Side)>,
     sim: Sim<'static>,
@@ -78,6 +83,7 @@ pub struct World {
     active: BTreeMap<usize, Duration>,
     cut: BTreeMap<usize, (IpAddr, IpAddr)>,
     shown: Vec<String>,
+    renewed: Option<MicroTime>,
     /// The version of the API server, and where the probes were connected, when that was shown.
     seen: (u64, Vec<Option<SocketAddr>>),
 }
@@ -139,6 +145,7 @@ impl World {
             log: Log::default(),
             writes: Vec::new(),
             down: Sides::default(),
+            leader: None,
             selected: Vec::new(),
             sim,
             networks,
@@ -147,6 +154,7 @@ impl World {
             active: BTreeMap::new(),
             cut: BTreeMap::new(),
             shown: Vec::new(),
+            renewed: None,
             seen: (0, Vec::new()),
         };
         world.declare();
@@ -413,6 +421,7 @@ impl World {
             return;
         }
         self.seen = (self.api.version(), connected);
+        self.look_at_lease(now);
         let selects = self.selects();
         if let Some(side) = selects
             && self.selected.last().is_none_or(|(_, last)| *last != side)
@@ -440,6 +449,25 @@ impl World {
             }
         }
         self.shown = shown;
+    }
+
+    fn look_at_lease(&mut self, now: Duration) {
+        let spec = self.api.get::<Lease>(NAMESPACE, LEASE).and_then(|lease| lease.spec);
+        let holder = spec.as_ref().and_then(|spec| spec.holder_identity.clone());
+        let renewed = spec.and_then(|spec| spec.renew_time);
+        if renewed == self.renewed {
+            return;
+        }
+        self.renewed = renewed;
+        let Some(holder) = holder else {
+            self.leader = None;
+            return;
+        };
+        let since = match &self.leader {
+            Some((known, since, _)) if *known == holder => *since,
+            _ => now,
+        };
+        self.leader = Some((holder, since, now));
     }
 
     pub fn now(&self) -> Duration {

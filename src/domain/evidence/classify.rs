@@ -13,6 +13,8 @@ use crate::{
 
 /// How much later than the first check the others may notice that the same ObjectServer died.
 pub(super) const CONFIRMED_AFTER: Duration = Duration::from_millis(50);
+/// How long a gate that has started may take until its first dial has shown something.
+pub(super) const GATE_DIALS_WITHIN: Duration = Duration::from_secs(1);
 /// The evidence about one gate, seen as one question at one moment.
 #[derive(Clone, Copy)]
 struct Case<'a> {
@@ -146,6 +148,10 @@ impl<'a> Case<'a> {
             until: Some(confirmed_at),
         });
         match cause {
+            // It has just started.
+            UnreachableCause::Untried if self.now < since + GATE_DIALS_WITHIN => Layer::Break(Reading::Doubtful {
+                until: Some(since + GATE_DIALS_WITHIN),
+            }),
             UnreachableCause::TimedOut => {
                 let cause = match self.server.direct {
                     Link::Answering => Cause::PathBroken,

@@ -1,6 +1,9 @@
 //! Evidence of each kind, and what it is taken for.
 
-use super::{classify::CONFIRMED_AFTER, *};
+use super::{
+    classify::{CONFIRMED_AFTER, GATE_DIALS_WITHIN},
+    *,
+};
 
 const TIMING: Timing = Timing {
     interval: Duration::from_secs(1),
@@ -83,6 +86,27 @@ fn failed(since: Instant) -> Link {
         fault: Fault::Connection,
         message: "connection refused".to_owned(),
     }
+}
+
+#[test]
+fn a_gate_that_has_just_started_has_not_failed_to_reach_its_objectserver() {
+    let start = Instant::now();
+    let at = |later| {
+        let now = start + later;
+        let evidence = good(now).reported(now, start, unreachable(UnreachableCause::Untried));
+        classify(&evidence, &TIMING, now)
+    };
+    let until = start + GATE_DIALS_WITHIN;
+    for later in [Duration::ZERO, Duration::from_millis(999)] {
+        assert_eq!(at(later), Reading::Doubtful { until: Some(until) });
+    }
+    assert!(matches!(
+        at(GATE_DIALS_WITHIN),
+        Reading::Bad {
+            cause: Cause::PathBroken,
+            ..
+        }
+    ));
 }
 
 #[test]
