@@ -4,7 +4,7 @@ mod call;
 mod watches;
 
 pub use call::{ApplyError, within_deadline};
-pub use watches::{Changes, GuardedPair, Requeue, api, children, config, pairs, pods, slices};
+pub use watches::{Changes, GuardedPair, Requeue, api, children, config, ours, pairs, pods, slices};
 
 use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
 use kube::{

@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod admin;
+pub mod agent;
 pub mod api;
 pub mod check;
 pub mod clock;

@@ -6,6 +6,7 @@ use std::{io::Write, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use proxypair::{
+    agent::{self, AgentArgs},
     api::definition,
     gate::{self, args::GateArgs},
     operator::{self, OperatorArgs},
@@ -32,6 +33,8 @@ enum Command {
     Operator(OperatorArgs),
     /// Forward probes to one ObjectServer.
     Gate(GateArgs),
+    /// Reset the sessions of lost gates on this node.
+    NodeAgent(AgentArgs),
     /// Print the CustomResourceDefinition.
     Crd,
     /// Copy this program into a directory.
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<()> {
     match command {
         Command::Operator(args) => serve(&log, operator::run(args)),
         Command::Gate(args) => serve(&log, gate::run(args)),
+        Command::NodeAgent(args) => serve(&log, agent::run(args)),
         Command::Crd => {
             let crd = serde_saphyr::to_string(&definition())?;
             Ok(std::io::stdout().write_all(crd.as_bytes())?)

@@ -277,7 +277,10 @@ mod tests {
     use prometheus_client::encoding::text::encode;
 
     use super::*;
-    use crate::gate::metrics::{Ending, GateMetrics, RefusalReason};
+    use crate::{
+        agent::{matching::PairKey, metrics::AgentMetrics},
+        gate::metrics::{Ending, GateMetrics, RefusalReason},
+    };
 
     fn encoded(registry: &Registry) -> String {
         let mut text = String::new();
@@ -394,6 +397,15 @@ mod tests {
         gate_metrics.refuse(RefusalReason::Full);
         gate_metrics.end(Ending::Client);
 
+        let mut agent = Registry::default();
+        let agent_metrics = AgentMetrics::register(&mut agent);
+        let pair = PairKey {
+            namespace: "omnibus".to_owned(),
+            name: "proxy".to_owned(),
+        };
+        agent_metrics.count_reset(&pair, 1);
+        agent_metrics.count_failure("dump");
+
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
         let document = fs::read_to_string(path).unwrap();
         let documented = document.lines().filter(|line| line.starts_with("| `proxypair_"));
@@ -405,6 +417,7 @@ mod tests {
             .collect();
         let mut registered = rows(&encoded(&operator));
         registered.extend(rows(&encoded(&gate)));
+        registered.extend(rows(&encoded(&agent)));
         let registered: BTreeSet<_> = registered.iter().map(|row| row.replace("|  |", "| |")).collect();
         assert_eq!(documented, registered, "{path} against what is registered");
     }

@@ -43,6 +43,7 @@ fn lint_finds_nothing() {
         vec![REPOSITORY],
         vec![REPOSITORY, "watchNamespace=netcool"],
         vec![REPOSITORY, "crds.install=false"],
+        vec![REPOSITORY, "nodeAgent.enabled=true", "nodeAgent.exposeMetrics=true"],
     ] {
         let chart = chart();
         let mut args = vec!["lint", "--strict", &chart];
@@ -126,7 +127,7 @@ fn two_releases_share_no_object_but_the_definition() {
         let objects = rendered_as(
             release,
             namespace,
-            &[REPOSITORY, "crds.install=false", "watchNamespace="],
+            &[REPOSITORY, "crds.install=false", "nodeAgent.enabled=true"],
         );
         objects
             .0
@@ -273,6 +274,11 @@ fn values_that_cannot_be_meant_are_refused() {
         ("gateCertificateLifetime=90d", "'/gateCertificateLifetime'"),
         ("gateCertificateLifetime=9m", "'/gateCertificateLifetime'"),
         ("maxUpdatingPairs=0", "'/maxUpdatingPairs'"),
+        (
+            "nodeAgent.privileged=true",
+            "'/nodeAgent': additional properties 'privileged' not allowed",
+        ),
+        ("nodeAgent.port=80", "'/nodeAgent/port'"),
         ("watchNamespace=Netcool", "'/watchNamespace'"),
         ("serviceAccount.create=false", "'/serviceAccount/name'"),
     ] {

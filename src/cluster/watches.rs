@@ -78,7 +78,8 @@ pub fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS)
 }
 
-fn ours() -> watcher::Config {
+/// How what the operator made is watched.
+pub fn ours() -> watcher::Config {
     config().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY},{LABEL_PAIR}"))
 }
 

@@ -20,7 +20,7 @@ use k8s_openapi::{
     },
 };
 
-pub use gate::{CHECK_PORT, CONTROL_PORT};
+pub use gate::{CHECK_PORT, CONTROL_PORT, PROXY_PORT};
 
 use super::{
     labels::{self, Map},

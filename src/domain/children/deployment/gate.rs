@@ -19,7 +19,7 @@ use crate::{
 /// Name of the gate's container.
 pub(super) const NAME: &str = "gate";
 /// The gate's TCP port for probes; OMNIbus's default for proxy servers.
-const PROXY_PORT: i32 = 4400;
+pub const PROXY_PORT: u16 = 4400;
 /// The gate's TCP port for check sessions.
 pub const CHECK_PORT: u16 = 4401;
 /// The gate's TCP port for reports and commands.
@@ -50,7 +50,7 @@ pub(super) fn container(
         image_pull_policy: image.pull_policy.clone(),
         args: Some(args(pair, side, grace)),
         ports: Some(vec![
-            port(PORT_PROXY, PROXY_PORT),
+            port(PORT_PROXY, i32::from(PROXY_PORT)),
             port("check", i32::from(CHECK_PORT)),
             port("control", i32::from(CONTROL_PORT)),
             port("admin", ADMIN_PORT),
