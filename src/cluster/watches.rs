@@ -9,7 +9,7 @@ use futures::{Stream, StreamExt, future::BoxFuture};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
-        core::v1::{ContainerStatus, Pod, PodStatus},
+        core::v1::{ContainerStatus, Pod, PodSpec, PodStatus},
         discovery::v1::{Endpoint, EndpointSlice},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -200,7 +200,10 @@ fn keep(metadata: &mut ObjectMeta, labels: &[&str], annotations: &[&str]) {
 
 fn keep_of_pod(pod: &mut Pod) {
     keep(&mut pod.metadata, &[LABEL_PAIR, LABEL_SIDE], &[ANNOTATION_TEMPLATE]);
-    pod.spec = None;
+    pod.spec = pod.spec.take().map(|spec| PodSpec {
+        node_name: spec.node_name,
+        ..PodSpec::default()
+    });
     let Some(status) = pod.status.take() else { return };
     let of_containers = |statuses: Option<Vec<ContainerStatus>>| {
         statuses.map(|statuses| {

@@ -11,7 +11,7 @@ use fake_api_server::{ApiServer, Fault, Match, Verb};
 use futures::{StreamExt, future::ready, stream::BoxStream};
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{ConfigMap, Service},
+    core::v1::{ConfigMap, Pod, Service},
 };
 use kube::{
     ResourceExt,
@@ -334,4 +334,32 @@ async fn what_the_api_server_demands_is_obeyed_and_a_success_ends_the_row_of_fai
     let second = stage.registry.failed(&object);
     stage.reconcile().await.unwrap();
     assert_ne!(stage.registry.failed(&object), second.and_one_more(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn proxies_on_one_node_are_told_from_what_the_caches_keep_of_their_pods() {
+    let stage = Stage::new(json!({})).await;
+    for side in Side::BOTH {
+        let pod = json!({
+            "metadata": {"name": format!("proxy-v-{}-1", side.label()), "namespace": NAMESPACE, "labels": {
+                "app.kubernetes.io/managed-by": "proxypair", "proxypair.dev/pair": NAME, "proxypair.dev/side": side.label(),
+            }},
+            "spec": {"containers": [], "nodeName": "node7"},
+            "status": {"phase": "Running", "podIP": "127.0.0.1"},
+        });
+        stage.server.put::<Pod>(&serde_json::from_value(pod).unwrap());
+    }
+    stage.settle().await;
+    let says = |stage: &Stage| {
+        let conditions = stage.pair().status.map(|status| status.conditions).unwrap_or_default();
+        let protected = conditions.into_iter().find(|known| known.type_ == "Protected");
+        protected.map(|protected| protected.message).unwrap_or_default()
+    };
+    for _ in 0..100 {
+        if says(&stage).contains("on node node7") {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    panic!("Protected says: {}", says(&stage));
 }
