@@ -42,12 +42,17 @@ impl Namespace {
 
     /// Makes one of this name.
     pub async fn create_named(cluster: &Cluster, name: &str) -> Result<Self> {
+        Self::create_with(cluster, name, "restricted").await
+    }
+
+    /// Makes one of this name, with that level of Pod Security in force.
+    async fn create_with(cluster: &Cluster, name: &str, level: &str) -> Result<Self> {
         let object = json!({
             "apiVersion": "v1",
             "kind": "Namespace",
             "metadata": {"name": name, "labels": {
                 "proxypair.dev/e2e": "test",
-                "pod-security.kubernetes.io/enforce": "restricted",
+                "pod-security.kubernetes.io/enforce": level,
             }},
         });
         let api: Api<NamespaceObject> = Api::all(cluster.client.clone());
@@ -75,6 +80,11 @@ impl Namespace {
     /// Makes another one beside it. [`Self::delete`] deletes it, too.
     pub async fn create_other(&self) -> Result<Self> {
         Self::create_named(&self.cluster, &self.other_name()).await
+    }
+
+    /// The same, for pods that need the network of their node.
+    pub async fn create_other_privileged(&self) -> Result<Self> {
+        Self::create_with(&self.cluster, &self.other_name(), "privileged").await
     }
 
     /// The other one, if it was made.

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::{DaemonSet, Deployment},
+    coordination::v1::Lease,
+    core::v1::Pod,
+};
 use kube::{
     ResourceExt,
     api::{DeleteParams, ListParams, LogParams, Patch, PatchParams},
@@ -46,6 +50,43 @@ impl Operator {
         let operator = Self::in_namespace(namespace);
         operator.install_release(RELEASE, values).await?;
         Ok(operator)
+    }
+
+    /// Installs it with node agents, in a namespace beside that of its pairs.
+    pub async fn install_with_agents(watched: &Namespace, values: &Value) -> Result<Self> {
+        let namespace = watched.create_other_privileged().await?;
+        let mut all = json!({"nodeAgent": {"enabled": true}});
+        if !values.is_null() {
+            merge(&mut all, values);
+        }
+        let operator = Self {
+            watched: watched.clone(),
+            ..Self::in_namespace(&namespace)
+        };
+        operator.install_release(RELEASE, &all).await?;
+        operator.until_agents_run().await?;
+        Ok(operator)
+    }
+
+    /// Waits until there is an agent on each node, and all are ready.
+    pub async fn until_agents_run(&self) -> Result<()> {
+        let agents = self.namespace.api::<DaemonSet>();
+        let name = format!("{}-node-agent", self.name);
+        eventually(
+            Duration::from_secs(60),
+            "each node has an agent that is ready",
+            async || {
+                let status = agents.get(&name).await?.status.unwrap_or_default();
+                let wanted = status.desired_number_scheduled;
+                ensure!(
+                    wanted > 0 && status.number_ready == wanted,
+                    "{} of {wanted} are ready",
+                    status.number_ready
+                );
+                Ok(())
+            },
+        )
+        .await
     }
 
     /// Uninstalls it, and installs another release in a namespace, under another name.

@@ -100,7 +100,7 @@ impl Pair {
     /// Waits until `side` serves, no switch is under way, and the pair is ready.
     pub async fn until_serving(&self, side: Side, deadline: Duration) -> Result<ProxyPairStatus> {
         self.until(&format!("the {} side serves", side.label()), deadline, |status| {
-            serves(status, side) && condition(status, "Ready") == "True"
+            serves(status, side) && is_ready(status)
         })
         .await
     }
@@ -109,7 +109,7 @@ impl Pair {
     pub async fn until_protected(&self, deadline: Duration) -> Result<ProxyPairStatus> {
         self.until("the primary serves and both sides are up", deadline, |status| {
             serves(status, Side::Primary)
-                && condition(status, "Ready") == "True"
+                && is_ready(status)
                 && (condition(status, "Protected") == "True" || share_a_node(status))
         })
         .await
@@ -152,6 +152,12 @@ impl Pair {
             .with_context(|| format!("{pod} does not count its sessions"))?
             .parse()?)
     }
+}
+
+/// `Ready`, or not for sessions that may hang on a lost gate: they may end without a word to the operator.
+fn is_ready(status: &ProxyPairStatus) -> bool {
+    let ready = status.conditions.iter().find(|known| known.type_ == "Ready");
+    ready.is_some_and(|ready| ready.status == "True" || ready.reason == "GateLost")
 }
 
 /// Whether a side serves and no switch is under way.

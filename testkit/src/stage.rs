@@ -73,8 +73,14 @@ impl Scene {
                 .map_or_else(ServerOptions::default, |site| site.server(name))
         };
         let [of_p, of_b] = ["AGG_P", "AGG_B"].map(of_server);
+        let installed = async {
+            match setting.node_agents {
+                true => Operator::install_with_agents(namespace, &setting.operator).await,
+                false => Operator::install(namespace, &setting.operator).await,
+            }
+        };
         let (operator, agg_p, agg_b) = tokio::try_join!(
-            Operator::install(namespace, &setting.operator),
+            installed,
             ObjectServer::start(namespace, "AGG_P", &of_p),
             ObjectServer::start(namespace, "AGG_B", &of_b),
         )?;
@@ -147,6 +153,8 @@ pub struct Setting {
     pub nodes: Option<&'static str>,
     /// Values for the chart, put over those of all tests.
     pub operator: Value,
+    /// The release has node agents.
+    pub node_agents: bool,
     /// The probes.
     pub fleet: FleetOptions,
     /// Users, certificates and gateway; without it there is none of these.

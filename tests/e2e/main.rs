@@ -51,6 +51,16 @@ fn main() -> std::process::ExitCode {
             OwnClusterAlone,
             node_cut_off::fails_back_without_it,
         ),
+        test(
+            "node_cut_off_with_agents",
+            OwnClusterAlone,
+            node_cut_off::fails_over_with_agents,
+        ),
+        test(
+            "node_cut_off_without_agents",
+            OwnClusterAlone,
+            node_cut_off::strands_probes_without_agents,
+        ),
         test("idle_pair_writes_nothing", OwnClusterAlone, idle_pair::writes_nothing),
         test(
             "api_server_frozen",

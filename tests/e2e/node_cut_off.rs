@@ -15,6 +15,7 @@ use testkit::{
     stage::{SOON, Scene, Setting, Stage},
     stand_ins::FleetOptions,
 };
+use tokio::time::Instant;
 
 /// The label with a node's name.
 const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -63,6 +64,70 @@ pub async fn fails_over_without_its_leader(scene: Arc<Scene>) -> Result<()> {
     let node = pods.get(&leader.pod).await?.spec.and_then(|spec| spec.node_name);
     ensure!(node.as_deref() == Some(CUT), "the leader is on {node:?}");
     there_and_back(&scene, stage).await
+}
+
+/// Probes as they are out of the box, which wait for ever for an answer: the agents of their nodes end their sessions, as soon as the Service has
+/// been switched. The node is given back only when every probe is on the backup.
+pub async fn fails_over_with_agents(scene: Arc<Scene>) -> Result<()> {
+    let stage = scene
+        .set_with(&Setting {
+            node_agents: true,
+            fleet: FleetOptions::default(),
+            ..setting(json!({"nodeSelector": {HOSTNAME: SAFE}}))
+        })
+        .await?;
+    stage.fleet.mark("failover").await?;
+    let cut = scene.namespace.cluster.cut_node(CUT).await?;
+    stage.pair.until_serving(Side::Backup, SOON).await?;
+    let switched = Instant::now();
+    stage.until_moved(Side::Backup, "failover").await?;
+    scene.say(format_args!(
+        "every probe is on the backup {} ms after status has said that the backup serves",
+        switched.elapsed().as_millis()
+    ));
+    let lost = stage.pair.status().await?.lost_gates;
+    ensure!(
+        matches!(lost.as_slice(), [gate] if gate.side == Side::Primary && gate.node.as_deref() == Some(CUT)),
+        "declared lost: {lost:?}"
+    );
+    let held = stage.held().await?;
+    drop(cut);
+    stage.fleet.mark("failback").await?;
+    stage.until_moved(Side::Primary, "failback").await?;
+    expect_there_and_back(&stage.pair.until_protected(SOON).await?)?;
+    stage.operator.until_complete(Duration::from_secs(60)).await?;
+    stage.finish().await?.expect_no_duplicates_beside(&held)
+}
+
+/// Without agents they stay on the lost gate, and status says so, until the node is back.
+pub async fn strands_probes_without_agents(scene: Arc<Scene>) -> Result<()> {
+    let stage = scene
+        .set_with(&Setting {
+            fleet: FleetOptions::default(),
+            ..setting(json!({"nodeSelector": {HOSTNAME: SAFE}}))
+        })
+        .await?;
+    let probes = stage.fleet.report().await?.totals.sessions;
+    let cut = scene.namespace.cluster.cut_node(CUT).await?;
+    stage.pair.until_serving(Side::Backup, SOON).await?;
+    stage
+        .pair
+        .until("it is said that sessions hang", SOON, |status| {
+            let ready = status.conditions.iter().find(|known| known.type_ == "Ready");
+            ready.is_some_and(|ready| ready.status == "False" && ready.reason == "GateLost")
+        })
+        .await?;
+    let lost = stage.pair.status().await?.lost_gates;
+    let hanging = u64::try_from(lost.first().map_or(0, |gate| gate.connections))?;
+    ensure!(
+        probes.values().sum::<u64>() == hanging,
+        "the probes had {probes:?} sessions, declared lost are {lost:?}"
+    );
+    stage.fleet.mark("failback").await?;
+    drop(cut);
+    stage.until_moved(Side::Primary, "failback").await?;
+    stage.operator.until_complete(Duration::from_secs(60)).await?;
+    stage.finish().await.map(drop)
 }
 
 /// The node is not given back: the primary's pod stays as an endpoint until the operator deletes it without grace, and the failback goes to its
