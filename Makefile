@@ -69,7 +69,7 @@ simulate: export SIMULATE = $(if $(SEED),,$(or $(SECONDS_MAX),0))
 simulate: ## Simulate histories until stopped (SECONDS_MAX=60 for a minute; SEED=7 tells one history)
 	@cargo test --quiet --locked --release --test simulation
 
-mutants: ## Show that the simulator finds planted defects (MUTANT=name for those whose name has it)
+mutants: ## Show that simulator and search find planted defects (MUTANT=name for those whose name has it)
 	@tests/simulation/mutants/run
 
 programs: # what goes into the images, and what HARNESS names
