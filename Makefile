@@ -75,7 +75,7 @@ simulate-whole: export WHOLE = $(if $(SEED),,$(or $(SECONDS_MAX),0))
 simulate-whole: ## The same of whole processes in a simulated network, a thousand times slower
 	@cargo test --quiet --locked --features simulation --test whole
 
-mutants: ## Show that the simulator finds planted defects (MUTANT=name for those whose name has it)
+mutants: ## Show that simulator and search find planted defects (MUTANT=name for those whose name has it)
 	@tests/simulation/mutants/run
 
 programs: # what goes into the images, and what HARNESS names

@@ -3,13 +3,13 @@
 //! Expected flow:
 //! 1. A standby reads the Lease twice a second. It acquires the Lease if its holder has returned it, or if it has not been renewed for its
 //!    duration, counted on the standby's own clock from when it first saw the last renewal.
-//! 2. The leader renews three times per duration. A claim expires `duration` after the moment *before* the renewal was sent.
+//! 2. The leader renews three times per duration. A claim expires nine tenths of `duration` after the moment *before* the renewal was sent.
 //! 3. If a claim cannot be renewed in time, [`lead`] returns and the process exits, so that it no longer writes when a successor starts.
 //! 4. A Lease that was deleted is created again by its holder, whose claim is still valid. A standby that is faster holds the new Lease for
 //!    one duration without leading, and leads with the first renewal after that: by then no claim from before can be valid.
 //! 5. On `stop` a renewal that is under way is finished, and the Lease is returned.
 //!
-//! Guarantees, with clocks that run at the same rate:
+//! Guarantees, with clocks of which none runs more than a tenth slower than another:
 //! - Two claims never overlap, whatever becomes of the Lease. A write carries the resourceVersion that the decision was based on, and a leader
 //!   counts from before its renewal while a standby counts from after it.
 //! - Each term is higher than those before it. It is at least the previous one plus one, and at least the seconds since 2020-01-01 UTC on the
@@ -18,7 +18,7 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | `election` | all decisions, without clock and client; public for the simulator in tests/simulation |
+//! | `election` | all decisions, without clock and client; public for tests/simulation and tests/handover |
 
 pub mod election;
 

@@ -48,6 +48,11 @@ impl SideHealth {
         self.health == Health::Up && matches!(self.run, Run::Good { .. })
     }
 
+    /// Nothing is known, and nothing was observed yet.
+    pub fn is_unseen(&self) -> bool {
+        self.health == Health::Unknown && matches!(self.run, Run::Unknown { .. })
+    }
+
     /// Down, but good by the newest reading: it is on its way up.
     pub fn recovers(&self) -> bool {
         self.health == Health::Down && matches!(self.run, Run::Good { .. })

@@ -324,7 +324,17 @@ impl Machine {
     fn decide(&self, phase: &Phase, now: Instant) -> Decision {
         let missing = self.missing_resync(now);
         let health = self.sides.each_ref().map(|side| &side.health);
-        decide(&phase.routing(), health, &missing, &self.policy, now)
+        let routing = phase.routing();
+        let decision = decide(&routing, health, &missing, &self.policy, now);
+        // A successor may observe the side that the switch leaves first. That says nothing about the target.
+        let look_again = self.started_at + self.timing.unresponsive_after;
+        if decision == Decision::Withdraw && health[routing.target].is_unseen() && now < look_again {
+            return Decision::Stay {
+                waiting: Vec::new(),
+                look_again: Some(look_again),
+            };
+        }
+        decision
     }
 
     fn missing_resync(&self, now: Instant) -> Vec<resync::Missing> {

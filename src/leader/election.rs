@@ -19,6 +19,11 @@ use super::{Candidate, Claim, Standing};
 /// How often a standby reads the Lease.
 pub(super) const RETRY: Duration = Duration::from_millis(500);
 
+/// How long a claim lasts that is not renewed. A standby waits for the whole `duration`: the rest is for clocks that run at different rates.
+fn claim_lasts(duration: Duration) -> Duration {
+    duration - duration / 10
+}
+
 /// A call to the API server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
@@ -64,7 +69,7 @@ pub enum Step {
 }
 
 /// One candidate.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Election {
     candidate: Candidate,
     phase: Phase,
@@ -315,7 +320,7 @@ impl Election {
     fn lead(&mut self, lease: Box<Lease>, sent: Instant) -> Phase {
         let claim = Claim {
             term: term_of(&lease),
-            expires: sent + self.candidate.duration,
+            expires: sent + claim_lasts(self.candidate.duration),
         };
         self.standing = Standing::Leading(claim);
         Phase::Leading {

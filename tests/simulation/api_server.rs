@@ -84,6 +84,8 @@ pub enum Answer {
     Lease(LeaseAnswer),
     /// What was to be deleted is not there.
     Gone,
+    /// Too many requests: another one is welcome after that time.
+    Busy(Duration),
     /// A conflict, an error, or no answer in time.
     Failed,
 }
@@ -154,13 +156,14 @@ impl World {
         let there = self.random.millis(1, 4);
         let back = self.random.millis(1, 4);
         let (there, back) = self.fate(operator, &request, there, back);
+        let answer = self.refusal();
         self.api.flights.push(Flight {
             id,
             operator,
             life,
             caller,
             request,
-            answer: Answer::Failed,
+            answer,
         });
         if let Some(there) = there {
             self.later(there, Event::Api(id, ApiEvent::Arrives));
@@ -179,6 +182,15 @@ impl World {
         for flight in flights.filter(|flight| flight.operator == operator && flight.caller != Caller::Election) {
             flight.life = u32::MAX;
         }
+    }
+
+    /// What the answer to a call is that is not carried out.
+    fn refusal(&self) -> Answer {
+        let mut busy = self.api.trouble.iter().filter_map(|trouble| match trouble {
+            ApiTrouble::Busy(after) => Some(Answer::Busy(*after)),
+            _ => None,
+        });
+        busy.next().unwrap_or(Answer::Failed)
     }
 
     /// After what time a call takes effect, and its answer comes. `None` if never.
@@ -205,7 +217,7 @@ impl World {
                     (fate.0.map(|there| there + first), fate.1.map(|back| back + by))
                 }
                 ApiTrouble::AnswersLost if self.random.one_in(2) => (fate.0, None),
-                ApiTrouble::Refuses => (None, fate.1),
+                ApiTrouble::Refuses | ApiTrouble::Busy(_) => (None, fate.1),
                 ApiTrouble::RefusesStatus if matches!(request, Request::WriteStatus(..)) => (None, fate.1),
                 ApiTrouble::RefusesServices
                     if is_write && matches!(request, Request::PatchSelector(..) | Request::CreateService(..)) =>

@@ -67,6 +67,16 @@ impl World {
                 }
             }
             Fault::OperatorStopped(operator) => self.kill_operator(operator),
+            Fault::LeaderRetired => {
+                if let Some(leader) = self.leader() {
+                    self.stop_operator(leader);
+                }
+            }
+            Fault::LeaderKilled => {
+                if let Some(leader) = self.leader() {
+                    self.restart_operator(leader);
+                }
+            }
             Fault::Api(trouble) => self.api.trouble.push(trouble),
             Fault::WatchesStalled(operator) => self.operators[operator].watches_stalled = true,
             Fault::OperatorRetired(operator) => self.stop_operator(operator),
@@ -117,6 +127,13 @@ impl World {
             Fault::GatewayStopped(pair) => self.pairs[pair].gateway.is_running = true,
             Fault::OperatorStopped(operator) => self.start_operator(operator, Duration::ZERO),
             Fault::OperatorRetired(operator) => self.replace_operator(operator),
+            Fault::LeaderRetired => {
+                for operator in 0..self.operators.len() {
+                    if !self.operators[operator].is_running {
+                        self.start_operator(operator, Duration::ZERO);
+                    }
+                }
+            }
             Fault::OperatorBlind(operator) => self.operators[operator].is_blind = false,
             Fault::LeaseRestored => {
                 self.end_trouble(ApiTrouble::Silent);
@@ -128,6 +145,7 @@ impl World {
             | Fault::PodDeleted(..)
             | Fault::PodForced(..)
             | Fault::OperatorKilled(_)
+            | Fault::LeaderKilled
             | Fault::LeaseDeleted
             | Fault::SelectorEdited(..)
             | Fault::ServiceDeleted(_)
@@ -176,6 +194,11 @@ impl World {
             self.kill_operator(operator);
         }
         self.start_operator(operator, Duration::ZERO);
+    }
+
+    /// Which operator leads.
+    fn leader(&self) -> Option<usize> {
+        (0..self.operators.len()).find(|operator| self.claims(*operator).is_some())
     }
 
     fn ids_of(&self, pair: usize, side: Side) -> Vec<u64> {

@@ -3,6 +3,7 @@
 //! An operator cannot know what has just happened. Where a guarantee is about what is true, it is violated only if that has been so for longer
 //! than the operator may need to notice.
 
+mod causes;
 mod rest;
 
 use std::time::Duration;
@@ -19,9 +20,10 @@ use proxypair::{
 
 use super::{
     clock::Time,
+    network::{Link, Passage},
     plan::Plan,
     probe::SessionEnd,
-    truth::{Sight, Truth},
+    truth::{Sight, Truth, solid_after},
     world::World,
 };
 
@@ -226,6 +228,38 @@ impl World {
         if known.map(|(side, _)| side) != next.serving {
             self.watchdog.serving_since[pair] = next.serving.map(|side| (side, self.now));
         }
+    }
+
+    /// 6: whoever leads finishes a switch whose target may serve. It is withdrawn only for want of that, and the selector first.
+    pub fn guarantee_06_withdrawn_for_a_reason(&mut self, operator: usize, pair: usize) {
+        let Some(target) = self.api.objects[pair].status.target else {
+            return;
+        };
+        let service = self.worker(operator, pair).and_then(|worker| worker.service);
+        if service.is_some_and(|service| service.selects == Selects::Side(target)) {
+            let text = format!("pair {pair}: the Service still selects the {}", target.label());
+            self.violate("guarantee 6: a switch is withdrawn once the selector is set back", text);
+        }
+        let record = *self.watchdog.truth.of(operator, pair, target);
+        let lasts = self.now.after(record.since);
+        let healthy_after = self.plan.pairs[pair].pair.spec.health_check.healthy_after.get();
+        let known_after = solid_after(&self.timing(pair)) + healthy_after;
+        if self.is_informed(operator) && record.sight == Sight::Good && lasts > known_after {
+            let text = format!(
+                "pair {pair}: operator {operator} withdraws the switch to the {}, which has been good for {lasts:?}",
+                target.label()
+            );
+            self.violate("guarantee 6: a switch whose target may serve is finished", text);
+        }
+    }
+
+    /// Nothing keeps the API server's news from that operator.
+    pub fn is_informed(&self, operator: usize) -> bool {
+        let link = self.network.message(Link::OperatorApi(operator));
+        !self.operators[operator].is_blind
+            && !self.operators[operator].watches_stalled
+            && self.api.trouble.is_empty()
+            && link == Passage::Free(Duration::ZERO)
     }
 
     /// 7: two operators never both write.

@@ -274,7 +274,7 @@ impl World {
     pub fn reconciler_answered(&mut self, operator: usize, pair: usize, request: &Request, answer: Answer) {
         let reconcile = &mut self.operators[operator].reconciles[pair];
         reconcile.waits_for = reconcile.waits_for.saturating_sub(1);
-        reconcile.has_failed |= matches!(answer, Answer::Failed);
+        reconcile.has_failed |= matches!(answer, Answer::Failed | Answer::Busy(_));
         match (request, answer) {
             (Request::ReadService(_), Answer::Service(found)) => {
                 self.take_service(operator, pair, found);

@@ -77,6 +77,8 @@ pub enum CallKind {
     Read,
     /// A command to a gate, which is no call to the API server.
     Command,
+    /// One of them to a gate that is to be emptied.
+    Drain,
 }
 
 /// What can go wrong. `usize` is the number of a pair or of an operator.
@@ -99,6 +101,9 @@ pub enum Fault {
     GatewayStopped(usize),
     OperatorKilled(usize),
     OperatorStopped(usize),
+    /// The same as `OperatorRetired` and `OperatorKilled`, of whichever leads.
+    LeaderRetired,
+    LeaderKilled,
     Api(ApiTrouble),
     /// The watches of an operator deliver nothing.
     WatchesStalled(usize),
@@ -127,6 +132,8 @@ pub enum ApiTrouble {
     AnswersLost,
     /// 500, 429 or a broken connection: nothing is done.
     Refuses,
+    /// 429: nothing is done, and the caller is asked to wait for so long.
+    Busy(Duration),
     /// Status cannot be written: 403 or 422.
     RefusesStatus,
     /// Services cannot be written.
@@ -159,6 +166,10 @@ impl fmt::Display for PlannedFault {
 /// How long a pair is left alone before the first fault, so that most faults meet a pair that serves.
 const SETTLING: Duration = Duration::from_secs(3);
 
+/// How many histories there are to one that lasts for hours.
+const LONG_ONE_IN: usize = 300;
+const HOUR: Duration = Duration::from_secs(3600);
+
 impl Plan {
     pub fn of(seed: u64) -> Self {
         let mut random = Random::new(seed);
@@ -168,8 +179,12 @@ impl Plan {
             .map(|number| PairPlan::of(number, &mut random))
             .collect();
         let longest = pairs.iter().map(PairPlan::pace).max().unwrap_or_default();
-        let calm_from = Time::ZERO + SETTLING + longest * u32::try_from(random.below(6) + 2).unwrap_or(2);
+        let mut calm_from = Time::ZERO + SETTLING + longest * u32::try_from(random.below(6) + 2).unwrap_or(2);
         let mut faults: Vec<PlannedFault> = Vec::new();
+        // In some there is time for what happens seldom or grows slowly.
+        if random.one_in(LONG_ONE_IN) {
+            calm_from = Time::ZERO + random.span(HOUR, HOUR * 2);
+        }
         for _ in 0..random.pick(&[1, 2, 3, 4, 6, 9]) {
             let mut fault = PlannedFault::of(&pairs, operators, calm_from, &mut random);
             // Troubles come together: one that follows another meets what that has begun.
@@ -180,8 +195,14 @@ impl Plan {
             }
             faults.push(fault);
         }
-        if random.one_in(6) {
-            faults.extend(story(&pairs, operators, calm_from, &mut random));
+        if random.one_in(4) {
+            let story = story(&pairs, operators, calm_from, &mut random);
+            calm_from = calm_from.max(story.until);
+            // Half of them are told alone: another fault often keeps one from coming to its point.
+            if random.one_in(2) {
+                faults.clear();
+            }
+            faults.extend(story.faults);
         }
         // docs/failover.md assumes that clocks do not go back when the Lease is lost, and says how long a restore takes.
         let is_lost = |fault: &PlannedFault| matches!(fault.fault, Fault::LeaseDeleted | Fault::LeaseRestored);
@@ -341,6 +362,7 @@ impl Fault {
     fn of(pair: usize, operators: usize, random: &mut Random) -> Self {
         let side = random.pick(&[Side::Primary, Side::Primary, Side::Backup]);
         let operator = random.below(operators);
+        let busy = Duration::from_secs(random.pick(&[1, 2, 5, 120]));
         match random.below(36) {
             0..=4 => Self::ServerKilled(pair, side),
             5..=6 => Self::ServerStalled(pair, side),
@@ -360,6 +382,7 @@ impl Fault {
             27..=28 => Self::Api(random.pick(&[
                 ApiTrouble::AnswersLost,
                 ApiTrouble::Refuses,
+                ApiTrouble::Busy(busy),
                 ApiTrouble::RefusesStatus,
                 ApiTrouble::RefusesServices,
                 ApiTrouble::Silent,

@@ -188,8 +188,11 @@ impl World {
                     return;
                 }
                 let octet = |shift: u64| u8::try_from((id >> shift) & 0xff).unwrap_or(0);
+                let new = IpAddr::from([10, octet(16), octet(8), octet(0)]);
+                let is_reused = self.random.one_in(2);
+                let ip = self.pairs[pair].free_addresses.pop_if(|_| is_reused).unwrap_or(new);
                 if let Some(pod) = self.pod_mut(id) {
-                    pod.ip = Some(IpAddr::from([10, octet(16), octet(8), octet(0)]));
+                    pod.ip = Some(ip);
                 }
                 self.start_gate(id);
                 self.pods_changed(pair, side);
@@ -208,7 +211,9 @@ impl World {
                 if pod.terminating.is_none() || (is_early && pod.gate.is_some()) {
                     return;
                 }
+                let freed = pod.ip;
                 self.end_gate(id, "SIGKILL");
+                self.pairs[pair].free_addresses.extend(freed);
                 self.pairs[pair].pods.retain(|pod| pod.id != id);
                 self.note(format_args!("pod {id}"), format_args!("is gone"));
                 self.pods_changed(pair, side);

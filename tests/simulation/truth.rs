@@ -35,7 +35,7 @@ pub enum Sight {
 #[derive(Clone, Copy, Debug)]
 pub struct Record {
     pub sight: Sight,
-    since: Time,
+    pub since: Time,
     /// Since when it was neither good nor doubtful.
     pub ill_since: Option<Time>,
     /// It was silent at some moment since then.
@@ -46,6 +46,8 @@ pub struct Record {
     pub only_silent: bool,
     /// Since then a pod of it was being deleted.
     pub was_leaving: bool,
+    /// Since then it was neither good nor doubtful at some moment.
+    pub was_ill: bool,
 }
 
 /// All of them.
@@ -56,6 +58,8 @@ pub struct Truth {
     pub missing_since: Vec<Sides<Option<Time>>>,
     /// Since when no pod of each side has accepted probes.
     pub closed_since: Vec<Sides<Option<Time>>>,
+    /// Since when each operator has led and heard of everything.
+    pub informed_since: Vec<Option<Time>>,
     /// Since when each ObjectServer cannot be reached by its gates, and whether there was silence since then.
     pub away_since: Vec<Sides<Option<(Time, bool)>>>,
 }
@@ -70,12 +74,14 @@ impl Truth {
             solid_until: Time::ZERO,
             only_silent: false,
             was_leaving: true,
+            was_ill: true,
         };
         let pairs = plan.pairs.len();
         Self {
             records: vec![vec![both(|_| record); pairs]; plan.operators],
             missing_since: vec![both(|_| Some(Time::ZERO)); pairs],
             closed_since: vec![both(|_| Some(Time::ZERO)); pairs],
+            informed_since: vec![None; plan.operators],
             away_since: vec![both(|_| None); pairs],
         }
     }
@@ -91,9 +97,14 @@ impl Record {
             self.solid_until = now;
             self.only_silent = true;
             self.was_leaving = false;
+            self.was_ill = false;
         }
         if sight == self.sight {
             return;
+        }
+        // What is seen of a pod that leaves says nothing about its successor, whose silence begins to be noticed now.
+        if self.sight == Sight::Leaving && sight == Sight::Silent {
+            self.ill_since = None;
         }
         self.sight = sight;
         self.since = now;
@@ -105,6 +116,7 @@ impl Record {
             Sight::Silent | Sight::Broken | Sight::Leaving => {
                 self.ill_since.get_or_insert(now);
                 self.was_silent |= sight == Sight::Silent;
+                self.was_ill = true;
             }
         }
         self.only_silent &= sight == Sight::Silent;
@@ -123,6 +135,11 @@ pub fn solid_after(timing: &Timing) -> Duration {
 impl World {
     pub fn look_at_the_truth(&mut self) {
         let now = self.now;
+        for operator in 0..self.operators.len() {
+            let is_informed = self.claims(operator).is_some() && self.is_informed(operator);
+            let since = &mut self.watchdog.truth.informed_since[operator];
+            *since = is_informed.then(|| since.unwrap_or(now));
+        }
         for pair in 0..self.pairs.len() {
             for side in Side::BOTH {
                 let is_missing = !self.pods_of(pair, side).any(|pod| pod.ip.is_some());
@@ -144,6 +161,7 @@ impl World {
                     record.see(sight, now, solid_after(&timing));
                 }
             }
+            self.guarantee_04_another_server_is_left(pair);
         }
     }
 

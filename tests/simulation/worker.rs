@@ -44,7 +44,7 @@ pub struct Worker {
     pub refused_until: Sides<Time>,
     /// The newest objects that are known.
     object: Object,
-    service: Option<Service>,
+    pub service: Option<Service>,
     /// Whether the call under way is the selector's, and so on: what its answer means.
     call: Option<Call>,
     read: Option<Box<Object>>,
@@ -253,8 +253,12 @@ impl World {
         match effect {
             Effect::Call(call) => self.begin(operator, pair, call),
             Effect::Command { side, gate, request } => {
+                let empties = !matches!(request, Command::Admit);
                 self.command(operator, pair, side, &gate, request);
                 self.count_call(CallKind::Command);
+                if empties {
+                    self.count_call(CallKind::Drain);
+                }
             }
             Effect::WatchRoute(wanted) => self.watch_route(operator, pair, wanted),
             Effect::Recheck(_, gate) => self.recheck(operator, pair, &gate),
@@ -345,8 +349,12 @@ impl World {
         let stored = &self.api.objects[pair].status;
         let begins = next.switching.is_some() && stored.switching != next.switching;
         let is_fact = next.switching.is_none() && stored.switching.is_some();
+        let is_withdrawn = is_fact && next.serving == stored.serving;
         if is_fact {
             self.count_call(CallKind::Fact);
+        }
+        if is_withdrawn {
+            self.guarantee_06_withdrawn_for_a_reason(operator, pair);
         }
         if !begins {
             return;
@@ -370,6 +378,7 @@ impl World {
             self.guarantee_08_no_failback_before_the_resync(operator, pair);
         } else {
             self.guarantee_05_silence_has_lasted(operator, pair, &switch);
+            self.guarantee_12_a_refused_login_causes_no_switch(operator, pair, &switch);
         }
     }
 
@@ -384,6 +393,10 @@ impl World {
         let outcome = match (call, answer) {
             (_, Answer::Failed) => Err(CallError::Failed {
                 retry_after: None,
+                reason: Reason::ApiServerError,
+            }),
+            (_, Answer::Busy(after)) => Err(CallError::Failed {
+                retry_after: Some(after),
                 reason: Reason::ApiServerError,
             }),
             (Call::DeletePod { .. }, Answer::Gone) => Ok(CallDone::AlreadyGone),

@@ -1,7 +1,7 @@
 //! The world of one history: everything that there is, and the queue of what happens next. One thread, no waiting: the next event is taken,
 //! time jumps to it, and it makes further events.
 
-use std::{cmp::Reverse, collections::BinaryHeap, fmt::Arguments, time::Duration};
+use std::{cmp::Reverse, collections::BinaryHeap, fmt::Arguments, net::IpAddr, time::Duration};
 
 use proxypair::api::{Side, Sides};
 
@@ -61,6 +61,8 @@ pub struct PairWorld {
     pub servers: Sides<ObjectServer>,
     pub gateway: Gateway,
     pub pods: Vec<Pod>,
+    /// Addresses of pods that are gone: the next pod may get one of them.
+    pub free_addresses: Vec<IpAddr>,
     pub deployments: Sides<Deployment>,
     /// Certificates of listeners that cannot be used.
     pub port_closed: Sides<bool>,
@@ -139,7 +141,7 @@ impl Ord for Entry {
 }
 
 /// More events than any history needs: the product, or the world, runs in a circle.
-const TOO_MANY: u64 = 3_000_000;
+const TOO_MANY: u64 = 20_000_000;
 
 impl World {
     /// The world at the start of a history: new pairs, whose pods do not exist yet.
@@ -303,6 +305,7 @@ impl PairWorld {
             servers: both(ObjectServer::new),
             gateway: Gateway::new(plan.resync),
             pods: Vec::new(),
+            free_addresses: Vec::new(),
             deployments: both(|_| Deployment::default()),
             port_closed: Sides::default(),
             slices: Vec::new(),

@@ -522,6 +522,21 @@ fn an_operator_that_crashes_before_or_after_any_effect_leaves_what_its_successor
     }
 }
 
+#[test]
+fn a_successor_withdraws_no_switch_before_it_has_observed_the_target() {
+    let mut world = World::settled(Side::Primary);
+    let mut operator = world.start();
+    world.kill(&mut operator, Side::Primary);
+    let intent = world.take_call(&mut operator);
+    world.answer(&mut operator, intent, Fault::None);
+    // The primary is back when the successor starts, and what is observed of it comes first.
+    world.revive(&mut operator, Side::Primary);
+    let mut successor = world.start();
+    world.run(&mut successor);
+    assert_eq!(world.status.serving, Some(Side::Backup), "{:?}", world.calls());
+    assert_eq!(world.status.history[0].to, Side::Backup);
+}
+
 mod any_history {
     use proptest::prelude::*;
 

@@ -319,11 +319,11 @@ fn a_claim_that_has_expired_is_not_renewed_by_a_late_answer() {
         panic!("{acquire:?}");
     };
     election.answered(&acquire.request, Answer::Lease(lease.clone()), begun, at(10));
-    assert!(election.standing().claim(at(2999)).is_some());
+    assert!(election.standing().claim(at(2699)).is_some());
     let Step::Call(renewal) = election.step(at(1000), wall) else {
         panic!("{election:?}");
     };
-    election.answered(&renewal.request, Answer::Lease(lease.clone()), at(1000), at(3000));
+    election.answered(&renewal.request, Answer::Lease(lease.clone()), at(1000), at(2700));
     assert_eq!(election.standing(), Standing::Lost);
-    assert_eq!(election.step(at(3000), wall), Step::End);
+    assert_eq!(election.step(at(2700), wall), Step::End);
 }

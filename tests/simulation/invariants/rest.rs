@@ -10,7 +10,7 @@ use proxypair::{
 };
 
 use super::super::{
-    plan::{Fault, PairPlan, Plan},
+    plan::{ApiTrouble, Fault, PairPlan, Plan, PlannedFault},
     truth::Sight,
     world::World,
 };
@@ -56,8 +56,10 @@ pub fn bound(plan: &Plan) -> Duration {
     };
     let pairs = plan.pairs.iter().map(of_pair).max().unwrap_or_default();
     let login = Duration::from_secs(if refuses { 61 } else { 0 });
+    let is_busy = |fault: &PlannedFault| matches!(fault.fault, Fault::Api(ApiTrouble::Busy(_)));
+    let busy = Duration::from_secs(if plan.faults.iter().any(is_busy) { 30 } else { 0 });
     // A leader is found, and the first reconciliation may fail.
-    plan.lease * 4 + Duration::from_secs(20) + login + pairs
+    plan.lease * 4 + Duration::from_secs(20) + login + busy + pairs
 }
 
 fn longest_interval(plan: &Plan) -> Duration {

@@ -1,0 +1,76 @@
+//! What is a reason to leave a side, and what is none.
+
+use std::time::Duration;
+
+use proxypair::{
+    api::{Cause, Side},
+    domain::machine::PendingSwitch,
+};
+
+use super::super::{
+    network::{Link, Passage},
+    truth::{Sight, solid_after},
+    world::World,
+};
+
+impl World {
+    /// 4: a server of another name is left as soon as the other side may serve.
+    pub fn guarantee_04_another_server_is_left(&mut self, pair: usize) {
+        let status = &self.api.objects[pair].status;
+        let (Some(serving), Some(_)) = (status.serving, &status.since) else {
+            return;
+        };
+        let check = &self.plan.pairs[pair].pair.spec.health_check;
+        if !self.pairs[pair].servers[serving].is_other || check.login.is_none() {
+            return;
+        }
+        // It is seen, it counts, and what was wrong with the other side is forgotten; then there are a few calls to make.
+        let patience = check.unreachable_after.get()
+            + check.healthy_after.get()
+            + solid_after(&self.timing(pair))
+            + check.unresponsive_after.get()
+            + Duration::from_secs(12);
+        let truth = &self.watchdog.truth;
+        let leader = (0..self.operators.len())
+            .find(|operator| truth.informed_since[*operator].is_some_and(|since| self.now.after(since) > patience));
+        let Some(leader) = leader else { return };
+        let is_so = |side: Side, sight: Sight| {
+            let record = truth.of(leader, pair, side);
+            record.sight == sight && self.now.after(record.since) > patience
+        };
+        if is_so(serving, Sight::Broken) && is_so(serving.other(), Sight::Good) {
+            let text = format!(
+                "pair {pair}: the {} serves, another server has answered there for more than {patience:?}, and the other side is good",
+                serving.label()
+            );
+            self.violate(
+                "guarantee 4: a server that reports another name causes a failover",
+                text,
+            );
+        }
+    }
+
+    /// 12: a refused login causes no switch.
+    pub fn guarantee_12_a_refused_login_causes_no_switch(
+        &mut self,
+        operator: usize,
+        pair: usize,
+        switch: &PendingSwitch,
+    ) {
+        let from = switch.to.other();
+        let record = *self.watchdog.truth.of(operator, pair, from);
+        let is_refused = self.pairs[pair].servers[from].refuses_login;
+        if switch.cause == Some(Cause::LoginRefused)
+            || (is_refused && !record.was_ill && self.reaches_server(operator, pair, from))
+        {
+            let text = format!("pair {pair}: the {} is left: {:?}", from.label(), switch.cause);
+            self.violate("guarantee 12: a refused login causes no switch", text);
+        }
+    }
+
+    /// Whether the operator and the gates of that side can connect wherever they have to.
+    fn reaches_server(&self, operator: usize, pair: usize, side: Side) -> bool {
+        let links = [Link::OperatorGate(operator, pair, side), Link::GateServer(pair, side)];
+        links.map(|link| self.network.connect(link)) == [Passage::Free(Duration::ZERO); 2]
+    }
+}
