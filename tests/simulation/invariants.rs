@@ -3,7 +3,7 @@
 //! An operator cannot know what has just happened. Where a guarantee is about what is true, it is violated only if that has been so for longer
 //! than the operator may need to notice.
 
-mod causes;
+pub mod causes;
 mod rest;
 
 use std::time::Duration;

@@ -6,6 +6,7 @@ use proxypair::api::Side;
 
 use super::{
     clock::Time,
+    invariants::causes::patience,
     network::{Condition, Link},
     plan::{ApiTrouble, CallKind, Fault, PairPlan, PlannedFault, When},
     random::Random,
@@ -27,12 +28,13 @@ pub fn story(pairs: &[PairPlan], operators: usize, calm_from: Time, random: &mut
         operators,
         begin: begin.max(Time::ZERO + Duration::from_secs(8)),
     };
-    match random.below(6) {
+    match random.below(7) {
         0 => second_failure(&told, random),
         1 => late_command(&told, random),
         2 => hidden_gateway(&told, random),
         3 => closed_port(&told, random),
         4 => target_dies(&told, random),
+        5 => another_server(&told),
         _ => leader_dies_in_a_failback(&told, random),
     }
 }
@@ -164,6 +166,26 @@ fn target_dies(told: &Told, random: &mut Random) -> Story {
     Story {
         faults: vec![failed, slow, dies],
         until: told.begin + down + told.pair.resync + told.until_failback() + Duration::from_secs(20),
+    }
+}
+
+/// Another server answers in the place of the primary ObjectServer for so long that it must have been left.
+fn another_server(told: &Told) -> Story {
+    let left_by = told.begin + patience(told.pair) + Duration::from_secs(2);
+    let other = planned(
+        When::At(told.begin),
+        LONG * 10,
+        Fault::WrongServer(told.number, Side::Primary),
+    );
+    // Something has to happen then, so that somebody looks.
+    let look = planned(
+        When::At(left_by),
+        Duration::from_millis(1),
+        Fault::GatewayStopped(told.number),
+    );
+    Story {
+        faults: vec![other, look],
+        until: left_by + Duration::from_secs(2),
     }
 }
 

@@ -4,14 +4,26 @@ use std::time::Duration;
 
 use proxypair::{
     api::{Cause, Side},
-    domain::machine::PendingSwitch,
+    domain::{evidence::Timing, machine::PendingSwitch},
 };
 
 use super::super::{
     network::{Link, Passage},
+    plan::PairPlan,
     truth::{Sight, solid_after},
     world::World,
 };
+
+/// How long another server may answer before the side is left: it is seen, it counts, and what was wrong with the other side is forgotten; then
+/// there are a few calls to make.
+pub fn patience(pair: &PairPlan) -> Duration {
+    let check = &pair.pair.spec.health_check;
+    check.unreachable_after.get()
+        + check.healthy_after.get()
+        + check.unresponsive_after.get()
+        + solid_after(&Timing::from(check))
+        + Duration::from_secs(12)
+}
 
 impl World {
     /// 4: a server of another name is left as soon as the other side may serve.
@@ -24,12 +36,7 @@ impl World {
         if !self.pairs[pair].servers[serving].is_other || check.login.is_none() {
             return;
         }
-        // It is seen, it counts, and what was wrong with the other side is forgotten; then there are a few calls to make.
-        let patience = check.unreachable_after.get()
-            + check.healthy_after.get()
-            + solid_after(&self.timing(pair))
-            + check.unresponsive_after.get()
-            + Duration::from_secs(12);
+        let patience = patience(&self.plan.pairs[pair]);
         let truth = &self.watchdog.truth;
         let leader = (0..self.operators.len())
             .find(|operator| truth.informed_since[*operator].is_some_and(|since| self.now.after(since) > patience));
