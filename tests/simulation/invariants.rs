@@ -9,7 +9,7 @@ mod rest;
 use std::time::Duration;
 
 use proxypair::{
-    api::{ProxyPairStatus, ResyncPolicy, Side},
+    api::{Cause, ProxyPairStatus, ResyncPolicy, Side},
     domain::{
         evidence::Timing,
         machine::{PendingSwitch, Selects},
@@ -22,6 +22,7 @@ use super::{
     clock::Time,
     network::{Link, Passage},
     plan::Plan,
+    pod::Terminating,
     probe::SessionEnd,
     truth::{Sight, Truth, solid_after},
     world::World,
@@ -90,9 +91,15 @@ impl World {
     /// How long a side that is not good may still seem so.
     fn tolerance(&self, pair: usize, was_silent: bool) -> Duration {
         let timing = self.timing(pair);
+        let has_login = self.plan.pairs[pair].pair.spec.health_check.login.is_some();
+        // Without a login the gate alone asks its ObjectServer, and says so when that has been silent for `unresponsive_after`.
+        let late = match has_login {
+            true => timing.doubtful_after(),
+            false => timing.doubtful_after().max(timing.unresponsive_after),
+        };
         match was_silent {
             // The last answer, one more question, and the time until its lateness counts.
-            true => timing.interval * 2 + timing.doubtful_after() + NOTICED + Duration::from_secs(2),
+            true => timing.interval * 2 + late + NOTICED + Duration::from_secs(2),
             false => NOTICED,
         }
     }
@@ -173,6 +180,10 @@ impl World {
         let record = *self.watchdog.truth.of(operator, pair, from);
         // A pod that is being deleted counts at once, and what becomes of it goes on from there.
         if record.was_leaving || switch.cause.is_none() {
+            return;
+        }
+        // Another server has answered in the meantime, which is no silence.
+        if switch.cause == Some(Cause::WrongObjectServer) {
             return;
         }
         let timing = self.timing(pair);
@@ -304,6 +315,14 @@ impl World {
         let Some((event, since)) = session.outstanding else {
             return;
         };
+        // A pod whose gate was silent for too long is deleted, and gets a second to end.
+        let is_short = |known: &Terminating| known.grace <= Duration::from_secs(1);
+        let of_pod = self.pod(session.pod).and_then(|(_, pod)| pod.terminating);
+        // An ObjectServer that does not answer makes any request outlast the drain.
+        let is_stalled = self.pairs[pair].servers[session.side].is_stalled;
+        if of_pod.as_ref().is_some_and(is_short) || is_stalled {
+            return;
+        }
         let grace = self.plan.pairs[pair].pair.spec.failback.drain.grace_period.get();
         let lasts = self.now.after(since);
         let is_cut = match end {

@@ -104,8 +104,14 @@ fn simulate(seconds: u64) -> ExitCode {
         time: (seconds > 0).then(|| Duration::from_secs(seconds)),
         stops: number("STOPS").is_some(),
     };
-    let told = AtomicU64::new(0);
+    let (told, known) = (AtomicU64::new(0), AtomicU64::new(0));
     let summary = run_many(budget, |summary| {
+        let violations = summary.violations.len() as u64;
+        if known.fetch_max(violations, Ordering::Relaxed) < violations
+            && let Some((seed, violation)) = summary.violations.last()
+        {
+            println!("seed {seed} violates {}", violation.rule);
+        }
         let tens = summary.took.as_secs() / 10;
         if told.fetch_max(tens, Ordering::Relaxed) < tens {
             println!("{}", summary.line());

@@ -190,9 +190,15 @@ impl World {
         if self.operators[operator].is_blind {
             return Sight::Doubtful;
         }
-        let Some(gate) = &pod.gate else { return Sight::Broken };
         let links = [Link::OperatorGate(operator, pair, side), Link::GateServer(pair, side)];
         let passages = links.map(|link| self.network.at_pod(pod.id, link, false));
+        let Some(gate) = &pod.gate else {
+            // Of a process that ended when its machine had gone, nobody says that it has.
+            return match passages[0] {
+                Passage::Silent | Passage::OneWay => Sight::Silent,
+                Passage::Refused | Passage::Free(_) => Sight::Broken,
+            };
+        };
         let server = &self.pairs[pair].servers[side];
         let passage = passages[0].then(passages[1]);
         let is_stalled = server.is_stalled && has_login && server.is_alive;

@@ -9,7 +9,7 @@ use proxypair::{
 
 use super::super::{
     network::{Link, Passage},
-    plan::PairPlan,
+    plan::{Fault, PairPlan},
     truth::{Sight, solid_after},
     world::World,
 };
@@ -33,7 +33,10 @@ impl World {
             return;
         };
         let check = &self.plan.pairs[pair].pair.spec.health_check;
-        if !self.pairs[pair].servers[serving].is_other || check.login.is_none() {
+        // After a login that was rejected the next one waits for minutes, and the name with it.
+        let refuses = Fault::LoginRefused(pair, serving);
+        let is_tried_late = self.plan.faults.iter().any(|planned| planned.fault == refuses);
+        if !self.pairs[pair].servers[serving].is_other || check.login.is_none() || is_tried_late {
             return;
         }
         let patience = patience(&self.plan.pairs[pair]);
