@@ -69,7 +69,8 @@ impl World {
     ) {
         let from = switch.to.other();
         let record = *self.watchdog.truth.of(operator, pair, from);
-        let is_refused = self.pairs[pair].servers[from].refuses_login;
+        let server = &self.pairs[pair].servers[from];
+        let is_refused = server.refuses_login && server.is_alive;
         if switch.cause == Some(Cause::LoginRefused)
             || (is_refused && !record.was_ill && self.reaches_server(operator, pair, from))
         {
