@@ -72,7 +72,7 @@ simulate: ## Simulate histories until stopped (SECONDS_MAX=60 for a minute; SEED
 	@cargo test --quiet --locked --release --test simulation
 
 simulate-whole: export WHOLE = $(if $(SEED),,$(or $(SECONDS_MAX),0))
-simulate-whole: ## The same of whole processes in a simulated network, a thousand times slower
+simulate-whole: ## The same of whole processes in a simulated network, a hundred times slower
 	@cargo test --quiet --locked --features simulation --test whole
 
 mutants: ## Show that simulator and search find planted defects (MUTANT=name for those whose name has it)

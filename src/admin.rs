@@ -35,9 +35,9 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep, timeout},
 };
+use tracing::{debug, warn};
 
 use crate::net::{TcpListener, TcpStream};
-use tracing::{debug, warn};
 
 /// Media type of `/metrics`.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

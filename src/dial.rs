@@ -377,7 +377,7 @@ const KEEPALIVES: u64 = 4;
 /// How early the kernel's timers may fire.
 const MARGIN: Duration = Duration::from_millis(50);
 
-/// Keepalive settings under which a single lost packet does not end the connection.
+/// Settings under which a single lost packet does not end the connection.
 impl Keepalive {
     fn for_silence(silence: Duration) -> Self {
         let seconds = silence.as_secs().max(2);

@@ -57,3 +57,26 @@ pub fn is_local(error: &io::Error) -> bool {
 fn errno(error: &io::Error) -> Option<Errno> {
     error.raw_os_error().map(Errno::from_raw)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_machine_lacks_is_not_the_peers_word() {
+        for (code, local) in [
+            (Errno::EMFILE, true),
+            (Errno::ENFILE, true),
+            (Errno::ENOBUFS, true),
+            (Errno::ENOMEM, true),
+            (Errno::EADDRNOTAVAIL, true),
+            (Errno::ECONNREFUSED, false),
+            (Errno::ECONNRESET, false),
+            (Errno::EHOSTUNREACH, false),
+            (Errno::ENETUNREACH, false),
+            (Errno::ETIMEDOUT, false),
+        ] {
+            assert_eq!(is_local(&io::Error::from_raw_os_error(code as i32)), local, "{code}");
+        }
+    }
+}

@@ -32,25 +32,6 @@ mod tests {
     use nix::errno::Errno;
 
     use super::*;
-    use crate::net::{ConnectError, connect, is_local};
-
-    #[test]
-    fn what_this_machine_lacks_is_not_the_peers_word() {
-        for (code, local) in [
-            (Errno::EMFILE, true),
-            (Errno::ENFILE, true),
-            (Errno::ENOBUFS, true),
-            (Errno::ENOMEM, true),
-            (Errno::EADDRNOTAVAIL, true),
-            (Errno::ECONNREFUSED, false),
-            (Errno::ECONNRESET, false),
-            (Errno::EHOSTUNREACH, false),
-            (Errno::ENETUNREACH, false),
-            (Errno::ETIMEDOUT, false),
-        ] {
-            assert_eq!(is_local(&io::Error::from_raw_os_error(code as i32)), local, "{code}");
-        }
-    }
 
     #[test]
     fn a_resolver_that_does_not_answer_is_told_from_a_name_without_address() {
@@ -59,13 +40,5 @@ mod tests {
         assert!(is_resolver_trouble(&io::Error::from_raw_os_error(Errno::EMFILE as i32)));
         assert!(!is_resolver_trouble(&lookup("Name or service not known")));
         assert!(!is_resolver_trouble(&lookup("No address associated with hostname")));
-    }
-
-    #[tokio::test]
-    async fn a_refusal_is_the_peers_word() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let closed = listener.local_addr().unwrap();
-        drop(listener);
-        assert!(matches!(connect(closed).await, Err(ConnectError::Remote(_))));
     }
 }

@@ -151,4 +151,12 @@ mod tests {
         let taken = listener.local_addr().unwrap();
         assert_eq!(bind(taken).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
+
+    #[tokio::test]
+    async fn a_refusal_is_the_peers_word() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = listener.local_addr().unwrap();
+        drop(listener);
+        assert!(matches!(connect(closed).await, Err(ConnectError::Remote(_))));
+    }
 }

@@ -35,7 +35,8 @@ pub struct Timing {
 pub enum Fault {
     OperatorKilled(usize),
     LeaseDeleted,
-    Api(ApiFault),
+    /// To one operator, or to both.
+    Api(Option<usize>, ApiFault),
     WatchesEnd,
     HistoryForgotten,
     ServerKilled(Side),
@@ -49,7 +50,7 @@ pub enum Fault {
     KeysDeleted,
 }
 
-/// What the API server does to the requests of one operator, or of both.
+/// What the API server does to the requests of an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiFault {
     Slow,
@@ -140,7 +141,7 @@ impl Fault {
         match chance.u32(0..17) {
             0 | 1 => Self::OperatorKilled(chance.usize(0..2)),
             2 => Self::LeaseDeleted,
-            3..=5 => Self::Api(ApiFault::drawn(chance)),
+            3..=5 => Self::Api([None, Some(0), Some(1)][chance.usize(0..3)], ApiFault::drawn(chance)),
             6 => Self::WatchesEnd,
             7 => Self::HistoryForgotten,
             8 | 9 => Self::ServerKilled(side),

@@ -37,6 +37,9 @@ impl World {
     ///
     /// What is violated.
     pub fn check(&self) -> Result<(), String> {
+        if let Some(usurper) = &self.usurper {
+            return Err(format!("only the leader writes: {usurper}"));
+        }
         let now = self.now();
         let Some((at, side)) = self
             .selected

@@ -41,6 +41,8 @@ const LEASE: &str = "proxypair-operator";
 const TICK: Duration = Duration::from_millis(5);
 /// When probes start: the pair was made before.
 const PROBES_AT: Duration = Duration::from_secs(12);
+/// `leaseDuration` of the chart's default.
+const LEASE_LASTS: Duration = Duration::from_secs(5);
 /// Time from the end of an operator's process to the next.
 const RESTARTS_AFTER: Duration = Duration::from_secs(1);
 
@@ -74,6 +76,8 @@ pub struct World {
     pub down: Sides<Option<Duration>>,
     /// Who holds the Lease, since when, and when it was last renewed.
     pub leader: Option<(String, Duration, Duration)>,
+    /// The first write of an operator while another one led.
+    pub usurper: Option<String>,
     /// When the virtual Service came to select a side.
     pub selected: Vec<(Duration, Side)>,
     sim: Sim<'static>,
@@ -94,6 +98,10 @@ fn address(net: u8, number: u8) -> IpAddr {
 
 fn operator_address(number: usize) -> IpAddr {
     address(1, u8::try_from(number + 1).unwrap_or(u8::MAX))
+}
+
+fn identity(operator: usize) -> String {
+    format!("operator-{operator}")
 }
 
 fn server_address(side: Side) -> IpAddr {
@@ -146,6 +154,7 @@ impl World {
             writes: Vec::new(),
             down: Sides::default(),
             leader: None,
+            usurper: None,
             selected: Vec::new(),
             sim,
             networks,
@@ -255,16 +264,28 @@ impl World {
     }
 
     fn take_requests(&mut self, now: Duration) {
-        for (number, network) in self.networks.iter().enumerate() {
-            for request in network.take_requests() {
+        for number in 0..self.networks.len() {
+            for request in self.networks[number].take_requests() {
                 let is_small = ["leases", "events"].contains(&request.resource.as_str());
                 if request.verb.writes() && !is_small {
+                    self.usurper = self.usurper.take().or_else(|| self.usurper_of(number, now));
                     let name = request.name.as_deref().unwrap_or_default();
                     let what = format!("operator {number}: {:?} {} {name}", request.verb, request.resource);
                     self.writes.push((now, what));
                 }
             }
         }
+    }
+
+    /// What is wrong with a write of that operator: another one has held the Lease, longer than the claim of a leader can last whose Lease was
+    /// deleted.
+    fn usurper_of(&self, operator: usize, now: Duration) -> Option<String> {
+        let (holder, since, _) = self.leader.as_ref()?;
+        let may_overlap = self.plan.faults.iter().any(|(.., fault)| *fault == Fault::LeaseDeleted);
+        let tolerated = if may_overlap { LEASE_LASTS } else { TICK * 2 };
+        let is_late = *holder != identity(operator) && now > *since + tolerated;
+        is_late
+            .then(|| format!("operator {operator} writes at {now:?}, and {holder} has held the Lease since {since:?}"))
     }
 
     fn keep_operators(&mut self, now: Duration) {
@@ -310,11 +331,7 @@ impl World {
                 self.sim.crash(operator_address(operator));
             }
             Fault::LeaseDeleted => drop(self.api.delete::<Lease>(NAMESPACE, LEASE)),
-            Fault::Api(fault) => {
-                for network in &self.networks {
-                    begin_api_fault(network, fault);
-                }
-            }
+            Fault::Api(operator, fault) => self.begin_api_fault(operator, fault),
             Fault::WatchesEnd => self.api.end_watches(),
             Fault::HistoryForgotten => {
                 self.api.forget_history();
@@ -365,11 +382,7 @@ impl World {
         };
         match fault {
             Fault::OperatorKilled(operator) if !lasts_on(fault) => self.killed[operator] = false,
-            Fault::Api(_) => {
-                for network in &self.networks {
-                    network.clear_faults();
-                }
-            }
+            Fault::Api(..) => self.end_api_fault(),
             Fault::ServerKilled(side) if !lasts_on(fault) => {
                 self.down[side] = None;
                 self.servers[side].borrow().runs.send_replace(true);
@@ -387,6 +400,26 @@ impl World {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn begin_api_fault(&self, operator: Option<usize>, fault: ApiFault) {
+        for (number, network) in self.networks.iter().enumerate() {
+            if operator.is_none_or(|operator| operator == number) {
+                begin_api_fault(network, fault);
+            }
+        }
+    }
+
+    /// The script of an API server can only be emptied: what lasts on is written again.
+    fn end_api_fault(&self) {
+        for network in &self.networks {
+            network.clear_faults();
+        }
+        for number in self.active.keys() {
+            if let Fault::Api(operator, fault) = self.plan.faults[*number].2 {
+                self.begin_api_fault(operator, fault);
+            }
         }
     }
 
@@ -491,7 +524,7 @@ async fn run_operator(api: ApiServer, number: usize) -> turmoil::Result {
     let Operator { args } = Operator::parse_from([
         "operator",
         "--image=proxypair:1",
-        &format!("--identity=operator-{number}"),
+        &format!("--identity={}", identity(number)),
         &format!("--namespace={NAMESPACE}"),
     ]);
     let (_stop, stopped) = watch::channel(false);
