@@ -161,6 +161,7 @@ fn conditions(pair: &Pair) -> Vec<String> {
         let side = |health| SideKnown {
             health,
             sessions: 0,
+            gates: Vec::new(),
             acting_primary: None,
             expiry: Expiry::default(),
             unasked: None,

@@ -179,7 +179,7 @@ const OPERATOR_RULES: [(&str, &str, &str); 9] = [
     ("", "secrets serviceaccounts services", "get list watch create patch"),
     ("", "configmaps", "get list watch create patch"),
     ("policy", "poddisruptionbudgets", "get list watch create patch"),
-    ("", "pods", "list watch delete"),
+    ("", "pods", "list watch patch delete"),
     ("discovery.k8s.io", "endpointslices", "list watch"),
     ("events.k8s.io", "events", "create patch"),
 ];

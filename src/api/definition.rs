@@ -1,6 +1,8 @@
 //! The definition of the resource, as it is installed.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use kube::CustomResourceExt;
 use serde_json::json;
 
@@ -10,20 +12,44 @@ use super::ProxyPair;
 ///
 /// A ProxyPair that no operator has looked at yet has `status.observedGeneration: -1` by default. Tools that judge an object by its status, as
 /// kstatus in Flux and `kubectl wait` do, would take one without a status for one that is done.
+///
+/// What the fields of Kubernetes' own types mean is said once, below `spec.proxy`, and not again for each side: `kubectl apply` has a limit.
 #[must_use]
 pub fn definition() -> CustomResourceDefinition {
     let mut definition = ProxyPair::crd();
     for version in &mut definition.spec.versions {
-        let schema = version
-            .schema
-            .as_mut()
-            .and_then(|schema| schema.open_api_v3_schema.as_mut());
-        let status = schema.and_then(|schema| schema.properties.as_mut()?.get_mut("status"));
-        if let Some(status) = status {
+        let schema = version.schema.as_mut();
+        let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) else {
+            continue;
+        };
+        if let Some(status) = property(schema, &["status"]) {
             status.default = Some(JSON(json!({"observedGeneration": -1})));
+        }
+        for side in ["primary", "backup"] {
+            let settings = property(schema, &["spec", side, "proxy"]).and_then(|proxy| proxy.properties.as_mut());
+            settings
+                .into_iter()
+                .flat_map(|settings| settings.values_mut())
+                .for_each(leave_unsaid);
         }
     }
     definition
+}
+
+fn property<'a>(schema: &'a mut JSONSchemaProps, path: &[&str]) -> Option<&'a mut JSONSchemaProps> {
+    path.iter()
+        .try_fold(schema, |schema, name| schema.properties.as_mut()?.get_mut(*name))
+}
+
+/// Takes away the descriptions of everything below.
+fn leave_unsaid(schema: &mut JSONSchemaProps) {
+    for field in schema.properties.iter_mut().flat_map(|fields| fields.values_mut()) {
+        field.description = None;
+        leave_unsaid(field);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        leave_unsaid(items);
+    }
 }
 
 #[cfg(test)]

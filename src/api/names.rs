@@ -30,6 +30,12 @@ pub const LABEL_PART_OF: &str = "app.kubernetes.io/part-of";
 pub const LABEL_PAIR: &str = "proxypair.dev/pair";
 /// `primary` or `backup`.
 pub const LABEL_SIDE: &str = "proxypair.dev/side";
+/// On a proxy pod: `true` if the virtual Service may lead to it while its side serves. The operator takes a gate out by it.
+pub const LABEL_ROUTED: &str = "proxypair.dev/routed";
+/// Value of [`LABEL_ROUTED`] on a pod that the virtual Service leads to.
+pub const ROUTED: &str = "true";
+/// Value of [`LABEL_ROUTED`] on a pod that was taken out.
+pub const NOT_ROUTED: &str = "false";
 /// Role of a Service; Kubernetes copies it to the EndpointSlices.
 pub const LABEL_ROLE: &str = "proxypair.dev/role";
 /// On an EndpointSlice: the name of its Service. Set by Kubernetes.

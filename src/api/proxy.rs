@@ -95,6 +95,12 @@ pub struct ProxySpec {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProxyOverrides {
+    /// Proxy pods of each side, from 1 to 3; all of a side are bound to the same ObjectServer. If unset: 2. With more than one, a proxy that
+    /// fails, is evicted or is replaced alone moves no traffic to the other ObjectServer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3))]
+    pub replicas: Option<i32>,
+
     /// With engine Proxyserv: the image with nco_proxyserv, installed under `ncHome`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::image().cel())]
@@ -158,7 +164,7 @@ pub struct ProxyOverrides {
     #[schemars(length(max = 32))]
     pub tolerations: Option<Vec<Toleration>>,
 
-    /// Scheduling rules. If unset, the two sides prefer different nodes.
+    /// Scheduling rules. If unset, the pods of the pair prefer different nodes and zones, first of all those of one side.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
 
@@ -190,6 +196,7 @@ impl ProxyOverrides {
     pub fn overridden_by(&self, side: Option<&Self>) -> Self {
         let Some(side) = side else { return self.clone() };
         let Self {
+            replicas,
             image,
             image_pull_policy,
             properties,
@@ -209,6 +216,7 @@ impl ProxyOverrides {
             pod_annotations,
         } = side.clone();
         Self {
+            replicas: replicas.or(self.replicas),
             image: image.or_else(|| self.image.clone()),
             image_pull_policy: image_pull_policy.or(self.image_pull_policy),
             properties: properties.or_else(|| self.properties.clone()),

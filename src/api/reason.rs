@@ -133,8 +133,12 @@ reasons! {
     GateLost,
     /// `Ready` is `False`: the pods of both sides are being deleted at the same time.
     BothTerminating,
-    /// `Protected` is `False`: the proxies of both sides run on one node.
+    /// `Protected` is `False`: the proxies of both sides, or all of one that has several, run on one node.
     SameNode,
+    /// Event: new connections do not lead to a gate any more; the others of its side go on.
+    GateTakenOut,
+    /// Event: new connections lead to a gate again.
+    GateReturned,
     /// `Protected`, `PrimaryHealthy` and `BackupHealthy` are `Unknown`: nothing watches the pair.
     NotWatched,
     /// `Ready` is `False`: the task that watches the pair has failed.

@@ -176,9 +176,14 @@ pub struct SideStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
 
-    /// Probe sessions on this side, counted by its gate.
+    /// Probe sessions on this side, counted by its gates.
     #[serde(default)]
     pub connections: i32,
+
+    /// The gates of this side.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub gates: Vec<GateStatus>,
 
     /// The ObjectServer of this side.
     pub object_server: String,
@@ -194,6 +199,34 @@ pub struct SideStatus {
     /// Expiry time of the certificate that the ObjectServer presents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_server_certificate_expires: Option<Time>,
+}
+
+/// State of one gate.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GateStatus {
+    /// The name of its pod.
+    #[schemars(length(max = 253))]
+    pub pod: String,
+
+    /// The node that the pod runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub node: Option<String>,
+
+    /// Up if an event sent through this gate would reach the ObjectServer, Down, or Unknown while there is no recent observation.
+    pub health: Health,
+
+    /// Why the gate is down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+
+    /// Whether the virtual Service leads to it while its side serves. A gate that cannot serve is taken out while another one can.
+    pub routed: bool,
+
+    /// Probe sessions on it, by its last report.
+    #[serde(default)]
+    pub connections: i32,
 }
 
 /// A gate that is lost, most often with its node.

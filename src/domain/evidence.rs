@@ -62,7 +62,9 @@ pub enum Fault {
 }
 
 impl Link {
-    fn silent_since(&self) -> Option<Instant> {
+    /// Since when nothing has come back, while that is so.
+    #[must_use]
+    pub const fn silent_since(&self) -> Option<Instant> {
         match self {
             Self::Silent { since } => Some(*since),
             _ => None,
@@ -259,11 +261,6 @@ const GATE_DIALS_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long a gate may take to open its port for probes once it is commanded to.
 pub const ADMITS_WITHIN: Duration = Duration::from_secs(1);
-
-/// The oldest silence on any of these connections.
-pub fn oldest_silence<'a>(links: impl IntoIterator<Item = &'a Link>) -> Option<Instant> {
-    links.into_iter().filter_map(Link::silent_since).min()
-}
 
 #[cfg(test)]
 mod tests;

@@ -66,11 +66,27 @@ pub struct Occupancy {
     pub terminating: bool,
     /// The other side is being ended as well, and accepts probes until then.
     pub other_still_serves: bool,
+    /// Since when the virtual Service has not led to it while it leads to another gate of the side; `None` if that is not so.
+    pub out_since: Option<Instant>,
+    /// It cannot serve.
+    pub failed: bool,
     /// The command in force, if one was given.
     pub last: Option<GateMode>,
 }
 
-/// The command for a gate of `side`. `may_drain` says whether new connections to the virtual Service have stopped leading to the side.
+/// From when on gates may be drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drains {
+    /// New connections to the virtual Service have stopped leading to the side that does not serve.
+    pub of_idle_side: bool,
+    /// How long a gate goes on serving after it has left the virtual Service.
+    pub delay: Duration,
+}
+
+/// The command for a gate of `side`.
+///
+/// A gate that was taken out of the virtual Service is emptied into the others of its side: at once if it has failed, and by a drain if it is
+/// terminating, when the nodes no longer lead to it.
 ///
 /// A side that serves, or is about to, admits. The gates of any other side are emptied once the switch is finished: by a drain if the
 /// side is up, recovering or terminating, and then not before `may_drain`; at once if it has failed, since its sessions lead nowhere.
@@ -86,9 +102,17 @@ pub fn mode_for(
     routing: &Routing,
     sides: Sides<&SideHealth>,
     gate: Occupancy,
-    may_drain: bool,
+    drains: Drains,
     now: Instant,
 ) -> GateMode {
+    if let Some(since) = gate.out_since {
+        if gate.terminating && (gate.last == Some(GateMode::Drain) || now >= since + drains.delay) {
+            return GateMode::Drain;
+        }
+        if gate.failed && !gate.terminating {
+            return GateMode::Drop;
+        }
+    }
     let (this, other) = (sides[side], sides[side.other()]);
     let is_idle = routing.serving != side && routing.target != side;
     let is_taken_over = other.may_serve() || (gate.terminating && gate.other_still_serves);
@@ -101,7 +125,7 @@ pub fn mode_for(
         return GateMode::Drop;
     }
     let stays = gate.terminating || gate.occupied_since.is_some_and(|since| now >= since + STAYS_FOR);
-    if gate.last == Some(GateMode::Drain) || (may_drain && stays) {
+    if gate.last == Some(GateMode::Drain) || (drains.of_idle_side && stays) {
         GateMode::Drain
     } else {
         GateMode::Admit
@@ -136,7 +160,7 @@ mod tests {
             routing,
             sides,
             gate,
-            may_drain,
+            drains(may_drain),
             Instant::now() + Duration::from_secs(3600),
         )
     }
@@ -147,7 +171,16 @@ mod tests {
             occupied_since: Some(Instant::now()),
             terminating: false,
             other_still_serves: false,
+            out_since: None,
+            failed: false,
             last: None,
+        }
+    }
+
+    fn drains(of_idle_side: bool) -> Drains {
+        Drains {
+            of_idle_side,
+            delay: RULES_SETTLE,
         }
     }
 
@@ -197,6 +230,7 @@ mod tests {
                 terminating: this.cause == Some(Cause::ProxyTerminating),
                 other_still_serves: other.cause == Some(Cause::ProxyTerminating),
                 last,
+                ..occupied()
             },
             true,
         )
@@ -270,18 +304,48 @@ mod tests {
         let now = Instant::now();
         let gate = Occupancy {
             occupied_since: Some(now),
-            terminating: false,
-            other_still_serves: false,
             last: Some(GateMode::Admit),
+            ..occupied()
         };
         let (idle, serving) = (up(), up());
         let sides = Sides {
             primary: &serving,
             backup: &idle,
         };
-        let at = |now| mode_for(Side::Backup, &routing(SETTLED, SETTLED), sides, gate, true, now);
+        let at = |now| mode_for(Side::Backup, &routing(SETTLED, SETTLED), sides, gate, drains(true), now);
         assert_eq!(at(now), GateMode::Admit);
         assert_eq!(at(now + STAYS_FOR), GateMode::Drain);
+    }
+
+    #[test]
+    fn a_gate_that_was_taken_out_is_drained_when_the_nodes_have_left_it_and_dropped_if_it_has_failed() {
+        let since = Instant::now();
+        let routing = routing(SETTLED, SETTLED);
+        let (serving, idle) = (up(), up());
+        let sides = Sides {
+            primary: &serving,
+            backup: &idle,
+        };
+        let at = |gate, after| mode_for(Side::Primary, &routing, sides, gate, drains(true), since + after);
+        let out = Occupancy {
+            out_since: Some(since),
+            ..occupied()
+        };
+        let leaving = Occupancy {
+            terminating: true,
+            failed: true,
+            ..out
+        };
+        assert_eq!(at(leaving, Duration::ZERO), GateMode::Admit);
+        assert_eq!(at(leaving, RULES_SETTLE), GateMode::Drain);
+        let failed = Occupancy { failed: true, ..out };
+        assert_eq!(at(failed, Duration::ZERO), GateMode::Drop);
+        assert_eq!(at(out, RULES_SETTLE), GateMode::Admit, "it is good again");
+        let still_in = Occupancy {
+            out_since: None,
+            ..leaving
+        };
+        assert_eq!(at(still_in, RULES_SETTLE), GateMode::Admit);
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod input;
 mod lost;
 mod outcome;
 mod phase;
+mod placement;
 mod settled;
 mod side;
 mod switching;
@@ -52,7 +53,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use self::{defects::DefectMemory, lost::Lost, settled::Deletion};
+use self::{defects::DefectMemory, lost::Lost, placement::Labelling, settled::Deletion};
 use super::{
     defect::Defects,
     evidence::Timing,
@@ -130,6 +131,8 @@ struct Memory {
     lost: Vec<Lost>,
     /// What [`Machine::look_for_defects`] needs to know of earlier moments.
     defects: DefectMemory,
+    /// Labels of pods that were written, by `metadata.uid`.
+    labels: HashMap<String, Labelling>,
     /// Whether connections to the virtual Service are being observed.
     watches_route: bool,
     /// Whether each side's ObjectServer is asked for its gateways.
@@ -200,6 +203,7 @@ impl Machine {
                     state.take_pods(&pods[side], now);
                 }
                 self.forget_deletions();
+                self.forget_labels();
             }
             Input::Route(gate) => {
                 let is_of = |side: &Side| gate.as_ref() == Some(&self.pair.spec.side(*side).server_name);
@@ -268,7 +272,7 @@ impl Machine {
             is_settled: routing.serving == routing.target,
             selected: Some(self.phase.selected()),
             health: self.sides.each_ref().map(|side| Some(side.health.health)),
-            template: self.sides.each_ref().map(|side| side.standing()?.pod.template.clone()),
+            template: self.sides.each_ref().map(SideState::template),
             proxy_works: self.sides.each_ref().map(|side| side.health.proxy_works()),
         }
     }
@@ -290,7 +294,7 @@ impl Machine {
     fn advance(&mut self, now: Now, effects: &mut Vec<Effect>) {
         for (_, side) in self.sides.iter_mut() {
             side.order_gates(now.monotonic);
-            side.assess(&self.timing, now.monotonic);
+            side.assess(&self.timing, &self.endpoints, now.monotonic);
         }
         let of_lost = self.keep_lost(now);
         let look_again = self.look_for_defects(now.monotonic, effects);
@@ -304,6 +308,7 @@ impl Machine {
             (Traffic::ReadAt(_) | Traffic::Calling(_), _) => None,
             (Traffic::Idle, _) => {
                 self.route(now, effects);
+                self.place_gates(now, effects);
                 self.maintain(now, effects)
             }
         };
@@ -369,6 +374,7 @@ impl Machine {
             sides: self.sides.each_ref().map(|side| SideKnown {
                 health: &side.health,
                 sessions: side.sessions(),
+                gates: side.shown(),
                 acting_primary: side.server.state.as_ref().and_then(|state| state.acting_primary),
                 expiry: side.expiry(),
                 unasked: side.server.unasked(),
@@ -397,12 +403,23 @@ impl Machine {
             .sides
             .iter()
             .filter_map(|(_, side)| side.next_look(&self.timing, now.monotonic));
-        [due, decision, traffic, drain, route, self.phase.deadline()]
-            .into_iter()
-            .flatten()
-            .chain(sides)
-            .filter(|at| *at > now.monotonic)
-            .min()
+        let labels = self.labels_due(now.monotonic);
+        let taken_out = self.taken_out_due(now.monotonic);
+        [
+            due,
+            decision,
+            traffic,
+            drain,
+            route,
+            labels,
+            taken_out,
+            self.phase.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(sides)
+        .filter(|at| *at > now.monotonic)
+        .min()
     }
 }
 

@@ -23,6 +23,18 @@ pub enum Notice {
         /// It is lost, or had not ended in time. Otherwise its gate answers nothing.
         is_lost: bool,
     },
+    /// New connections to the virtual Service do not lead to a gate any more. The others of its side go on.
+    GateTakenOut {
+        /// The name of its pod.
+        pod: String,
+        /// Why.
+        why: String,
+    },
+    /// They lead to it again.
+    GateReturned {
+        /// The name of its pod.
+        pod: String,
+    },
     /// Objects that had lost their owner belong to the pair now: kind and name of each.
     Adopted(Vec<String>),
     /// Something is wrong.
@@ -81,6 +93,23 @@ impl Notice {
                 },
                 action: if *is_lost { "ForceDeletePod" } else { "DeletePod" }.to_owned(),
             },
+            Self::GateTakenOut { pod, why } => EventText {
+                warning: true,
+                reason: Reason::GateTakenOut,
+                note: cut(
+                    &format!(
+                        "new connections do not lead to pod {pod} any more, and the other proxies of its side serve on: {why}"
+                    ),
+                    NOTE_MAX,
+                ),
+                action: "TakeOut".to_owned(),
+            },
+            Self::GateReturned { pod } => EventText {
+                warning: false,
+                reason: Reason::GateReturned,
+                note: format!("new connections lead to pod {pod} again"),
+                action: "TakeIn".to_owned(),
+            },
             Self::Adopted(objects) => EventText {
                 warning: false,
                 reason: Reason::Adopted,
@@ -104,13 +133,17 @@ impl Notice {
 /// What API servers accept of a note, in bytes.
 const NOTE_MAX: usize = 1024;
 
+fn cut(note: &str, bytes: usize) -> String {
+    note[..note.floor_char_boundary(bytes)].to_owned()
+}
+
 /// The Event about something that is wrong.
 #[must_use]
 pub fn defect_text(defect: &Defect) -> EventText {
     EventText {
         warning: true,
         reason: defect.reason,
-        note: defect.message[..defect.message.floor_char_boundary(NOTE_MAX)].to_owned(),
+        note: cut(&defect.message, NOTE_MAX),
         action: format!("Repair{}", defect.side.map_or("", Side::as_str)),
     }
 }

@@ -153,6 +153,11 @@ impl Pair {
         self.spec.proxy(side)
     }
 
+    /// How many proxy pods one side has.
+    pub fn replicas(&self, side: Side) -> i32 {
+        self.proxy(side).replicas.unwrap_or(REPLICAS)
+    }
+
     /// What one side accepts from probes.
     pub fn listener(&self, side: Side) -> &Listener {
         &self.listeners[side]
@@ -168,6 +173,9 @@ impl Pair {
         &self.object_servers[side]
     }
 }
+
+/// Proxy pods of a side, unless declared: one can fail, or be replaced, without a change of the ObjectServer.
+const REPLICAS: i32 = 2;
 
 /// `$NCHOME` of IBM's installer.
 const NC_HOME: &str = "/opt/IBM/tivoli/netcool";

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::{
         CONDITION_BACKUP_HEALTHY, CONDITION_LOGIN_PROTECTED, CONDITION_PRIMARY_HEALTHY, CONDITION_PRIMARY_SERVING,
-        CONDITION_PROTECTED, CONDITION_READY, FailbackStatus, Health, LostGate, ProxyPairStatus, Reason,
+        CONDITION_PROTECTED, CONDITION_READY, FailbackStatus, GateStatus, Health, LostGate, ProxyPairStatus, Reason,
         STATUS_MESSAGE_MAX, Side, SideStatus, Sides, Switch, Switching,
     },
     foreign::cut,
@@ -47,6 +47,8 @@ pub struct SideKnown<'a> {
     pub health: &'a SideHealth,
     /// Probe sessions on all its gates.
     pub sessions: u32,
+    /// Its gates.
+    pub gates: Vec<GateStatus>,
     /// The ObjectServer's property `ActingPrimary`.
     pub acting_primary: Option<bool>,
     /// Certificate expiry times.
@@ -145,6 +147,7 @@ fn side_status(known: &Known<'_>, side: Side, before: &ProxyPairStatus, moments:
     let SideKnown {
         health,
         sessions,
+        gates,
         acting_primary,
         expiry,
         unasked: _,
@@ -162,6 +165,7 @@ fn side_status(known: &Known<'_>, side: Side, before: &ProxyPairStatus, moments:
             .and_then(|old| old.since.clone())
             .or_else(|| Some(moments.wall(health.since))),
         connections: count(*sessions),
+        gates: gates.clone(),
         object_server: known.pair.spec.side(side).object_server.name.clone(),
         acting_primary: *acting_primary,
         listener_certificate_expires: expiry.listener.map(Time),
@@ -427,6 +431,9 @@ pub fn without_counts(status: &ProxyPairStatus) -> ProxyPairStatus {
     status.connections = 0;
     for side in [&mut status.primary, &mut status.backup].into_iter().flatten() {
         side.connections = 0;
+        for gate in &mut side.gates {
+            gate.connections = 0;
+        }
     }
     let failback = status.failback.take().map(|failback| FailbackStatus {
         connections_remaining: 0,

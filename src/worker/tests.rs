@@ -199,6 +199,7 @@ impl View for FakeView {
                 terminating: None,
                 failure: None,
                 template: None,
+                routed: true,
             }]
         })
     }

@@ -7,7 +7,7 @@ use kube::{ResourceExt, runtime::reflector::Store};
 use tokio::time::Instant;
 
 use crate::{
-    api::{LABEL_PAIR, LABEL_ROLE, LABEL_SERVICE_NAME, LABEL_SIDE, ROLE_VIRTUAL, Side, Sides},
+    api::{LABEL_PAIR, LABEL_ROLE, LABEL_ROUTED, LABEL_SERVICE_NAME, LABEL_SIDE, ROLE_VIRTUAL, ROUTED, Side, Sides},
     clock::wall,
     cluster::Cluster,
     domain::{children, machine::PodView, now::Now, pair::Pair, pod_failure::pod_failure},
@@ -87,6 +87,7 @@ fn pod_view(pod: &Pod) -> PodView {
         terminating: terminating(pod),
         failure: pod.status.as_ref().and_then(pod_failure),
         template: children::template_of(&pod.metadata).map(str::to_owned),
+        routed: pod.labels().get(LABEL_ROUTED).map(String::as_str) == Some(ROUTED),
     }
 }
 

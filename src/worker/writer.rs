@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::{supervisor::set_watched, telemetry::publish_text};
 use crate::{
-    api::{FIELD_MANAGER, PORT_PROXY, ProxyPair, ProxyPairStatus, Side},
+    api::{FIELD_MANAGER, LABEL_ROUTED, NOT_ROUTED, PORT_PROXY, ProxyPair, ProxyPairStatus, ROUTED, Side},
     cluster::{ApplyError, Cluster, within_deadline},
     domain::{
         children,
@@ -145,6 +145,7 @@ impl Conversation {
             Call::WriteStatus(status) => self.write_status(*status, versions).await.map(|()| CallDone::Written),
             Call::PatchSelector(side) => self.patch_selector(side, versions).await.map(|()| CallDone::Written),
             Call::Read => return self.read(versions).await,
+            Call::LabelPod { name, uid, routed, .. } => self.label_pod(&name, &uid, routed).await,
             Call::DeletePod { name, uid, grace, .. } => self.delete_pod(&name, uid, grace).await,
         };
         match outcome {
@@ -192,6 +193,23 @@ impl Conversation {
         let patched = within_deadline(api.patch(&name, &params, &Patch::Merge(&patch))).await?;
         versions.service = Some(Some(patched));
         Ok(())
+    }
+
+    /// Changes one label, which decides whether the virtual Service leads to the pod. `uid` is a precondition: the API server refuses to change it.
+    async fn label_pod(&self, name: &str, uid: &str, routed: bool) -> Result<CallDone, ApplyError> {
+        self.cluster.claim()?;
+        let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), &self.pair.namespace);
+        let value = if routed { ROUTED } else { NOT_ROUTED };
+        let patch = json!({"metadata": {"uid": uid, "labels": {LABEL_ROUTED: value}}});
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        match within_deadline(api.patch(name, &params, &Patch::Merge(&patch))).await {
+            // It is gone, or another one has its name.
+            Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(CallDone::AlreadyGone),
+            outcome => outcome.map(|_| CallDone::Written),
+        }
     }
 
     async fn delete_pod(&self, name: &str, uid: String, grace: Duration) -> Result<CallDone, ApplyError> {

@@ -69,6 +69,7 @@ pub enum Request {
     WriteStatus(usize, u64, Box<ProxyPairStatus>),
     /// The same, if the Service is known.
     PatchSelector(usize, Option<u64>, Side),
+    LabelPod(u64, bool),
     DeletePod(u64, Duration),
     CreateService(usize, Side),
     ApplyDeployment(usize, Side, u64),
@@ -289,6 +290,14 @@ impl World {
             Request::ReadService(pair) => Answer::Service(self.api.services[pair]),
             Request::WriteStatus(pair, version, status) => self.store_status(operator, pair, version, *status),
             Request::PatchSelector(pair, version, side) => self.store_selector(operator, pair, version, side, is_late),
+            Request::LabelPod(pod, routed) => {
+                if self.pod(pod).is_none() {
+                    return Answer::Gone;
+                }
+                self.wrote("the label of a pod");
+                self.label_pod(pod, routed);
+                Answer::Written(0)
+            }
             Request::DeletePod(pod, grace) => {
                 if self.pod(pod).is_none() {
                     return Answer::Gone;

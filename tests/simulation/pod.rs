@@ -23,6 +23,8 @@ pub struct Pod {
     pub ip: Option<IpAddr>,
     pub created: Timestamp,
     pub template: u64,
+    /// Its label says that the virtual Service leads to it.
+    pub routed: bool,
     pub terminating: Option<Terminating>,
     /// Its process; `None` before it has started and after it has ended.
     pub gate: Option<Gate>,
@@ -74,6 +76,7 @@ impl Pod {
             terminating: self.terminating.map(|terminating| terminating.grace),
             failure: None,
             template: Some(self.template.to_string()),
+            routed: self.routed,
         }
     }
 }
@@ -135,6 +138,7 @@ impl World {
             ip: None,
             created,
             template,
+            routed: true,
             terminating: None,
             gate: None,
         });
@@ -229,6 +233,17 @@ impl World {
         self.tell_operators(pair, Kind::Pods);
     }
 
+    /// Writes the label by which the virtual Service leads to a pod.
+    pub fn label_pod(&mut self, id: u64, routed: bool) {
+        let Some(pod) = self.pod_mut(id) else { return };
+        pod.routed = routed;
+        let side = pod.side;
+        let Some((pair, _)) = self.pod(id) else { return };
+        let place = if routed { "in" } else { "out" };
+        self.note(format_args!("pod {id}"), format_args!("is taken {place}"));
+        self.pods_changed(pair, side);
+    }
+
     /// The EndpointSlice controller: pods with an address that the selector selects, also those that terminate.
     pub fn renew_slices(&mut self, pair: usize) {
         let Some(Selects::Side(side)) = self.api.services[pair].map(|service| service.selects) else {
@@ -237,7 +252,7 @@ impl World {
         };
         let pods = self
             .pods_of(pair, side)
-            .filter(|pod| pod.ip.is_some())
+            .filter(|pod| pod.ip.is_some() && pod.routed)
             .map(|pod| pod.id)
             .collect();
         self.set_slices(pair, pods);

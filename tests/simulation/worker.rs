@@ -64,6 +64,12 @@ const TRIP: Duration = Duration::from_millis(2);
 /// More wake-ups at one moment than any machine needs.
 const TOO_OFTEN: u32 = 50;
 
+fn pod_id(uid: &str) -> u64 {
+    uid.strip_prefix("pod-")
+        .and_then(|id| id.parse().ok())
+        .unwrap_or_default()
+}
+
 impl World {
     pub fn worker(&self, operator: usize, pair: usize) -> Option<&Worker> {
         self.operators[operator].workers[pair].as_ref()
@@ -324,13 +330,8 @@ impl World {
                 self.count_call(CallKind::Read);
                 Request::ReadObject(pair)
             }
-            Call::DeletePod { uid, grace, .. } => {
-                let pod = uid
-                    .strip_prefix("pod-")
-                    .and_then(|id| id.parse().ok())
-                    .unwrap_or_default();
-                Request::DeletePod(pod, grace)
-            }
+            Call::LabelPod { uid, routed, .. } => Request::LabelPod(pod_id(&uid), routed),
+            Call::DeletePod { uid, grace, .. } => Request::DeletePod(pod_id(&uid), grace),
         };
         self.call(operator, Caller::Worker(pair, number), request, DEADLINE);
     }
@@ -399,7 +400,7 @@ impl World {
                 retry_after: Some(after),
                 reason: Reason::ApiServerError,
             }),
-            (Call::DeletePod { .. }, Answer::Gone) => Ok(CallDone::AlreadyGone),
+            (Call::DeletePod { .. } | Call::LabelPod { .. }, Answer::Gone) => Ok(CallDone::AlreadyGone),
             (Call::WriteStatus(status), Answer::Written(version)) => {
                 worker.object.version = version;
                 worker.object.status = *status;
@@ -415,7 +416,7 @@ impl World {
                 });
                 Ok(CallDone::Written)
             }
-            (Call::DeletePod { .. }, Answer::Written(_)) => Ok(CallDone::Written),
+            (Call::DeletePod { .. } | Call::LabelPod { .. }, Answer::Written(_)) => Ok(CallDone::Written),
             (Call::Read, Answer::Object(object)) if object.pair.uid != worker.pair.uid => {
                 Err(CallError::Stop(StopReason::Gone))
             }

@@ -1,4 +1,4 @@
-//! The Deployment of one side: one pod, in it the gate, and with engine Proxyserv the user's nco_proxyserv behind it.
+//! The Deployment of one side: in each of its pods the gate, and with engine Proxyserv the user's nco_proxyserv behind it.
 
 mod gate;
 mod proxyserv;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use k8s_openapi::{
     api::{
-        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy},
+        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
             Affinity, Capabilities, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec,
             ResourceRequirements, SeccompProfile, SecurityContext, WeightedPodAffinityTerm,
@@ -17,6 +17,7 @@ use k8s_openapi::{
     apimachinery::pkg::{
         api::resource::Quantity,
         apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
     },
 };
 
@@ -24,7 +25,7 @@ pub use gate::{CHECK_PORT, CONTROL_PORT, PROXY_PORT};
 
 use super::{
     labels::{self, Map},
-    metadata, selector, side_selector,
+    metadata, routed_selector, selector, side_selector,
 };
 use crate::{
     api::{ANNOTATION_SECRET_VERSION, ANNOTATION_TEMPLATE, ProxyOverrides, Side},
@@ -46,7 +47,11 @@ pub struct GateImage {
     pub pull_policy: Option<String>,
 }
 
-/// The Deployment of one side. Its one pod is replaced by stopping the old one first: the other side serves meanwhile.
+/// How long a new pod of several must be ready before the next one is replaced: the nodes lead to it by then.
+const SETTLED_AFTER: i32 = 2;
+
+/// The Deployment of one side. A single pod is replaced by stopping the old one first: the other side serves meanwhile. Of several, each is
+/// stopped when its successor is ready.
 ///
 /// A change of nco_proxyserv's Secret, found in `contents`, replaces the pod as well, because the Secret is read when
 /// the pod starts. Certificates and CA bundles do not: the gate reads them again by itself.
@@ -58,15 +63,14 @@ pub fn deployment(pair: &Pair, side: Side, image: &GateImage, contents: &Content
     if let Some(metadata) = &mut template.metadata {
         metadata.annotations.get_or_insert_default().extend(annotation.clone());
     }
+    let is_several = pair.replicas(side) > 1;
     Deployment {
         metadata: metadata(pair, pair.side_name(side), selector.clone(), annotation),
         spec: Some(DeploymentSpec {
-            replicas: Some(1),
+            replicas: Some(pair.replicas(side)),
             revision_history_limit: Some(2),
-            strategy: Some(DeploymentStrategy {
-                type_: Some("Recreate".to_owned()),
-                rolling_update: None,
-            }),
+            min_ready_seconds: is_several.then_some(SETTLED_AFTER),
+            strategy: Some(if is_several { one_by_one() } else { stop_first() }),
             selector: LabelSelector {
                 match_labels: Some(selector),
                 ..LabelSelector::default()
@@ -75,6 +79,23 @@ pub fn deployment(pair: &Pair, side: Side, image: &GateImage, contents: &Content
             ..DeploymentSpec::default()
         }),
         ..Deployment::default()
+    }
+}
+
+fn stop_first() -> DeploymentStrategy {
+    DeploymentStrategy {
+        type_: Some("Recreate".to_owned()),
+        rolling_update: None,
+    }
+}
+
+fn one_by_one() -> DeploymentStrategy {
+    DeploymentStrategy {
+        type_: Some("RollingUpdate".to_owned()),
+        rolling_update: Some(RollingUpdateDeployment {
+            max_surge: Some(IntOrString::Int(1)),
+            max_unavailable: Some(IntOrString::Int(0)),
+        }),
     }
 }
 
@@ -113,7 +134,7 @@ fn pod_template(pair: &Pair, side: Side, image: &GateImage, contents: &Contents)
     annotations.extend(version.map(|version| (ANNOTATION_SECRET_VERSION.to_owned(), version)));
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
-            labels: Some(labels::of_pod(pair, declared, side_selector(pair, side))),
+            labels: Some(labels::of_pod(pair, declared, routed_selector(pair, side))),
             annotations: labels::annotations(pair, annotations),
             ..ObjectMeta::default()
         }),
@@ -142,7 +163,7 @@ fn relay_pod(pair: &Pair, side: Side, mut settings: ProxyOverrides, image: &Gate
         )),
         containers: vec![gate::container(pair, side, image, resources, grace)],
         volumes: Some(gate::volumes(pair, side)),
-        ..placement(pair, settings)
+        ..placement(pair, side, settings)
     }
 }
 
@@ -174,12 +195,12 @@ fn proxyserv_pod(
         init_containers: Some(proxyserv::containers(pair, side, proxyserv, image, resources, user)),
         containers: vec![gate],
         volumes: Some(volumes.chain(proxyserv::volumes(proxyserv)).collect()),
-        ..placement(pair, settings)
+        ..placement(pair, side, settings)
     }
 }
 
 /// What the pods of both engines have in common: account and placement.
-fn placement(pair: &Pair, settings: ProxyOverrides) -> PodSpec {
+fn placement(pair: &Pair, side: Side, settings: ProxyOverrides) -> PodSpec {
     PodSpec {
         service_account_name: Some(pair.service_account_name()),
         automount_service_account_token: Some(false),
@@ -188,7 +209,7 @@ fn placement(pair: &Pair, settings: ProxyOverrides) -> PodSpec {
         node_selector: Some(on_linux(settings.node_selector.unwrap_or_default())),
         tolerations: settings.tolerations,
         priority_class_name: settings.priority_class_name,
-        affinity: Some(settings.affinity.unwrap_or_else(|| apart(pair))),
+        affinity: Some(settings.affinity.unwrap_or_else(|| apart(pair, side))),
         ..PodSpec::default()
     }
 }
@@ -256,21 +277,28 @@ fn traffic_resources() -> ResourceRequirements {
     default_resources("2", "512Mi")
 }
 
-/// The two sides prefer different nodes, so that losing one loses one side.
-fn apart(pair: &Pair) -> Affinity {
+/// All pods of the pair prefer different nodes and zones, first of all those of one side: what fails then takes one gate away, or one side.
+fn apart(pair: &Pair, side: Side) -> Affinity {
+    let prefer = |weight, labels: Map, topology: &str| WeightedPodAffinityTerm {
+        weight,
+        pod_affinity_term: PodAffinityTerm {
+            label_selector: Some(LabelSelector {
+                match_labels: Some(labels),
+                ..LabelSelector::default()
+            }),
+            topology_key: topology.to_owned(),
+            ..PodAffinityTerm::default()
+        },
+    };
+    let (node, zone) = ("kubernetes.io/hostname", "topology.kubernetes.io/zone");
     Affinity {
         pod_anti_affinity: Some(PodAntiAffinity {
-            preferred_during_scheduling_ignored_during_execution: Some(vec![WeightedPodAffinityTerm {
-                weight: 100,
-                pod_affinity_term: PodAffinityTerm {
-                    label_selector: Some(LabelSelector {
-                        match_labels: Some(selector(pair)),
-                        ..LabelSelector::default()
-                    }),
-                    topology_key: "kubernetes.io/hostname".to_owned(),
-                    ..PodAffinityTerm::default()
-                },
-            }]),
+            preferred_during_scheduling_ignored_during_execution: Some(vec![
+                prefer(100, side_selector(pair, side), node),
+                prefer(60, selector(pair), node),
+                prefer(30, side_selector(pair, side), zone),
+                prefer(20, selector(pair), zone),
+            ]),
             ..PodAntiAffinity::default()
         }),
         ..Affinity::default()

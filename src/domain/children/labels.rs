@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::{
     api::{
         COMPONENT, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_MANAGED_BY, LABEL_NAME, LABEL_PAIR, LABEL_PART_OF,
-        LABEL_SIDE, LABEL_VERSION, MANAGED_BY, NAME, PART_OF, Side,
+        LABEL_ROUTED, LABEL_SIDE, LABEL_VERSION, MANAGED_BY, NAME, PART_OF, ROUTED, Side,
     },
     domain::pair::Pair,
 };
@@ -33,6 +33,13 @@ pub fn selector(pair: &Pair) -> Map {
 pub fn side_selector(pair: &Pair, side: Side) -> Map {
     let mut selector = selector(pair);
     selector.insert(LABEL_SIDE.to_owned(), side.label().to_owned());
+    selector
+}
+
+/// Selects the pods of one side that the virtual Service leads to while the side serves.
+pub fn routed_selector(pair: &Pair, side: Side) -> Map {
+    let mut selector = side_selector(pair, side);
+    selector.insert(LABEL_ROUTED.to_owned(), ROUTED.to_owned());
     selector
 }
 

@@ -7,22 +7,23 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{metadata, selector, side_selector};
+use super::{metadata, routed_selector, selector, side_selector};
 use crate::{
     api::{LABEL_ROLE, PORT_PROXY, ROLE_SIDE, ROLE_VIRTUAL, ServiceType, Side},
     domain::pair::Pair,
 };
 
-/// The selector of the virtual Service while `side` serves.
+/// The selector of the virtual Service while `side` serves: the gates of the side, without those that were taken out.
 pub fn virtual_selector(pair: &Pair, side: Side) -> BTreeMap<String, String> {
-    side_selector(pair, side)
+    routed_selector(pair, side)
 }
 
 /// The virtual Service while `side` serves.
 ///
 /// It publishes addresses that are not ready: the operator checks a side itself before the Service points at it, the
-/// gate rejects what it cannot forward, and a terminating pod keeps serving until the traffic has moved. Readiness,
-/// which kubelet reports later, could only remove the one endpoint.
+/// gate rejects what it cannot forward, and a terminating pod keeps serving until the traffic has moved. The operator
+/// takes out a gate that cannot serve while another one of its side can. Readiness, which kubelet reports later, could
+/// also remove the last endpoint.
 pub fn virtual_service(pair: &Pair, side: Side) -> Service {
     let role = Role {
         name: pair.service_name(),

@@ -5,7 +5,7 @@ use crate::{
     api::{Cause, Side},
     domain::{
         failover::Routing,
-        gate_mode::{GateMode, Occupancy, drains_from, mode_for},
+        gate_mode::{Drains, GateMode, Occupancy, drain_delay, drains_from, mode_for},
     },
 };
 
@@ -13,19 +13,24 @@ impl Machine {
     pub(super) fn command_gates(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let routing = self.commanded_routing();
         let drain = &self.pair.spec.failback.drain;
-        let may_drain = drains_from(&routing, drain).is_none_or(|from| now.monotonic >= from)
-            && self.route.allows_drain(routing.serving, now.monotonic);
+        let drains = Drains {
+            of_idle_side: drains_from(&routing, drain).is_none_or(|from| now.monotonic >= from)
+                && self.route.allows_drain(routing.serving, now.monotonic),
+            delay: drain_delay(drain),
+        };
         for side in Side::BOTH {
             let health = self.sides.each_ref().map(|side| &side.health);
-            let other_still_serves = self.sides[side.other()].standing().is_some_and(Gate::still_serves);
+            let other_still_serves = self.sides[side.other()].gates.iter().any(Gate::still_serves);
             let occupancy = |gate: &Gate| Occupancy {
                 other_still_serves,
+                // It has left the Service, and a sibling takes what it had.
+                out_since: gate.out_since.filter(|_| self.has_good_sibling(side, gate)),
                 ..gate.occupancy()
             };
             let commands: Vec<_> = self.sides[side]
                 .gates
                 .iter()
-                .map(|gate| mode_for(side, &routing, health, occupancy(gate), may_drain, now.monotonic))
+                .map(|gate| mode_for(side, &routing, health, occupancy(gate), drains, now.monotonic))
                 .collect();
             for (gate, mode) in self.sides[side].gates.iter_mut().zip(commands) {
                 let request = gate.request(mode, drain, now.monotonic);

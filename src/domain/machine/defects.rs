@@ -80,6 +80,7 @@ impl Machine {
             defects.ready.extend(rejected(side, &self.sides[side]));
         }
         defects.ready.extend(self.unpatched());
+        defects.ready.extend(self.unlabelled());
         defects.ready.extend(self.both_terminate());
         for side in Side::BOTH {
             let list = if side == serving {
@@ -290,7 +291,7 @@ fn closed(side: Side, state: &SideState, now: Instant) -> Option<Defect> {
             .is_some_and(|since| now >= since + ADMITS_WITHIN);
         is_due && !gate.is_terminating() && !matches!(gate.evidence.control, Link::Failed { .. })
     };
-    let gate = state.standing().filter(is_closed)?;
+    let gate = state.gates.iter().find(is_closed)?;
     let why = gate.report().and_then(|report| report.listen_error.as_deref());
     Some(Defect {
         side: Some(side),
@@ -303,19 +304,43 @@ fn closed(side: Side, state: &SideState, now: Instant) -> Option<Defect> {
     })
 }
 
-/// The gates of both sides run on one node, whose failure stops the traffic.
+/// All gates of the pair, or of a side that has several, run on one node, whose failure stops the traffic or costs the side.
 fn same_node(sides: &Sides<SideState>) -> Option<Defect> {
-    let node = |side: &SideState| {
-        let gate = side.standing().filter(|gate| gate.evidence.pod == PodState::Running)?;
-        gate.pod.node.clone()
+    let running = |side: Side| {
+        sides[side]
+            .gates
+            .iter()
+            .filter(|gate| gate.evidence.pod == PodState::Running)
     };
-    let shared = node(&sides.primary)?;
-    (node(&sides.backup)? == shared).then(|| Defect {
-        side: None,
-        reason: Reason::SameNode,
-        message: format!(
-            "the proxies of both sides run on node {shared}, whose failure would stop the traffic: delete the pod of the side \
-             that does not serve when another node can take it"
-        ),
+    let shared = |gates: &mut dyn Iterator<Item = &Gate>| {
+        let mut nodes = gates.map(|gate| gate.pod.node.as_ref());
+        let first = nodes.next()??;
+        let others: Vec<_> = nodes.collect();
+        let all = !others.is_empty() && others.iter().all(|node| *node == Some(first));
+        all.then(|| first.clone())
+    };
+    let (primary, backup) = (running(Side::Primary), running(Side::Backup));
+    let has_both = Side::BOTH.into_iter().all(|side| running(side).next().is_some());
+    if has_both && let Some(node) = shared(&mut primary.chain(backup)) {
+        return Some(Defect {
+            side: None,
+            reason: Reason::SameNode,
+            message: format!(
+                "the proxies of both sides run on node {node}, whose failure would stop the traffic: delete the pod of the side \
+                 that does not serve when another node can take it"
+            ),
+        });
+    }
+    Side::BOTH.into_iter().find_map(|side| {
+        let node = shared(&mut running(side))?;
+        Some(Defect {
+            side: Some(side),
+            reason: Reason::SameNode,
+            message: format!(
+                "all proxies of the {} side run on node {node}, whose failure would cost the side: delete one of its pods when another node \
+                 can take it",
+                side.label()
+            ),
+        })
     })
 }

@@ -8,10 +8,11 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    api::DrainSpec,
+    api::{Cause, DrainSpec},
     domain::{
-        evidence::{Fault, GateEvidence, GateReport, Link, PodState},
+        evidence::{Fault, GateEvidence, GateReport, Link, PodState, Reading, ServerEvidence, Timing, classify},
         gate_mode::{GateMode, Occupancy},
+        health::SideHealth,
     },
     protocol::{GateState, Report, Request, Upstream},
 };
@@ -35,6 +36,8 @@ pub struct PodView {
     pub failure: Option<String>,
     /// The pod template that it was made from.
     pub template: Option<String>,
+    /// Its label says that the virtual Service may lead to it.
+    pub routed: bool,
 }
 
 /// One gate.
@@ -44,8 +47,20 @@ pub struct Gate {
     pub pod: PodView,
     /// What was observed of it.
     pub evidence: GateEvidence,
+    /// Whether an event sent through it would arrive.
+    pub health: SideHealth,
+    /// What the evidence says now.
+    pub(super) reading: Reading,
+    /// Since when that it cannot serve.
+    pub(super) bad_since: Option<Instant>,
+    /// Since when the virtual Service does not lead to it although it is not the side's only gate.
+    pub(super) out_since: Option<Instant>,
     /// By when the pod should have ended, if it is terminating: its grace period after that was first seen.
     pub(super) ends_at: Option<Instant>,
+    /// It has been good.
+    pub(super) has_served: bool,
+    /// It was announced that it was taken out.
+    pub(super) is_missed: bool,
     mode: Option<GateMode>,
     commanded: Option<Request>,
     drain: Option<Drain>,
@@ -87,9 +102,15 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 const ACCEPTED_AFTER: u32 = 3;
 
 impl Gate {
-    pub(super) fn new(pod: PodView, state: PodState) -> Self {
+    pub(super) fn new(pod: PodView, state: PodState, now: Instant) -> Self {
         Self {
             evidence: GateEvidence::none(state, pod.failure.clone()),
+            health: SideHealth::unknown(now),
+            reading: Reading::Unknown,
+            bad_since: None,
+            out_since: None,
+            has_served: false,
+            is_missed: false,
             pod,
             ends_at: None,
             mode: None,
@@ -146,19 +167,57 @@ impl Gate {
             occupied_since: self.occupied_since,
             terminating: self.is_terminating(),
             other_still_serves: false,
+            out_since: self.out_since,
+            failed: self.bad_since.is_some(),
             last: self.mode,
         }
+    }
+
+    /// The virtual Service leads to it while its side serves.
+    pub(super) const fn is_in(&self) -> bool {
+        self.pod.routed && self.pod.ip.is_some()
+    }
+
+    /// It serves, and is not about to end.
+    pub(super) fn is_good(&self) -> bool {
+        self.reading == Reading::Good && !self.is_terminating()
+    }
+
+    /// Its pod should have ended by now.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        self.ends_at.is_some_and(|ends_at| ends_at < now)
+    }
+
+    /// Computes its health from all that was observed.
+    pub(super) fn assess(&mut self, server: &ServerEvidence, timing: &Timing, endpoints: &[IpAddr], now: Instant) {
+        self.occupied_since = (self.sessions() > 0).then(|| self.occupied_since.unwrap_or(now));
+        self.reading = self.read(server, timing, now);
+        self.health = self.health.clone().step(&self.reading, timing, now);
+        self.has_served |= self.reading == Reading::Good;
+        let is_bad = matches!(self.reading, Reading::Bad { .. });
+        self.bad_since = is_bad.then(|| self.bad_since.unwrap_or(now));
+        let is_out = !self.pod.routed && self.pod.ip.is_none_or(|ip| !endpoints.contains(&ip));
+        self.out_since = is_out.then(|| self.out_since.unwrap_or(now));
+    }
+
+    fn read(&self, server: &ServerEvidence, timing: &Timing, now: Instant) -> Reading {
+        if self.is_overdue(now) {
+            let name = &self.pod.name;
+            return Reading::Bad {
+                cause: Cause::ProxyTerminating,
+                message: format!(
+                    "pod {name} should have ended by now, and connections may still be routed to it: its node may be lost"
+                ),
+                down_at: now,
+            };
+        }
+        classify(&self.evidence, server, timing, now)
     }
 
     /// It is being ended, and accepts probes until then.
     pub(super) fn still_serves(&self) -> bool {
         let accepts = |report: &Report| report.state == GateState::Open && report.upstream == Upstream::Reachable;
         self.is_terminating() && self.evidence.control == Link::Answering && self.report().is_some_and(accepts)
-    }
-
-    /// Takes note of what follows from all that was observed by now.
-    pub(super) fn settle(&mut self, now: Instant) {
-        self.occupied_since = (self.sessions() > 0).then(|| self.occupied_since.unwrap_or(now));
     }
 
     /// The request for a mode. That for a drain under way stays the same, because a gate counts another one from its arrival.
@@ -271,6 +330,11 @@ impl Gate {
         let could_admit = |report: &Report| report.upstream == Upstream::Reachable && report.state != GateState::Open;
         let refuses = self.mode == Some(GateMode::Admit) && self.report().is_some_and(could_admit);
         self.evidence.refusing_since = refuses.then(|| self.evidence.refusing_since.unwrap_or(now));
+    }
+
+    /// Asks it for a report now.
+    pub(super) const fn recheck(&mut self) {
+        self.recheck = true;
     }
 
     pub(super) fn take_recheck(&mut self) -> bool {

@@ -86,6 +86,17 @@ pub enum Call {
     PatchSelector(Side),
     /// Read the ProxyPair and the virtual Service.
     Read,
+    /// Write the label of a pod by which the virtual Service leads to it, or not.
+    LabelPod {
+        /// The side it belongs to.
+        side: Side,
+        /// `metadata.name`.
+        name: String,
+        /// `metadata.uid`, as a precondition.
+        uid: String,
+        /// The Service leads to it.
+        routed: bool,
+    },
     /// Delete a pod.
     DeletePod {
         /// The side it belongs to.

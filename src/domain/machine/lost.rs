@@ -68,8 +68,8 @@ impl Machine {
             let has_ended = was_listed && !known.is_listed && !known.is_forced;
             now.wall < known.gate.since.0 + stays && !has_ended && !self.is_found(&known.gate)
         });
-        for side in Side::BOTH.into_iter().filter(|side| self.has_left(*side)) {
-            for gate in &self.sides[side].gates {
+        for side in Side::BOTH {
+            for gate in self.left_gates(side) {
                 let Some(address) = gate
                     .pod
                     .ip
@@ -87,13 +87,25 @@ impl Machine {
             .iter()
             .map(|known| now.instant_ahead(known.gate.since.0 + stays))
             .min();
-        let left = Side::BOTH.into_iter().filter(|side| self.has_left(*side));
-        let due = left
-            .flat_map(|side| &self.sides[side].gates)
+        let due = Side::BOTH
+            .into_iter()
+            .flat_map(|side| self.left_gates(side))
             .filter_map(|gate| gate.lost_at(&self.timing));
         let next = due.filter(|at| *at > now.monotonic).chain(over).min();
         self.memory.lost = lost;
         next
+    }
+
+    /// The gates that the traffic has left: with their side, or alone.
+    fn left_gates(&self, side: Side) -> impl Iterator<Item = &Gate> {
+        let has_left = self.has_left(side);
+        let gates = self.sides[side].gates.iter();
+        gates.filter(move |gate| has_left || self.is_replaced(side, gate))
+    }
+
+    /// Whether the virtual Service leads to others of its side, and not to this gate.
+    pub(super) fn is_replaced(&self, side: Side, gate: &Gate) -> bool {
+        gate.out_since.is_some() && self.has_good_sibling(side, gate)
     }
 
     /// Whether the traffic was on a side and has left it.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Call, CallDone, CallError, Effect, Machine, Now, Phase, Selects, Stored, Switched, Timeline, Traffic,
-    settled::DeletedPod,
+    placement::LabelledPod, settled::DeletedPod,
 };
 use crate::{api::Switch, domain::notice::Notice};
 
@@ -24,6 +24,9 @@ impl Machine {
             (_, Err(CallError::Stop(reason))) => effects.push(Effect::Stop(reason)),
             (Call::DeletePod { name, uid, grace, .. }, outcome) => {
                 self.pod_deleted(DeletedPod { name, uid, grace }, &outcome, now, effects);
+            }
+            (Call::LabelPod { uid, routed, .. }, outcome) => {
+                self.pod_labelled(LabelledPod { uid, routed }, &outcome, now, effects);
             }
             (Call::PatchSelector(_), Err(CallError::Failed { retry_after, reason })) => {
                 let times = self.api.unpatched.map_or(0, |(_, times)| times);

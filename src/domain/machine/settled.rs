@@ -95,7 +95,7 @@ impl Machine {
     /// Deletes a pod that holds sessions or endpoints which nobody serves:
     ///
     /// - one whose gate is declared lost, and without grace if kubelet does not end it: until it is gone it is an endpoint of its side;
-    /// - that of an idle side whose gate does not answer: kubelet alone can still end the sessions on it;
+    /// - one whose gate does not answer, on the idle side or taken out of the one that serves: kubelet alone can still end its sessions;
     /// - without grace, one that kubelet has not ended in time, as on a lost node: it stays an endpoint of its side. A gate has no state that
     ///   a second one could damage. On the side that serves only if another pod is there beside it.
     ///
@@ -130,7 +130,13 @@ impl Machine {
     fn deletable(&self, side: Side, serving: Side, now: Instant) -> Option<(&Gate, Duration)> {
         let state = &self.sides[side];
         let is_idle = side != serving;
-        if is_idle && let Some(gate) = state.gates.iter().find(|gate| self.is_declared_lost(gate)) {
+        let has_been_left = |gate: &&Gate| is_idle || self.is_replaced(side, gate);
+        if let Some(gate) = state
+            .gates
+            .iter()
+            .filter(has_been_left)
+            .find(|gate| self.is_declared_lost(gate))
+        {
             // A kubelet that lives ends the process, and takes the pod away: then the sessions are known to have ended. For a pod that is gone
             // it would take the whole grace period.
             let is_overdue = gate.ends_at.is_some_and(|ends_at| ends_at + KUBELET_MARGIN <= now);
@@ -139,11 +145,12 @@ impl Machine {
         if let Some(gate) = state.overdue(!is_idle, now) {
             return Some((gate, Duration::ZERO));
         }
-        let is_frozen = state.health.health == Health::Down && state.health.cause.is_some_and(Cause::replaces_pod);
-        if !is_idle || !is_frozen || !self.sides[serving].health.may_serve() {
-            return None;
-        }
-        Some((state.standing()?, FROZEN_GRACE))
+        let is_frozen =
+            |gate: &&Gate| gate.health.health == Health::Down && gate.health.cause.is_some_and(Cause::replaces_pod);
+        let is_taken_over =
+            |gate: &&Gate| self.is_replaced(side, gate) || is_idle && self.sides[serving].health.may_serve();
+        let gate = state.gates.iter().filter(is_frozen).find(is_taken_over)?;
+        Some((gate, FROZEN_GRACE))
     }
 
     pub(super) fn pod_deleted(

@@ -2,6 +2,7 @@
 
 use std::{
     cmp::Reverse,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -9,15 +10,13 @@ use jiff::Timestamp;
 
 use super::{
     gate::{Gate, PodView},
+    placement::{TAKEN_OUT_WITHIN, read_all},
     settled::KUBELET_MARGIN,
 };
 use crate::{
-    api::{Cause, SideSpec},
+    api::SideSpec,
     domain::{
-        evidence::{
-            ADMITS_WITHIN, Fault, Link, PodState, Reading, ServerEvidence, Timing, classify, oldest_silence,
-            without_pod,
-        },
+        evidence::{ADMITS_WITHIN, Fault, Link, PodState, Reading, ServerEvidence, Timing, without_pod},
         expiry::Expiry,
         gate_mode::STAYS_FOR,
         health::SideHealth,
@@ -75,7 +74,7 @@ pub struct SideState {
     /// 2. else the newest that has an address;
     /// 3. else one that is terminating for longer than it may take, as on a lost node.
     ///
-    /// The others count too: a Service that selects the side leads to each of them that has an address.
+    /// The others count too: a Service that selects the side leads to each of them that has an address, unless it was taken out.
     pub gates: Vec<Gate>,
     /// What was observed of its ObjectServer.
     pub server: ServerEvidence,
@@ -154,7 +153,7 @@ impl SideState {
             let ends_at = known.as_ref().and_then(|gate| gate.ends_at);
             let mut gate = match known {
                 Some(gate) if gate.pod.ip == pod.ip => gate,
-                _ => Gate::new(pod.clone(), state),
+                _ => Gate::new(pod.clone(), state, now.monotonic),
             };
             gate.ends_at = ends_at;
             gate.take_pod(pod, state, now.monotonic);
@@ -224,18 +223,15 @@ impl SideState {
         }
     }
 
-    /// Computes the health from all that was observed.
-    pub(super) fn assess(&mut self, timing: &Timing, now: Instant) {
+    /// Computes the health of the side, and of each gate, from all that was observed. `endpoints` are those of the virtual Service.
+    pub(super) fn assess(&mut self, timing: &Timing, endpoints: &[IpAddr], now: Instant) {
         for gate in &mut self.gates {
-            gate.settle(now);
+            gate.assess(&self.server, timing, endpoints, now);
         }
-        let reading = match (self.pods, self.gates.first()) {
-            (Pods::None { since }, _) => without_pod(since, timing),
-            (_, None) => Reading::Unknown,
-            (_, Some(gate)) => match classify(&gate.evidence, &self.server, timing, now) {
-                Reading::Good => self.read_others(timing, now),
-                reading => reading,
-            },
+        self.ask_siblings(now);
+        let reading = match self.pods {
+            Pods::None { since } => without_pod(since, timing),
+            Pods::Unlisted | Pods::Some => read_all(&self.gates, now),
         };
         self.is_unobserved &= matches!(
             reading,
@@ -244,23 +240,13 @@ impl SideState {
         self.health = self.health.clone().step(&reading, timing, now);
     }
 
-    /// What the gates say that do not stand for the side, and to which a Service that selects it leads all the same.
-    fn read_others(&self, timing: &Timing, now: Instant) -> Reading {
-        let others = self.gates.iter().skip(1).filter(|gate| gate.pod.ip.is_some());
-        let mut readings = others.map(|gate| match gate.evidence.pod {
-            PodState::Terminating => Reading::Bad {
-                cause: Cause::ProxyTerminating,
-                message: format!(
-                    "pod {} should have ended by now, and connections may still be routed to it: its node may be lost",
-                    gate.pod.name
-                ),
-                down_at: now,
-            },
-            PodState::Running | PodState::Starting { .. } => classify(&gate.evidence, &self.server, timing, now),
-        });
-        readings
-            .find(|reading| *reading != Reading::Good)
-            .unwrap_or(Reading::Good)
+    /// When one gate turns bad, the others are asked whether they are still good.
+    fn ask_siblings(&mut self, now: Instant) {
+        if self.gates.iter().any(|gate| gate.bad_since == Some(now)) {
+            for gate in self.gates.iter_mut().filter(|gate| gate.is_good()) {
+                gate.recheck();
+            }
+        }
     }
 
     /// A pod that kubelet has not ended in time, as on a lost node. `beside` another one only, if that is wanted.
@@ -272,14 +258,15 @@ impl SideState {
 
     /// When the health, or which gate stands for the side, may change although nothing is observed.
     pub(super) fn next_look(&self, timing: &Timing, now: Instant) -> Option<Instant> {
-        let standing = self.standing();
-        let links = standing.map(|gate| [&gate.evidence.control, &gate.evidence.path]);
-        let silence = oldest_silence(links.into_iter().flatten().chain([&self.server.direct]))
-            .map(|since| since + timing.doubtful_after())
-            .filter(|at| *at > now);
-        let refusal = standing
-            .and_then(|gate| gate.evidence.refusing_since)
-            .map(|since| since + ADMITS_WITHIN);
+        let links = self
+            .gates
+            .iter()
+            .flat_map(|gate| [&gate.evidence.control, &gate.evidence.path]);
+        let silences = links
+            .chain([&self.server.direct])
+            .filter_map(Link::silent_since)
+            .map(|since| Some(since + timing.doubtful_after()));
+        let is_several = self.gates.len() > 1;
         let of_gates = self.gates.iter().flat_map(|gate| {
             let occupied = gate.occupancy().occupied_since;
             [
@@ -287,12 +274,17 @@ impl SideState {
                 gate.ends_at.map(|ends_at| ends_at + KUBELET_MARGIN),
                 gate.ends_at.map(|ends_at| ends_at + OVERDUE_AFTER),
                 occupied.map(|since| since + STAYS_FOR),
+                gate.evidence.refusing_since.map(|since| since + ADMITS_WITHIN),
+                gate.bad_since
+                    .filter(|_| is_several)
+                    .map(|since| since + TAKEN_OUT_WITHIN),
+                gate.health.look_again,
                 gate.retry_at(),
             ]
         });
-        [self.health.look_again, silence, refusal]
-            .into_iter()
-            .chain(of_gates)
+        of_gates
+            .chain(silences)
+            .chain([self.health.look_again])
             .flatten()
             .filter(|at| *at > now)
             .min()

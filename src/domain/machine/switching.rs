@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::{
-    Machine,
+    Gate, Machine,
     input::{Call, Effect, Selects},
     phase::{PendingSwitch, Phase, Step, Timeline},
 };
@@ -55,8 +55,11 @@ impl Machine {
             };
         }
         let is_wrong = match self.api.selects {
-            // It leads nowhere: the side that serves can only be better.
-            Selects::Other => true,
+            // It leads nowhere, or as an earlier version of the operator has it: then the labels of the pods come first.
+            Selects::Other => {
+                let gates = &self.sides[serving].gates;
+                gates.iter().any(Gate::is_in) || gates.iter().all(|gate| gate.pod.ip.is_none())
+            }
             Selects::Side(side) => side != serving && self.sides[serving].health.may_serve(),
             Selects::NoService => false,
         };
@@ -215,7 +218,7 @@ impl Machine {
 
     /// Whether the EndpointSlices show gates of that side, and nothing else. Without the address of a gate there is nothing to wait for.
     fn endpoints_show(&self, side: Side) -> bool {
-        let gates: Vec<_> = self.sides[side].gates.iter().filter_map(|gate| gate.pod.ip).collect();
+        let gates = self.addresses(side);
         let shown = &self.endpoints;
         gates.is_empty() || (!shown.is_empty() && shown.iter().all(|address| gates.contains(address)))
     }

@@ -3,6 +3,7 @@
 mod defects;
 mod lost;
 mod pods;
+mod several;
 mod world;
 
 use std::time::Duration;
@@ -420,22 +421,29 @@ fn a_report_of_the_other_sides_gate_says_nothing_good_about_this_side() {
 }
 
 #[test]
-fn a_terminating_pod_stands_for_its_side_until_it_should_be_gone() {
+fn a_terminating_pod_stands_for_its_side_until_its_successor_is_good() {
     let mut world = World::settled(Side::Primary);
     let mut operator = world.start();
     world.run(&mut operator);
     world.terminate(&mut operator, Side::Primary);
     world.run(&mut operator);
     world.assert_moved(Side::Backup, SwitchKind::Switchover);
-    world.add_pod(&mut operator, Side::Primary);
-    world.run(&mut operator);
     assert_eq!(
         operator.machine.sides().primary.health.cause,
         Some(Cause::ProxyTerminating)
     );
-    // Kubelet has not ended it 10 s after it should have: it is deleted, and the side is its successor's.
-    world.pass(&mut operator, 76 * SECOND);
+    world.add_pod(&mut operator, Side::Primary);
+    world.run(&mut operator);
+    assert!(
+        world.calls().contains(&"proxy-v-primary-1 out".to_owned()),
+        "{:?}",
+        world.calls()
+    );
     assert_eq!(operator.machine.sides().primary.health.health, Health::Up);
+    // Kubelet has not ended it 10 s after it should have.
+    world.pass(&mut operator, 76 * SECOND);
+    let deleted = "delete proxy-v-primary-1 without grace".to_owned();
+    assert!(world.calls().contains(&deleted), "{:?}", world.calls());
 }
 
 #[test]

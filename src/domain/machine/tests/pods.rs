@@ -9,10 +9,14 @@ fn deletions(world: &World) -> Vec<&String> {
     world.calls().iter().filter(|call| call.starts_with("delete")).collect()
 }
 
-/// Lets time pass until a pod is to be deleted. Every other call succeeds.
+/// Lets time pass until a pod is to be deleted. Labels are refused, and every other call succeeds.
 fn until_deletion(world: &mut World, operator: &mut world::Operator) {
     while !operator.is_calling() || !matches!(world.peek_call(operator), Call::DeletePod { .. }) {
-        world.answer_if_calling(operator, Fault::None);
+        let fault = match operator.is_calling() && matches!(world.peek_call(operator), Call::LabelPod { .. }) {
+            true => Fault::Refused,
+            false => Fault::None,
+        };
+        world.answer_if_calling(operator, fault);
         world.pass_without_calls(operator, SECOND / 10);
     }
 }
@@ -27,28 +31,34 @@ fn with_a_lost_node() -> (World, world::Operator) {
     world.change_pod(&mut operator, Side::Primary, |pod| pod.terminating = Some(SECOND));
     world.add_pod(&mut operator, Side::Primary);
     world.revive(&mut operator, Side::Primary);
-    world.run(&mut operator);
     world.forget_calls();
     (world, operator)
 }
 
 #[test]
-fn a_dead_pod_that_is_still_an_endpoint_keeps_its_side_from_serving_until_it_is_deleted() {
+fn a_dead_pod_that_is_still_an_endpoint_is_taken_out_and_deleted() {
     let (mut world, mut operator) = with_a_lost_node();
-    world.pass_without_calls(&mut operator, 2 * SECOND);
-    let health = &operator.machine.sides().primary.health;
-    assert_eq!(health.cause, Some(Cause::ProxyTerminating));
-    assert!(
-        health.message.as_ref().unwrap().contains("proxy-v-primary-1"),
-        "{health:?}"
-    );
-    assert_eq!(deletions(&world), [""; 0]);
-    until_deletion(&mut world, &mut operator);
     world.run(&mut operator);
-    assert_eq!(deletions(&world), ["delete proxy-v-primary-1 without grace"]);
+    assert!(
+        world.calls().contains(&"proxy-v-primary-1 out".to_owned()),
+        "{:?}",
+        world.calls()
+    );
     assert_eq!(operator.machine.sides().primary.health.health, Health::Up);
-    world.pass(&mut operator, 70 * SECOND);
+    world.pass(&mut operator, 15 * SECOND);
+    assert_eq!(deletions(&world), ["delete proxy-v-primary-1 without grace"]);
+    world.pass(&mut operator, 55 * SECOND);
     world.assert_moved(Side::Primary, SwitchKind::Failback);
+}
+
+#[test]
+fn a_dead_pod_that_cannot_be_taken_out_keeps_its_side_from_serving_until_it_is_deleted() {
+    let (mut world, mut operator) = with_a_lost_node();
+    until_deletion(&mut world, &mut operator);
+    let primary = &operator.machine.sides().primary;
+    assert!(!primary.health.may_serve(), "{:?}", primary.health);
+    world.run(&mut operator);
+    assert_eq!(operator.machine.sides().primary.health.health, Health::Up);
 }
 
 #[test]
@@ -68,7 +78,7 @@ fn while_the_dead_pod_cannot_be_deleted_nothing_is_switched_to_its_side() {
 }
 
 #[test]
-fn a_dead_pod_on_the_serving_side_is_left_for_the_other_side() {
+fn a_dead_pod_on_the_serving_side_is_taken_out_and_nothing_moves() {
     let mut world = World::settled(Side::Primary);
     let mut operator = world.start();
     world.run(&mut operator);
@@ -79,9 +89,12 @@ fn a_dead_pod_on_the_serving_side_is_left_for_the_other_side() {
         Health::Up,
         "two gates that work"
     );
+    world.forget_calls();
     world.change_pod(&mut operator, Side::Primary, |pod| pod.terminating = Some(SECOND));
-    world.pass(&mut operator, 2 * SECOND);
-    world.assert_moved(Side::Backup, SwitchKind::Switchover);
+    world.pass(&mut operator, 20 * SECOND);
+    let (place, deletion) = ("proxy-v-primary-1 out", "delete proxy-v-primary-1 without grace");
+    assert_eq!(world.calls(), [place, "status", deletion, "status"]);
+    assert_eq!(world.status.serving, Some(Side::Primary));
 }
 
 #[test]
@@ -96,8 +109,9 @@ fn the_end_of_a_pod_is_measured_from_when_it_was_seen_and_not_by_two_clocks() {
     world.assert_moved(Side::Backup, SwitchKind::Switchover);
     world.add_pod(&mut operator, Side::Primary);
     world.pass(&mut operator, 64 * SECOND);
-    let cause = operator.machine.sides().primary.health.cause;
-    assert_eq!(cause, Some(Cause::ProxyTerminating));
+    assert_eq!(deletions(&world), [""; 0]);
+    world.pass(&mut operator, 12 * SECOND);
+    assert_eq!(deletions(&world), ["delete proxy-v-primary-1 without grace"]);
 }
 
 #[test]

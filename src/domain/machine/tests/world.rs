@@ -2,6 +2,7 @@
 //! must hold at every moment.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, Instant},
@@ -69,8 +70,9 @@ impl Operator {
     }
 }
 
+/// How a side is, or one gate of it.
 #[derive(Clone, Copy, PartialEq)]
-enum Life {
+pub enum Life {
     Alive,
     /// Its ObjectServer is dead.
     Dead {
@@ -78,6 +80,14 @@ enum Life {
     },
     /// Its gate answers nothing.
     Frozen {
+        since: Instant,
+    },
+    /// The process of its gate is gone.
+    Ended {
+        since: Instant,
+    },
+    /// Its gate cannot reach the ObjectServer, which is alive.
+    Cut {
         since: Instant,
     },
 }
@@ -98,9 +108,13 @@ pub struct World {
     pair: Arc<Pair>,
     pods: Sides<Vec<PodView>>,
     life: Sides<Life>,
+    /// Gates that are otherwise than their side, by `metadata.uid`.
+    lives: BTreeMap<String, Life>,
     modes: Sides<Option<&'static str>>,
     /// Every command to a gate, in order.
     pub commands: Vec<(Side, Request)>,
+    /// The same, by `metadata.uid` of the pod.
+    pub commanded: Vec<(String, &'static str)>,
     /// Why the gate of a side has not opened its port for probes.
     closed: Sides<Option<String>>,
     calls: Vec<String>,
@@ -123,6 +137,23 @@ fn pod(side: Side, number: u8, created: Timestamp) -> PodView {
         terminating: None,
         failure: None,
         template: Some("t".to_owned()),
+        routed: true,
+    }
+}
+
+/// What the checks see: the direct connection, the control port and the path.
+fn links(life: Life) -> (Link, Link, Link) {
+    let refused = |since| Link::Failed {
+        since,
+        fault: LinkFault::Connection,
+        message: "refused".to_owned(),
+    };
+    match life {
+        Life::Alive => (Link::Answering, Link::Answering, Link::Answering),
+        Life::Dead { since } => (refused(since), Link::Answering, refused(since)),
+        Life::Frozen { since } => (Link::Answering, Link::Silent { since }, Link::Silent { since }),
+        Life::Ended { since } => (Link::Answering, refused(since), refused(since)),
+        Life::Cut { since } => (Link::Answering, Link::Answering, refused(since)),
     }
 }
 
@@ -154,8 +185,10 @@ impl World {
             pair: declared(FailbackMode::Automatic),
             pods: Sides::from_fn(|side| vec![pod(side, 1, wall)]),
             life: Sides::from_fn(|_| Life::Alive),
+            lives: BTreeMap::new(),
             modes: Sides::default(),
             commands: Vec::new(),
+            commanded: Vec::new(),
             closed: Sides::default(),
             calls: Vec::new(),
         };
@@ -342,33 +375,37 @@ impl World {
     }
 
     fn observe_side(&mut self, operator: &mut Operator, side: Side) {
-        let refused = |since| Link::Failed {
-            since,
-            fault: LinkFault::Connection,
-            message: "refused".to_owned(),
-        };
-        let (direct, control, path) = match self.life[side] {
-            Life::Alive => (Link::Answering, Link::Answering, Link::Answering),
-            Life::Dead { since } => (refused(since), Link::Answering, refused(since)),
-            Life::Frozen { since } => (Link::Answering, Link::Silent { since }, Link::Silent { since }),
-        };
+        let (direct, _, _) = links(self.life[side]);
         self.feed(operator, Input::Server(side, ServerObservation::Direct(direct)));
         for pod in self.pods[side].clone() {
+            let life = self.lives.get(&pod.uid).copied().unwrap_or(self.life[side]);
+            let (_, control, path) = links(life);
             let gate = |observation| Input::Gate(side, pod.uid.clone(), observation);
             self.feed(operator, gate(GateObservation::Control(control.clone())));
-            if !matches!(self.life[side], Life::Frozen { .. }) {
-                let report = Box::new(self.report(side));
+            if !matches!(life, Life::Frozen { .. } | Life::Ended { .. }) {
+                let report = Box::new(self.report_of(side, life));
                 self.feed(operator, gate(GateObservation::Report(self.now.monotonic, report)));
             }
             self.feed(operator, gate(GateObservation::Path(path.clone())));
         }
     }
 
+    /// Lets the gate in a pod of that side, counted from 0, be otherwise than its side.
+    pub fn set_gate(&mut self, operator: &mut Operator, side: Side, pod: usize, life: impl FnOnce(Instant) -> Life) {
+        let life = life(self.now.monotonic);
+        self.lives.insert(self.pods[side][pod].uid.clone(), life);
+        self.observe_side(operator, side);
+    }
+
     fn report(&self, side: Side) -> Report {
+        self.report_of(side, self.life[side])
+    }
+
+    fn report_of(&self, side: Side, life: Life) -> Report {
         let line = r#"{"gate":"P","objectServer":"A","instance":"1","admission":"Open","sessions":0,"upstream":{"state":"Reachable"},"leaving":false}"#;
-        let upstream = match self.life[side] {
-            Life::Alive | Life::Frozen { .. } => Upstream::Reachable,
-            Life::Dead { .. } => Upstream::Unreachable {
+        let upstream = match life {
+            Life::Alive | Life::Frozen { .. } | Life::Ended { .. } => Upstream::Reachable,
+            Life::Dead { .. } | Life::Cut { .. } => Upstream::Unreachable {
                 cause: UnreachableCause::Refused,
                 message: "refused".to_owned(),
             },
@@ -388,7 +425,8 @@ impl World {
     fn feed_endpoints(&mut self, operator: &mut Operator) {
         let Selects::Side(side) = self.selects else { return };
         if self.endpoints_follow {
-            let addresses = self.pods[side].iter().filter_map(|pod| pod.ip).collect();
+            let routed = self.pods[side].iter().filter(|pod| pod.routed);
+            let addresses = routed.filter_map(|pod| pod.ip).collect();
             self.feed(operator, Input::Endpoints(addresses));
         }
     }
@@ -434,7 +472,7 @@ impl World {
                 }
                 operator.call = Some(call);
             }
-            Effect::Command { side, request, .. } => {
+            Effect::Command { side, gate, request } => {
                 let mode = match request {
                     Request::Admit => "Admit",
                     Request::Drain { .. } => "Drain",
@@ -443,8 +481,11 @@ impl World {
                 };
                 self.modes[side] = Some(mode);
                 self.commands.push((side, request.clone()));
+                self.commanded.push((gate.clone(), mode));
                 if mode != "Admit" {
-                    assert_ne!(self.status.serving, Some(side), "{mode} to the side that serves");
+                    let is_led_to = self.pods[side].iter().any(|pod| pod.uid == gate && pod.routed);
+                    let serves = self.status.serving == Some(side) && is_led_to;
+                    assert!(!serves, "{mode} to a gate that serves");
                     if self.drains_finish {
                         self.sessions[side] = 0;
                         emptied.push(side);
@@ -502,7 +543,7 @@ impl World {
             Fault::Gone => Err(CallError::Stop(StopReason::Gone)),
         };
         self.feed(operator, Input::Outcome(outcome));
-        if matches!(call, Call::DeletePod { .. }) {
+        if matches!(call, Call::DeletePod { .. } | Call::LabelPod { .. }) {
             self.feed(operator, Input::Pods(self.pods.clone()));
         }
         self.feed_endpoints(operator);
@@ -536,6 +577,24 @@ impl World {
             Call::PatchSelector(side) => {
                 self.calls.push(format!("selector {}", side.as_str()));
                 self.selects = Selects::Side(*side);
+            }
+            Call::LabelPod {
+                side,
+                name,
+                uid,
+                routed,
+            } => {
+                let place = if *routed { "in" } else { "out" };
+                self.calls.push(format!("{name} {place}"));
+                for pod in self.pods[*side].iter_mut().filter(|pod| pod.uid == *uid) {
+                    pod.routed = *routed;
+                }
+                let is_led_to = |pod: &PodView| pod.routed && pod.ip.is_some();
+                assert!(
+                    self.pods[*side].iter().any(is_led_to),
+                    "{name} was the last one: {:?}",
+                    self.calls
+                );
             }
             Call::DeletePod { side, uid, name, grace } => {
                 let grace_text = if grace.is_zero() { " without grace" } else { "" };

@@ -1,0 +1,308 @@
+//! Which gates of a side the virtual Service leads to.
+//!
+//! All of them, by the label of their pods, but for those that cannot serve while another one of the side can: one that is terminating, or
+//! that has failed alone. It is taken out, and then emptied; the side goes on, on the same ObjectServer. The last good gate is never taken
+//! out, so that a side that fails as a whole is left as a whole, and a Service is never without an endpoint.
+//!
+//! Pods are made with the label, so that one that is replaced while no operator runs is led to.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Effect, Gate, Machine, Now, SideState,
+    input::{Call, CallDone, CallError},
+};
+use crate::{
+    api::{Cause, GateStatus, Reason, Side},
+    domain::{defect::Defect, evidence::Reading, gate_mode::drain_delay, notice::Notice, status::count},
+};
+
+/// How long a bad gate may stay an endpoint of a side that has a good one, before the side counts as bad itself.
+pub(super) const TAKEN_OUT_WITHIN: Duration = Duration::from_secs(10);
+/// How much later than one gate another one may notice that the ObjectServer of both died.
+const CONFIRMED_AFTER: Duration = Duration::from_millis(50);
+/// Shortest time between two writes of the label of one pod: the cache has the first by then.
+const LABEL_EVERY: Duration = Duration::from_secs(2);
+/// Time from a write that failed to the next attempt; it doubles with each.
+const LABEL_AGAIN: Duration = Duration::from_millis(200);
+/// Longest time from a write that failed to the next attempt.
+const LONGEST_LABEL_AGAIN: Duration = Duration::from_secs(10);
+/// Writes that must fail in a row before that is said.
+const UNLABELLED_AFTER: u32 = 3;
+
+/// How many `status.<side>.gates` holds: three, their successors, and what a lost node has left behind.
+const GATES_MAX: usize = 8;
+
+/// What is remembered of the label of a pod.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Labelling {
+    routed: bool,
+    /// When it may be written again.
+    next: Instant,
+    /// Why the newest write failed, and how many have in a row.
+    failed: Option<(Reason, u32)>,
+}
+
+/// A pod whose label was written.
+pub(super) struct LabelledPod {
+    pub uid: String,
+    pub routed: bool,
+}
+
+/// What all gates of a side say together.
+///
+/// It is good if one to which the virtual Service leads is, and no other one there is bad. A bad one beside a good one is doubtful for as long
+/// as it takes to take it out. Of several that are bad the one counts that is to go down last.
+pub(super) fn read_all(gates: &[Gate], now: Instant) -> Reading {
+    let led_to: Vec<_> = gates.iter().filter(|gate| gate.is_in()).collect();
+    let bad_for_long = |gate: &Gate| gate.bad_since.is_some_and(|since| now >= since + TAKEN_OUT_WITHIN);
+    if led_to.iter().any(|gate| gate.is_good()) {
+        let Some(other) = led_to.iter().find(|gate| !gate.is_good()) else {
+            return Reading::Good;
+        };
+        let overstays = led_to.iter().find(|gate| bad_for_long(gate));
+        return match overstays {
+            Some(gate) => gate.reading.clone(),
+            None => Reading::Doubtful {
+                until: other.bad_since.map(|since| since + TAKEN_OUT_WITHIN),
+            },
+        };
+    }
+    let is_to_be_led_to = gates.iter().any(|gate| gate.is_good() && !gate.pod.routed);
+    if is_to_be_led_to && !led_to.iter().any(|gate| bad_for_long(gate)) {
+        return Reading::Doubtful { until: None };
+    }
+    let with_address: Vec<_> = gates.iter().filter(|gate| gate.pod.ip.is_some()).collect();
+    let asked = [led_to, with_address, gates.iter().collect()]
+        .into_iter()
+        .find(|gates| !gates.is_empty());
+    let asked = asked.unwrap_or_default();
+    let undecided = asked.iter().find(|gate| !matches!(gate.reading, Reading::Bad { .. }));
+    let decided = undecided.or_else(|| asked.iter().max_by_key(|gate| last_to_go(gate, now)));
+    decided.map_or(Reading::Unknown, |gate| gate.reading.clone())
+}
+
+impl Gate {
+    fn shown(&self) -> GateStatus {
+        GateStatus {
+            pod: self.pod.name.clone(),
+            node: self.pod.node.clone(),
+            health: self.health.health,
+            cause: self.health.cause,
+            routed: self.pod.routed,
+            connections: count(self.sessions()),
+        }
+    }
+
+    /// What is said of its new place. A gate that has just started, and is not ready yet, is no news.
+    fn placed(&mut self) -> Option<Notice> {
+        let pod = self.pod.name.clone();
+        if self.pod.routed {
+            return std::mem::take(&mut self.is_missed).then_some(Notice::GateReturned { pod });
+        }
+        self.is_missed = self.has_served;
+        let why = match &self.reading {
+            Reading::Bad { message, .. } => message.clone(),
+            _ => "it is terminating".to_owned(),
+        };
+        self.is_missed.then_some(Notice::GateTakenOut { pod, why })
+    }
+}
+
+/// Orders bad gates: one that is terminating in time still serves; then the one that goes down last.
+fn last_to_go(gate: &Gate, now: Instant) -> (u8, Option<Instant>) {
+    let Reading::Bad { cause, down_at, .. } = &gate.reading else {
+        return (3, None);
+    };
+    let rank = match cause {
+        _ if gate.is_overdue(now) => 0,
+        Cause::ProxyTerminating => 2,
+        _ => 1,
+    };
+    (rank, Some(*down_at))
+}
+
+impl SideState {
+    /// The pod template that all its gates have which are not terminating.
+    pub(super) fn template(&self) -> Option<String> {
+        let mut templates = self
+            .gates
+            .iter()
+            .filter(|gate| gate.pod.terminating.is_none())
+            .map(|gate| gate.pod.template.as_ref());
+        let first = templates.next()??;
+        templates.all(|other| other == Some(first)).then(|| first.clone())
+    }
+
+    /// Each gate, for status.
+    pub(super) fn shown(&self) -> Vec<GateStatus> {
+        let mut shown: Vec<_> = self.gates.iter().map(Gate::shown).collect();
+        shown.sort_by(|a, b| a.pod.cmp(&b.pod));
+        shown.truncate(GATES_MAX);
+        shown
+    }
+
+    /// Gates whose label is to be another one, the most urgent first, and whether the Service is to lead to them.
+    fn misplaced(&self, now: Instant) -> impl Iterator<Item = (&Gate, bool)> {
+        let good_in = || self.gates.iter().filter(|gate| gate.is_in() && gate.is_good());
+        let is_deserted = good_in().next().is_none();
+        let goes_in = self.gates.iter().filter(move |gate| {
+            let may_serve = gate.is_good() && (is_deserted || gate.health.may_serve());
+            !gate.pod.routed && gate.pod.ip.is_some() && may_serve
+        });
+        let goes_out = self.gates.iter().filter(move |gate| {
+            gate.is_in() && good_in().any(|other| other.pod.uid != gate.pod.uid && has_failed_alone(gate, other, now))
+        });
+        goes_in
+            .map(|gate| (gate, true))
+            .chain(goes_out.map(|gate| (gate, false)))
+    }
+}
+
+/// Whether `gate` cannot serve, and `sibling` can, which does not only know it later.
+fn has_failed_alone(gate: &Gate, sibling: &Gate, now: Instant) -> bool {
+    if gate.is_terminating() {
+        return true;
+    }
+    let (Reading::Bad { cause, .. }, Some(since)) = (&gate.reading, gate.bad_since) else {
+        return false;
+    };
+    let confirmed = sibling
+        .evidence
+        .report
+        .as_ref()
+        .is_some_and(|report| report.at >= since + CONFIRMED_AFTER);
+    match cause {
+        // Its own process, or its own machine.
+        Cause::ProxyMissing | Cause::ProxyTerminating | Cause::ProxyUnreachable | Cause::ProxyUnresponsive => true,
+        Cause::ObjectServerUnreachable
+        | Cause::ObjectServerUnresponsive
+        | Cause::PathBroken
+        | Cause::TlsRejected
+        | Cause::WrongObjectServer => confirmed && now >= since + CONFIRMED_AFTER,
+        Cause::LoginRefused | Cause::ProtocolError => false,
+    }
+}
+
+impl Machine {
+    /// Writes the label of the pod whose gate is to be led to, or no longer. Called while no call need be under way.
+    pub(super) fn place_gates(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let sides = [self.phase.selected(), self.phase.selected().other()];
+        let due = sides.into_iter().find_map(|side| {
+            let mut wanted = self.sides[side].misplaced(now.monotonic);
+            let (gate, routed) = wanted.find(|(gate, routed)| self.may_label(gate, *routed, now.monotonic))?;
+            Some((side, gate.pod.name.clone(), gate.pod.uid.clone(), routed))
+        });
+        if let Some((side, name, uid, routed)) = due.filter(|_| self.is_idle()) {
+            self.call(
+                Call::LabelPod {
+                    side,
+                    name,
+                    uid,
+                    routed,
+                },
+                effects,
+            );
+        }
+    }
+
+    fn may_label(&self, gate: &Gate, routed: bool, now: Instant) -> bool {
+        let known = self.memory.labels.get(&gate.pod.uid);
+        known.is_none_or(|known| known.routed != routed && known.failed.is_none() || known.next <= now)
+    }
+
+    /// When a gate that was taken out may be drained.
+    pub(super) fn taken_out_due(&self, now: Instant) -> Option<Instant> {
+        let delay = drain_delay(&self.pair.spec.failback.drain);
+        let gates = self.sides.iter().flat_map(|(_, side)| &side.gates);
+        let due = gates.filter_map(|gate| gate.out_since.map(|since| since + delay));
+        due.filter(|at| *at > now).min()
+    }
+
+    /// When a label that could not be written may be written again.
+    pub(super) fn labels_due(&self, now: Instant) -> Option<Instant> {
+        let known = self.memory.labels.values().map(|known| known.next);
+        known.filter(|next| *next > now).min()
+    }
+
+    pub(super) fn pod_labelled(
+        &mut self,
+        pod: LabelledPod,
+        outcome: &Result<CallDone, CallError>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let times = self.memory.labels.get(&pod.uid).and_then(|known| known.failed);
+        let times = times.map_or(0, |(_, times)| times);
+        let (next, failed) = match outcome {
+            Ok(_) => (LABEL_EVERY, None),
+            Err(CallError::Failed { retry_after, reason }) => {
+                let wait = LABEL_AGAIN.saturating_mul(1 << times.min(8)).min(LONGEST_LABEL_AGAIN);
+                let wait = retry_after.map_or(wait, |wanted| wanted.min(LONGEST_LABEL_AGAIN).max(wait));
+                (wait, Some((*reason, times.saturating_add(1))))
+            }
+            Err(CallError::Stop(_)) => return,
+        };
+        let known = Labelling {
+            routed: pod.routed,
+            next: now.monotonic + next,
+            failed,
+        };
+        self.memory.labels.insert(pod.uid.clone(), known);
+        if matches!(outcome, Ok(CallDone::Written)) {
+            let gates = self.sides.iter_mut().flat_map(|(_, side)| &mut side.gates);
+            for gate in gates.filter(|gate| gate.pod.uid == pod.uid) {
+                gate.pod.routed = pod.routed;
+                effects.extend(gate.placed().map(Effect::Publish));
+            }
+        }
+    }
+
+    /// Forgets labels of pods that are gone.
+    pub(super) fn forget_labels(&mut self) {
+        let sides = &self.sides;
+        let is_there = |uid: &String| {
+            let mut gates = sides.iter().flat_map(|(_, side)| &side.gates);
+            gates.any(|gate| gate.pod.uid == *uid)
+        };
+        self.memory.labels.retain(|uid, _| is_there(uid));
+    }
+
+    /// A gate that cannot be taken out, or in.
+    pub(super) fn unlabelled(&self) -> impl Iterator<Item = Defect> {
+        Side::BOTH.into_iter().flat_map(|side| &self.sides[side].gates).filter_map(|gate| {
+            let known = self.memory.labels.get(&gate.pod.uid)?;
+            let (reason, _) = known.failed.filter(|(_, times)| *times >= UNLABELLED_AFTER)?;
+            (known.routed != gate.pod.routed).then(|| Defect {
+                side: None,
+                reason,
+                message: format!(
+                    "the label of pod {} cannot be written, so that new connections {}; the operator's log has the words of the API server",
+                    gate.pod.name,
+                    match known.routed {
+                        true => "do not lead to it",
+                        false => "still lead to it",
+                    }
+                ),
+            })
+        })
+    }
+
+    /// Whether a gate of that side serves new connections to the virtual Service, beside this one.
+    pub(super) fn has_good_sibling(&self, side: Side, gate: &Gate) -> bool {
+        let is_other = |other: &&Gate| other.pod.uid != gate.pod.uid;
+        self.sides[side]
+            .gates
+            .iter()
+            .filter(is_other)
+            .any(|other| other.is_in() && other.is_good())
+    }
+
+    /// The addresses of the gates that the virtual Service is to lead to.
+    pub(super) fn addresses(&self, side: Side) -> Vec<IpAddr> {
+        self.sides[side].gates.iter().filter_map(|gate| gate.pod.ip).collect()
+    }
+}
