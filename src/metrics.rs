@@ -19,8 +19,10 @@ pub struct Metrics {
     pub switch_duration: Family<SwitchLabels, Histogram>,
     /// 1 while a side is up, 0 while it is down or its health is unknown.
     pub side_up: Family<SideLabels, Gauge>,
-    /// Number of probe sessions in the gate of a side, as it last reported.
+    /// Number of probe sessions in the gates of a side, as they last reported.
     pub sessions: Family<SideLabels, Gauge>,
+    /// Number of good gates of a side that the virtual Service leads to while the side serves.
+    pub gates: Family<SideLabels, Gauge>,
     /// Number of pairs whose proxies get a new image of the operator now.
     pub updates_running: Gauge,
     /// Number of pairs that wait for it.
@@ -127,6 +129,7 @@ impl Metrics {
             switch_duration: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             side_up: Family::default(),
             sessions: Family::default(),
+            gates: Family::default(),
             certificate_expires: Family::default(),
             checks_unseen: Family::default(),
             check_restarts: Family::default(),
@@ -143,6 +146,7 @@ impl Metrics {
             switch_duration,
             side_up,
             sessions,
+            gates,
             certificate_expires,
             checks_unseen,
             check_restarts,
@@ -163,6 +167,11 @@ impl Metrics {
         );
         registry.register("side_up", "Whether a side is up (1) or not (0)", side_up);
         registry.register("sessions", "Probe sessions now", sessions);
+        registry.register(
+            "gates",
+            "Good gates that the virtual Service leads to while their side serves",
+            gates,
+        );
         registry.register(
             "certificate_expires_timestamp_seconds",
             "When a certificate expires",
@@ -215,6 +224,7 @@ impl Metrics {
         let Self {
             side_up,
             sessions,
+            gates,
             certificate_expires,
             checks_unseen,
             check_restarts,
@@ -248,6 +258,7 @@ impl Metrics {
             };
             side_up.remove(&labels);
             sessions.remove(&labels);
+            gates.remove(&labels);
             for check in ["control", "path", "direct"] {
                 let labels = CheckLabels {
                     namespace: namespace.to_owned(),
@@ -296,6 +307,7 @@ mod tests {
             switch_duration,
             side_up,
             sessions,
+            gates,
             certificate_expires,
             checks_unseen,
             check_restarts,
@@ -343,6 +355,7 @@ mod tests {
         switch_duration.get_or_create(&switch).observe(0.1);
         side_up.get_or_create(&side).set(1);
         sessions.get_or_create(&side).set(5);
+        gates.get_or_create(&side).set(2);
         certificate_expires.get_or_create(&certificate).set(1);
         reconcile_errors
             .get_or_create(&ReasonLabels { reason: "Malformed" })

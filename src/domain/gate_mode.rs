@@ -70,6 +70,8 @@ pub struct Occupancy {
     pub out_since: Option<Instant>,
     /// It cannot serve.
     pub failed: bool,
+    /// It was commanded to drop its sessions, and has not reported yet that it has.
+    pub drops: bool,
     /// The command in force, if one was given.
     pub last: Option<GateMode>,
 }
@@ -109,7 +111,8 @@ pub fn mode_for(
         if gate.terminating && (gate.last == Some(GateMode::Drain) || now >= since + drains.delay) {
             return GateMode::Drain;
         }
-        if gate.failed && !gate.terminating {
+        // A command that is still on its way must not meet the sessions that the gate gets when it is led to again.
+        if gate.drops || (gate.failed && !gate.terminating && gate.occupied_since.is_some()) {
             return GateMode::Drop;
         }
     }
@@ -173,6 +176,7 @@ mod tests {
             other_still_serves: false,
             out_since: None,
             failed: false,
+            drops: false,
             last: None,
         }
     }
@@ -340,6 +344,13 @@ mod tests {
         assert_eq!(at(leaving, RULES_SETTLE), GateMode::Drain);
         let failed = Occupancy { failed: true, ..out };
         assert_eq!(at(failed, Duration::ZERO), GateMode::Drop);
+        let empty = Occupancy {
+            occupied_since: None,
+            ..failed
+        };
+        assert_eq!(at(empty, Duration::ZERO), GateMode::Admit, "what it reports stays true");
+        let dropping = Occupancy { drops: true, ..out };
+        assert_eq!(at(dropping, Duration::ZERO), GateMode::Drop);
         assert_eq!(at(out, RULES_SETTLE), GateMode::Admit, "it is good again");
         let still_in = Occupancy {
             out_since: None,

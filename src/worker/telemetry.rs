@@ -144,6 +144,8 @@ impl Telemetry {
             let is_up = i64::from(state.health.health == Health::Up);
             metrics.side_up.get_or_create(&labels).set(is_up);
             metrics.sessions.get_or_create(&labels).set(i64::from(state.sessions()));
+            let good = i64::try_from(state.good_gates()).unwrap_or_default();
+            metrics.gates.get_or_create(&labels).set(good);
             for certificate in Certificate::BOTH {
                 let labels = CertificateLabels {
                     namespace: self.namespace.clone(),

@@ -26,7 +26,7 @@ use kube::{
     Api, Resource, ResourceExt,
     api::{ListParams, WatchEvent, WatchParams},
 };
-use proxypair::api::{LABEL_MANAGED_BY, LABEL_PAIR, LABEL_PART_OF, LABEL_SIDE, MANAGED_BY};
+use proxypair::api::{LABEL_MANAGED_BY, LABEL_PAIR, LABEL_PART_OF, LABEL_ROUTED, LABEL_SIDE, MANAGED_BY, ROUTED};
 use serde::de::DeserializeOwned;
 use tokio::{task::JoinSet, time::sleep};
 
@@ -89,6 +89,7 @@ impl Auditor {
             (LABEL_MANAGED_BY, MANAGED_BY),
             (LABEL_PART_OF, "netcool"),
             (LABEL_PAIR, &self.pair),
+            (LABEL_ROUTED, ROUTED),
         ];
         let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
         let mut judgement = judge(changes, &BTreeMap::from(labels));

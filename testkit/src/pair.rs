@@ -29,10 +29,12 @@ pub struct Pair {
     namespace: Namespace,
 }
 
-/// A manifest with timings that make tests quick: refusal is believed at once, silence after 3 s, the primary returns after 3 s.
+/// A manifest with timings that make tests quick: refusal is believed at once, silence after 3 s, the primary returns after 3 s. A side has one
+/// gate, so that what happens to the gate happens to the side.
 pub fn manifest(name: &str, primary: &ObjectServer, backup: &ObjectServer) -> Value {
     let mut manifest = shortest_manifest(name, primary, backup);
     let quick = json!({
+        "proxy": {"replicas": 1},
         "healthCheck": {"unreachableAfter": "0s", "unresponsiveAfter": "3s", "healthyAfter": "1s"},
         "failback": {"stableFor": "3s", "drain": {"gracePeriod": "5s"}},
     });
@@ -127,18 +129,28 @@ impl Pair {
 
     /// The proxy pod of a side.
     pub async fn pod(&self, side: Side) -> Result<Pod> {
-        let pods = self
-            .namespace
-            .pods(&format!("{LABEL_PAIR}={},{LABEL_SIDE}={}", self.name, side.label()))
-            .await?;
+        let pods = self.pods(side).await?;
         pods.into_iter()
             .next()
             .with_context(|| format!("{} has no {} pod", self.name, side.label()))
     }
 
-    /// How many sessions the gate of a side has with probes, as it tells Prometheus.
+    /// All proxy pods of a side.
+    pub async fn pods(&self, side: Side) -> Result<Vec<Pod>> {
+        let selector = format!("{LABEL_PAIR}={},{LABEL_SIDE}={}", self.name, side.label());
+        self.namespace.pods(&selector).await
+    }
+
+    /// How many sessions the gates of a side have with probes, as they tell Prometheus.
     pub async fn gate_sessions(&self, side: Side) -> Result<u64> {
-        let pod = self.pod(side).await?.name_any();
+        let mut sessions = 0;
+        for pod in self.pods(side).await? {
+            sessions += self.sessions_on(&pod.name_any()).await?;
+        }
+        Ok(sessions)
+    }
+
+    async fn sessions_on(&self, pod: &str) -> Result<u64> {
         let uri = format!(
             "/api/v1/namespaces/{}/pods/{pod}:{GATE_METRICS}/proxy/metrics",
             self.namespace.name

@@ -34,6 +34,7 @@ pub async fn fail_over_and_come_home(scene: Arc<Scene>) -> Result<()> {
 /// With 500 probes on one gate, at the pace that a drain has by default, in a container that may have 1,024 files open unless it asks for more.
 pub async fn bring_five_hundred_probes_home(scene: Arc<Scene>) -> Result<()> {
     let setting = Setting {
+        spec: json!({"proxy": {"replicas": 1}}),
         fleet: FleetOptions {
             probes: 500,
             rate: 1,
@@ -65,7 +66,7 @@ pub async fn leave_a_silent_objectserver(scene: Arc<Scene>) -> Result<()> {
     let stage = scene.set_with(&setting()).await?;
     let cluster = &scene.namespace.cluster;
     let address = stage.agg_p.address().await?;
-    let mut pods = vec![stage.pair.pod(Side::Primary).await?];
+    let mut pods = stage.pair.pods(Side::Primary).await?;
     pods.extend(scene.namespace.pods("app.kubernetes.io/component=operator").await?);
     stage.fleet.mark("failover").await?;
     let mut cuts = Vec::new();

@@ -33,6 +33,7 @@ mod proxyserv_secret_changed;
 mod proxyserv_unusable;
 mod refused_manifests;
 mod resync;
+mod several_gates;
 mod users_assigned;
 
 use harness::{Needs, run, test};
@@ -61,6 +62,11 @@ fn main() -> std::process::ExitCode {
             OwnClusterAlone,
             node_cut_off::strands_probes_without_agents,
         ),
+        test(
+            "several_gates_node_cut_off",
+            OwnClusterAlone,
+            several_gates::node_cut_off,
+        ),
         test("idle_pair_writes_nothing", OwnClusterAlone, idle_pair::writes_nothing),
         test(
             "api_server_frozen",
@@ -84,6 +90,18 @@ fn main() -> std::process::ExitCode {
             AnyCluster,
             defaults::leave_a_name_that_does_not_resolve,
         ),
+        test(
+            "several_gates_process_killed",
+            OwnCluster,
+            several_gates::process_killed,
+        ),
+        test("several_gates_evicted", AnyCluster, several_gates::evicted),
+        test(
+            "several_gates_evicted_with_proxyserv",
+            AnyCluster,
+            several_gates::evicted_with_proxyserv,
+        ),
+        test("several_gates_rolled_out", AnyCluster, several_gates::rolled_out),
         test("objectserver_killed", AnyCluster, objectserver_killed::fails_over),
         test(
             "objectserver_stalls_for_a_while",

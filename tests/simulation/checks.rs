@@ -246,7 +246,7 @@ impl World {
             format_args!("operator {operator}"),
             format_args!("pair {pair}: commands {gate} of the {} to {word}", side.label()),
         );
-        self.guarantee_11_nobody_is_driven_off_without_a_way_out(operator, pair, side, &request);
+        self.guarantee_11_nobody_is_driven_off_without_a_way_out(operator, pair, (side, gate), &request);
         let Some(worker) = self.worker_mut(operator, pair) else {
             return;
         };

@@ -39,7 +39,7 @@ impl World {
                 server.incarnation += 1;
             }
             Fault::GateKilled(pair, side) => {
-                for pod in self.ids_of(pair, side) {
+                for pod in self.struck(pair, side) {
                     if !self.network.is_lost(pod) {
                         self.end_gate(pod, "it is killed");
                         let again = self.random.millis(300, 3000);
@@ -47,7 +47,11 @@ impl World {
                     }
                 }
             }
-            Fault::GateFrozen(pair, side) => self.freeze(pair, side, true),
+            Fault::GateFrozen(pair, side) => {
+                for pod in self.struck(pair, side) {
+                    self.freeze_gate(pod, true);
+                }
+            }
             Fault::PortClosed(pair, side) => self.close_port(pair, side, true),
             Fault::PodDeleted(pair, side) => {
                 let grace = self.grace(pair);
@@ -55,8 +59,13 @@ impl World {
             }
             Fault::PodForced(pair, side) => self.delete_newest(pair, side, Duration::ZERO),
             Fault::NodeLost(pair, side) => {
-                for pod in self.ids_of(pair, side) {
+                for pod in self.struck(pair, side) {
                     self.network.lose_pod(pod);
+                }
+            }
+            Fault::GateCut(pair, side, condition) => {
+                for pod in self.struck(pair, side).into_iter().take(1) {
+                    self.network.cut_pod(pod, condition);
                 }
             }
             Fault::Link(link, condition) => self.network.disturb(link, condition),
@@ -123,6 +132,7 @@ impl World {
             Fault::GateFrozen(pair, side) => self.freeze(pair, side, false),
             Fault::PortClosed(pair, side) => self.close_port(pair, side, false),
             Fault::NodeLost(..) => self.network.find_pods(),
+            Fault::GateCut(..) => self.network.mend_pods(),
             Fault::Link(link, condition) => self.network.repair(link, condition),
             Fault::GatewayStopped(pair) => self.pairs[pair].gateway.is_running = true,
             Fault::OperatorStopped(operator) => self.start_operator(operator, Duration::ZERO),
@@ -203,6 +213,15 @@ impl World {
 
     fn ids_of(&self, pair: usize, side: Side) -> Vec<u64> {
         self.pods_of(pair, side).map(|pod| pod.id).collect()
+    }
+
+    /// Those of a side that a fault strikes: all, or one alone.
+    fn struck(&mut self, pair: usize, side: Side) -> Vec<u64> {
+        let all = self.ids_of(pair, side);
+        if all.len() < 2 || self.random.one_in(3) {
+            return all;
+        }
+        vec![self.random.pick(&all)]
     }
 
     fn right_server(&mut self, pair: usize, side: Side) {

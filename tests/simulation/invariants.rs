@@ -21,7 +21,7 @@ use proxypair::{
 use super::{
     clock::Time,
     network::{Link, Passage},
-    plan::Plan,
+    plan::{Fault, Plan, PlannedFault},
     pod::Terminating,
     probe::SessionEnd,
     truth::{Sight, Truth, solid_after},
@@ -159,7 +159,10 @@ impl World {
             return;
         };
         let unresponsive = self.timing(pair).unresponsive_after;
-        let allowed = if is_silent {
+        // A gate alone may meet silence where the others are refused.
+        let is_cut =
+            |planned: &PlannedFault| matches!(planned.fault, Fault::GateCut(of, at, _) if (of, at) == (pair, side));
+        let allowed = if is_silent || self.plan.faults.iter().any(is_cut) {
             unresponsive + Duration::from_secs(4)
         } else {
             Duration::from_secs(1)
@@ -344,10 +347,16 @@ impl World {
         &mut self,
         operator: usize,
         pair: usize,
-        side: Side,
+        (side, gate): (Side, &str),
         request: &Request,
     ) {
         if !matches!(request, Request::Drain { .. } | Request::Drop) {
+            return;
+        }
+        // Of several gates of a side the others are the way out.
+        let is_sibling = |pod: &&super::pod::Pod| pod.routed && pod.ip.is_some() && pod.uid() != gate;
+        let may_serve = |pod| matches!(self.sight_of_pod(operator, pair, pod), Sight::Good | Sight::Doubtful);
+        if self.pods_of(pair, side).filter(is_sibling).any(may_serve) {
             return;
         }
         if let Some((sight, lasts)) = self.known_ill(operator, pair, side.other()) {
@@ -368,7 +377,10 @@ impl World {
     pub fn guarantee_13_the_serving_side_keeps_its_sessions(&mut self, pair: usize, session: usize, end: SessionEnd) {
         let session = &self.pairs[pair].sessions[session];
         let status = &self.api.objects[pair].status;
-        let is_leaving = self.pod(session.pod).is_none_or(|(_, pod)| pod.terminating.is_some());
+        // One that was taken out is emptied into the others of its side.
+        let is_leaving = self
+            .pod(session.pod)
+            .is_none_or(|(_, pod)| pod.terminating.is_some() || !pod.routed);
         let is_commanded = matches!(
             end,
             SessionEnd::DrainedIdle | SessionEnd::DrainDeadline | SessionEnd::Closed(ClosedBy::Command)

@@ -66,6 +66,20 @@ impl Condition {
     }
 }
 
+impl Condition {
+    /// What happens to an attempt to connect, or to a message.
+    fn passage(self, is_new: bool) -> Passage {
+        match self {
+            Self::Silent => Passage::Silent,
+            Self::AnswersLost => Passage::OneWay,
+            Self::Refuses => Passage::Refused,
+            Self::Unresolved if is_new => Passage::Refused,
+            Self::Unresolved => Passage::Free(Duration::ZERO),
+            Self::Delayed(by) => Passage::Free(by),
+        }
+    }
+}
+
 /// What happens to a message, or to an attempt to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passage {
@@ -97,6 +111,8 @@ pub struct Network {
     faulty: Vec<(Link, Condition)>,
     /// Pods whose node is cut off from everything.
     lost_pods: Vec<u64>,
+    /// Pods whose node cannot reach the ObjectServer, and what it meets instead.
+    cut_pods: Vec<(u64, Condition)>,
 }
 
 impl Network {
@@ -118,6 +134,14 @@ impl Network {
         self.lost_pods.clear();
     }
 
+    pub fn cut_pod(&mut self, pod: u64, condition: Condition) {
+        self.cut_pods.push((pod, condition));
+    }
+
+    pub fn mend_pods(&mut self) {
+        self.cut_pods.clear();
+    }
+
     pub fn is_lost(&self, pod: u64) -> bool {
         self.lost_pods.contains(&pod)
     }
@@ -125,6 +149,7 @@ impl Network {
     pub fn repair_all(&mut self) {
         self.faulty.clear();
         self.lost_pods.clear();
+        self.cut_pods.clear();
     }
 
     /// What happens to a message on an existing connection.
@@ -139,23 +164,23 @@ impl Network {
 
     /// The same on a link that ends at a pod.
     pub fn at_pod(&self, pod: u64, link: Link, is_new: bool) -> Passage {
-        match self.is_lost(pod) {
-            true => Passage::Silent,
-            false => self.passage(link, is_new),
+        if self.is_lost(pod) {
+            return Passage::Silent;
         }
+        let own = self
+            .cut_pods
+            .iter()
+            .find(|(cut, _)| *cut == pod && matches!(link, Link::GateServer(..)));
+        let own = own.map_or(Passage::Free(Duration::ZERO), |(_, condition)| {
+            condition.passage(is_new)
+        });
+        self.passage(link, is_new).then(own)
     }
 
     fn passage(&self, link: Link, is_new: bool) -> Passage {
         let conditions = self.faulty.iter().filter(|(faulty, _)| *faulty == link);
         conditions.fold(Passage::Free(Duration::ZERO), |passage, (_, condition)| {
-            passage.then(match condition {
-                Condition::Silent => Passage::Silent,
-                Condition::AnswersLost => Passage::OneWay,
-                Condition::Refuses => Passage::Refused,
-                Condition::Unresolved if is_new => Passage::Refused,
-                Condition::Unresolved => Passage::Free(Duration::ZERO),
-                Condition::Delayed(by) => Passage::Free(*by),
-            })
+            passage.then(condition.passage(is_new))
         })
     }
 }

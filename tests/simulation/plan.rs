@@ -97,6 +97,8 @@ pub enum Fault {
     /// The same without a grace period.
     PodForced(usize, Side),
     NodeLost(usize, Side),
+    /// One gate alone cannot reach its ObjectServer.
+    GateCut(usize, Side, Condition),
     Link(Link, Condition),
     GatewayStopped(usize),
     OperatorKilled(usize),
@@ -229,7 +231,10 @@ impl PairPlan {
         let mut edited = spec.clone();
         edited["healthCheck"]["healthyAfter"] = json!(millis(random.millis(0, 4000)));
         edited["failback"]["stableFor"] = json!(millis(random.mostly_short(Duration::from_secs(20))));
-        let timing = format!("healthCheck {} failback {}", spec["healthCheck"], spec["failback"]);
+        let timing = format!(
+            "replicas {} healthCheck {} failback {}",
+            spec["proxy"]["replicas"], spec["healthCheck"], spec["failback"]
+        );
         let probes = (0..random.below(3) + 1).map(|_| ProbePlan::of(random)).collect();
         Self {
             pair: Arc::new(declared(number, spec, 1)),
@@ -276,6 +281,7 @@ fn spec(random: &mut Random) -> Value {
     let stable = random.mostly_short(Duration::from_secs(20));
     let minimum = random.pick(&[0, 0, 0, 3000]);
     let mut spec = json!({
+        "proxy": {"replicas": random.pick(&[1, 1, 2, 2, 3])},
         "healthCheck": {
             "interval": millis(interval),
             "unreachableAfter": millis(unreachable),
@@ -374,7 +380,8 @@ impl Fault {
             13..=14 => Self::PodDeleted(pair, side),
             15 => Self::PodForced(pair, side),
             16 => Self::NodeLost(pair, side),
-            17..=20 => Self::Link(Link::of(pair, side, operator, random), Condition::of(random)),
+            17 => Self::GateCut(pair, side, Condition::of(random)),
+            18..=20 => Self::Link(Link::of(pair, side, operator, random), Condition::of(random)),
             21 => Self::GatewayStopped(pair),
             22..=24 => Self::OperatorKilled(operator),
             25 => Self::OperatorStopped(operator),

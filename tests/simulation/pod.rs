@@ -71,7 +71,7 @@ impl Pod {
             uid: self.uid(),
             name: self.uid(),
             ip: self.ip,
-            node: Some(format!("node-{}", self.side.label())),
+            node: Some(format!("node-{}", self.id)),
             created: Some(self.created),
             terminating: self.terminating.map(|terminating| terminating.grace),
             failure: None,
@@ -99,12 +99,47 @@ impl World {
         self.pairs[pair].pods.iter().filter(move |pod| pod.side == side)
     }
 
-    /// The Deployment controller: strategy Recreate, one replica. A pod that terminates is replaced at once, one with an old template when
-    /// it is gone.
+    /// The Deployment controller. A pod that terminates is replaced at once. A single one with an old template is deleted, and replaced when it
+    /// is gone (strategy Recreate); of several, each is deleted when its successor runs.
     pub fn deploy(&mut self, pair: usize, side: Side) {
         let Some(template) = self.pairs[pair].deployments[side].template else {
             return;
         };
+        let replicas = usize::try_from(self.plan.pairs[pair].pair.replicas(side)).unwrap_or(1);
+        match replicas {
+            1 => self.deploy_one(pair, side, template),
+            _ => self.deploy_several(pair, side, template, replicas),
+        }
+    }
+
+    fn deploy_several(&mut self, pair: usize, side: Side, template: u64, replicas: usize) {
+        let living = |pod: &&Pod| pod.terminating.is_none();
+        let count = self.pods_of(pair, side).filter(living).count();
+        let is_new = |pod: &&Pod| pod.template == template;
+        let new = self.pods_of(pair, side).filter(living).filter(is_new).count();
+        let runs = |pod: &Pod| pod.gate.is_some();
+        let all_run = self.pods_of(pair, side).filter(living).filter(is_new).all(runs);
+        let old = self
+            .pods_of(pair, side)
+            .filter(living)
+            .find(|pod| !is_new(pod))
+            .map(|pod| pod.id);
+        if count < replicas || (new < replicas && count == replicas) {
+            self.create_pod(pair, side, template);
+        } else if count > replicas
+            && all_run
+            && let Some(old) = old
+        {
+            let grace = self.grace(pair);
+            self.delete_pod(old, grace);
+        } else if count == replicas {
+            return;
+        }
+        // One step at a time, and a pod that does not start is waited for.
+        self.later(Duration::from_millis(500), Event::Deploy(pair, side));
+    }
+
+    fn deploy_one(&mut self, pair: usize, side: Side, template: u64) {
         let old: Vec<_> = self
             .pods_of(pair, side)
             .filter(|pod| pod.template != template)

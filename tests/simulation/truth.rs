@@ -175,18 +175,39 @@ impl World {
         }
     }
 
+    /// A side is as good as the gates to which a Service that selects it leads, together.
     pub fn sight(&self, operator: usize, pair: usize, side: Side) -> Sight {
+        let with_address = || self.pods_of(pair, side).filter(|pod| pod.ip.is_some());
+        let sights: Vec<_> = with_address()
+            .filter(|pod| pod.routed)
+            .map(|pod| self.sight_of_pod(operator, pair, pod))
+            .collect();
+        if with_address().next().is_none() && self.pods_of(pair, side).any(|pod| pod.terminating.is_some()) {
+            return Sight::Leaving;
+        }
+        let is_one = |sight: Sight| sights.contains(&sight);
+        if is_one(Sight::Good) {
+            // A bad one is taken out.
+            let all = sights.iter().all(|sight| *sight == Sight::Good);
+            return if all { Sight::Good } else { Sight::Doubtful };
+        }
+        let is_to_return = |pod: &Pod| self.sight_of_pod(operator, pair, pod) == Sight::Good;
+        if is_one(Sight::Doubtful) || with_address().any(is_to_return) {
+            return Sight::Doubtful;
+        }
+        let worst = [Sight::Leaving, Sight::Silent].into_iter().find(|sight| is_one(*sight));
+        worst.unwrap_or(Sight::Broken)
+    }
+
+    pub fn sight_of_pod(&self, operator: usize, pair: usize, pod: &Pod) -> Sight {
+        let side = pod.side;
         let check = &self.plan.pairs[pair].pair.spec.health_check;
         let has_login = check.login.is_some();
-        let mut terminating = self.pods_of(pair, side).filter_map(|pod| pod.terminating);
-        if let Some(known) = terminating.next() {
+        if let Some(known) = pod.terminating {
             // kubelet ends it then; how soon that is seen is not the operator's to say.
             let is_ending = known.until <= self.now && self.now < known.until + ENDS_WITHIN;
             return if is_ending { Sight::Doubtful } else { Sight::Leaving };
         }
-        let Some(pod) = self.pods_of(pair, side).find(|pod| pod.ip.is_some()) else {
-            return Sight::Broken;
-        };
         if self.operators[operator].is_blind {
             return Sight::Doubtful;
         }

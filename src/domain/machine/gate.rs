@@ -51,8 +51,10 @@ pub struct Gate {
     pub health: SideHealth,
     /// What the evidence says now.
     pub(super) reading: Reading,
-    /// Since when that it cannot serve.
+    /// Since when that it cannot serve, and counts.
     pub(super) bad_since: Option<Instant>,
+    /// Since when the evidence says that it can.
+    pub(super) good_since: Option<Instant>,
     /// Since when the virtual Service does not lead to it although it is not the side's only gate.
     pub(super) out_since: Option<Instant>,
     /// By when the pod should have ended, if it is terminating: its grace period after that was first seen.
@@ -66,6 +68,8 @@ pub struct Gate {
     drain: Option<Drain>,
     occupied_since: Option<Instant>,
     rejection: Option<Rejection>,
+    /// It was commanded to drop its sessions, and has not reported yet that its port is closed.
+    drops: bool,
     /// A report is wanted now.
     recheck: bool,
     /// Its process was proved gone after the newest report.
@@ -108,6 +112,7 @@ impl Gate {
             health: SideHealth::unknown(now),
             reading: Reading::Unknown,
             bad_since: None,
+            good_since: None,
             out_since: None,
             has_served: false,
             is_missed: false,
@@ -118,6 +123,7 @@ impl Gate {
             drain: None,
             occupied_since: None,
             rejection: None,
+            drops: false,
             recheck: false,
             is_process_gone: false,
         }
@@ -169,6 +175,7 @@ impl Gate {
             other_still_serves: false,
             out_since: self.out_since,
             failed: self.bad_since.is_some(),
+            drops: self.drops,
             last: self.mode,
         }
     }
@@ -183,6 +190,11 @@ impl Gate {
         self.reading == Reading::Good && !self.is_terminating()
     }
 
+    /// A command to drop its sessions is on its way.
+    pub(super) const fn drops(&self) -> bool {
+        self.drops
+    }
+
     /// Its pod should have ended by now.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         self.ends_at.is_some_and(|ends_at| ends_at < now)
@@ -194,8 +206,18 @@ impl Gate {
         self.reading = self.read(server, timing, now);
         self.health = self.health.clone().step(&self.reading, timing, now);
         self.has_served |= self.reading == Reading::Good;
-        let is_bad = matches!(self.reading, Reading::Bad { .. });
+        let is_bad = match &self.reading {
+            // What its process or its pod is concerns it alone, and its siblings serve: there is nothing to wait for.
+            Reading::Bad {
+                cause: Cause::ProxyMissing | Cause::ProxyTerminating | Cause::ProxyUnreachable,
+                ..
+            } => true,
+            Reading::Bad { down_at, .. } => *down_at <= now,
+            Reading::Good | Reading::Unknown | Reading::Unseen { .. } | Reading::Doubtful { .. } => false,
+        };
         self.bad_since = is_bad.then(|| self.bad_since.unwrap_or(now));
+        let is_good = self.reading == Reading::Good;
+        self.good_since = is_good.then(|| self.good_since.unwrap_or(now));
         let is_out = !self.pod.routed && self.pod.ip.is_none_or(|ip| !endpoints.contains(&ip));
         self.out_since = is_out.then(|| self.out_since.unwrap_or(now));
     }
@@ -251,6 +273,7 @@ impl Gate {
         let is_new = self.commanded.as_ref() != Some(request);
         if is_new {
             self.commanded = Some(request.clone());
+            self.drops = mode == GateMode::Drop;
         }
         let is_due = is_new
             || self
@@ -278,6 +301,9 @@ impl Gate {
 
     pub(super) fn take_report(&mut self, at: Instant, report: Report) {
         let is_restarted = self.report().is_some_and(|known| known.instance != report.instance);
+        if is_restarted || report.state == GateState::Closed {
+            self.drops = false;
+        }
         if is_restarted {
             self.mode = None;
             self.rejection = None;

@@ -17,7 +17,13 @@ use super::{
 };
 use crate::{
     api::{Cause, GateStatus, Reason, Side},
-    domain::{defect::Defect, evidence::Reading, gate_mode::drain_delay, notice::Notice, status::count},
+    domain::{
+        defect::Defect,
+        evidence::{Reading, Timing},
+        gate_mode::drain_delay,
+        notice::Notice,
+        status::count,
+    },
 };
 
 /// How long a bad gate may stay an endpoint of a side that has a good one, before the side counts as bad itself.
@@ -46,6 +52,17 @@ pub(super) struct Labelling {
     failed: Option<(Reason, u32)>,
 }
 
+/// What the label of a pod is to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// The Service does not lead to the gate.
+    Out,
+    /// It does.
+    In,
+    /// The same, and no other gate of the side is good.
+    InAtOnce,
+}
+
 /// A pod whose label was written.
 pub(super) struct LabelledPod {
     pub uid: String,
@@ -64,10 +81,14 @@ pub(super) fn read_all(gates: &[Gate], now: Instant) -> Reading {
             return Reading::Good;
         };
         let overstays = led_to.iter().find(|gate| bad_for_long(gate));
-        return match overstays {
-            Some(gate) => gate.reading.clone(),
-            None => Reading::Doubtful {
-                until: other.bad_since.map(|since| since + TAKEN_OUT_WITHIN),
+        return match (overstays, other.bad_since) {
+            (Some(gate), _) => gate.reading.clone(),
+            (None, Some(since)) => Reading::Doubtful {
+                until: Some(since + TAKEN_OUT_WITHIN),
+            },
+            (None, None) => match &other.reading {
+                Reading::Bad { down_at, .. } => Reading::Doubtful { until: Some(*down_at) },
+                reading => reading.clone(),
             },
         };
     }
@@ -145,20 +166,30 @@ impl SideState {
         shown
     }
 
-    /// Gates whose label is to be another one, the most urgent first, and whether the Service is to lead to them.
-    fn misplaced(&self, now: Instant) -> impl Iterator<Item = (&Gate, bool)> {
+    /// Gates whose label is to be another one, the most urgent first, and their new places.
+    fn misplaced(&self, timing: &Timing, now: Instant) -> impl Iterator<Item = (&Gate, Place)> {
         let good_in = || self.gates.iter().filter(|gate| gate.is_in() && gate.is_good());
         let is_deserted = good_in().next().is_none();
         let goes_in = self.gates.iter().filter(move |gate| {
-            let may_serve = gate.is_good() && (is_deserted || gate.health.may_serve());
-            !gate.pod.routed && gate.pod.ip.is_some() && may_serve
+            // One that has served before, and failed, is not trusted at once.
+            let trusted_at = |since| {
+                since
+                    + match gate.is_missed {
+                        true => timing.healthy_after,
+                        false => Duration::ZERO,
+                    }
+            };
+            let is_trusted = gate.good_since.is_some_and(|since| trusted_at(since) <= now);
+            let may_go_in = !gate.pod.routed && gate.pod.ip.is_some() && gate.is_good() && !gate.drops();
+            may_go_in && (is_deserted || is_trusted)
         });
         let goes_out = self.gates.iter().filter(move |gate| {
             gate.is_in() && good_in().any(|other| other.pod.uid != gate.pod.uid && has_failed_alone(gate, other, now))
         });
+        let place = if is_deserted { Place::InAtOnce } else { Place::In };
         goes_in
-            .map(|gate| (gate, true))
-            .chain(goes_out.map(|gate| (gate, false)))
+            .map(move |gate| (gate, place))
+            .chain(goes_out.map(|gate| (gate, Place::Out)))
     }
 }
 
@@ -192,9 +223,9 @@ impl Machine {
     pub(super) fn place_gates(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let sides = [self.phase.selected(), self.phase.selected().other()];
         let due = sides.into_iter().find_map(|side| {
-            let mut wanted = self.sides[side].misplaced(now.monotonic);
-            let (gate, routed) = wanted.find(|(gate, routed)| self.may_label(gate, *routed, now.monotonic))?;
-            Some((side, gate.pod.name.clone(), gate.pod.uid.clone(), routed))
+            let mut wanted = self.sides[side].misplaced(&self.timing, now.monotonic);
+            let (gate, place) = wanted.find(|(gate, place)| self.may_label(gate, *place, now.monotonic))?;
+            Some((side, gate.pod.name.clone(), gate.pod.uid.clone(), place != Place::Out))
         });
         if let Some((side, name, uid, routed)) = due.filter(|_| self.is_idle()) {
             self.call(
@@ -209,9 +240,17 @@ impl Machine {
         }
     }
 
-    fn may_label(&self, gate: &Gate, routed: bool, now: Instant) -> bool {
-        let known = self.memory.labels.get(&gate.pod.uid);
-        known.is_none_or(|known| known.routed != routed && known.failed.is_none() || known.next <= now)
+    /// A gate that comes and goes is taken out each time, and in not so often.
+    fn may_label(&self, gate: &Gate, place: Place, now: Instant) -> bool {
+        let Some(known) = self.memory.labels.get(&gate.pod.uid) else {
+            return true;
+        };
+        let is_another = match place {
+            Place::Out => known.routed,
+            Place::InAtOnce => !known.routed,
+            Place::In => false,
+        };
+        is_another && known.failed.is_none() || known.next <= now
     }
 
     /// When a gate that was taken out may be drained.

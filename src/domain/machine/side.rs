@@ -123,6 +123,12 @@ impl SideState {
             .fold(0, |sum, gate| sum.saturating_add(gate.sessions()))
     }
 
+    /// How many good gates it has that the virtual Service leads to while it serves.
+    #[must_use]
+    pub fn good_gates(&self) -> usize {
+        self.gates.iter().filter(|gate| gate.is_in() && gate.is_good()).count()
+    }
+
     /// Certificate expiry times: the nearest of its gates, and the ObjectServer's.
     #[must_use]
     pub fn expiry(&self) -> Expiry {
@@ -279,6 +285,9 @@ impl SideState {
                     .filter(|_| is_several)
                     .map(|since| since + TAKEN_OUT_WITHIN),
                 gate.health.look_again,
+                gate.good_since
+                    .filter(|_| !gate.pod.routed)
+                    .map(|since| since + timing.healthy_after),
                 gate.retry_at(),
             ]
         });

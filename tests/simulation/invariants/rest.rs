@@ -11,6 +11,7 @@ use proxypair::{
 
 use super::super::{
     plan::{ApiTrouble, Fault, PairPlan, Plan, PlannedFault},
+    pod::Pod,
     truth::Sight,
     world::World,
 };
@@ -227,6 +228,22 @@ impl World {
                 let (health, connections) = (shown.health, shown.connections);
                 let text = format!(
                     "pair {pair}: the {} is {health:?} with {connections} sessions in status, and has {sessions}",
+                    side.label()
+                );
+                return Some((rule, text));
+            }
+            let living = |pod: &&Pod| pod.ip.is_some() && pod.terminating.is_none();
+            let mut pods: Vec<_> = self.pods_of(pair, side).filter(living).map(Pod::uid).collect();
+            pods.sort();
+            let gates: Vec<_> = shown
+                .gates
+                .iter()
+                .filter(|gate| gate.routed)
+                .map(|gate| gate.pod.clone())
+                .collect();
+            if gates != pods {
+                let text = format!(
+                    "pair {pair}: status has the gates {gates:?} of the {}, and there are {pods:?}",
                     side.label()
                 );
                 return Some((rule, text));

@@ -46,7 +46,7 @@ fn a_gate_whose_process_ends_is_taken_out_at_once_and_back_in_when_it_is_good_ag
     assert_eq!(places(&world), ["proxy-v-primary-1 out"]);
     assert!(operator.machine.sides().primary.health.may_serve());
     world.set_gate(&mut operator, Side::Primary, 0, |_| Life::Alive);
-    world.run(&mut operator);
+    pass_observed(&mut world, &mut operator, 3);
     assert_eq!(places(&world), ["proxy-v-primary-1 out", "proxy-v-primary-1 in"]);
     assert_eq!(world.announced, ["GateTakenOut", "GateReturned"]);
     assert_nothing_moved(&world);
@@ -71,6 +71,7 @@ fn a_gate_that_is_down_for_long_is_in_again_only_when_it_has_been_good_for_healt
 #[test]
 fn a_gate_that_alone_cannot_reach_the_objectserver_is_taken_out_when_another_one_has_confirmed_that_it_can() {
     let (mut world, mut operator) = with_two_gates();
+    world.sessions.primary = 5;
     world.set_gate(&mut operator, Side::Primary, 0, |since| Life::Cut { since });
     world.run(&mut operator);
     assert_eq!(places(&world), [""; 0], "the other one may only know it later");
@@ -152,9 +153,10 @@ fn a_terminating_gate_is_taken_out_and_drained_into_the_other_one() {
 fn a_silent_gate_is_taken_out_declared_lost_and_deleted() {
     let (mut world, mut operator) = with_two_gates();
     world.set_gate(&mut operator, Side::Primary, 0, |since| Life::Frozen { since });
+    pass_observed(&mut world, &mut operator, 14);
+    assert_eq!(places(&world), [""; 0], "a busy gate is not a dead one");
     pass_observed(&mut world, &mut operator, 3);
     assert_eq!(places(&world), ["proxy-v-primary-1 out"]);
-    pass_observed(&mut world, &mut operator, 13);
     assert_eq!(world.status.lost_gates.len(), 1, "{:?}", world.calls());
     assert!(
         world.calls().contains(&"delete proxy-v-primary-1".to_owned()),
