@@ -2,6 +2,7 @@
 //!
 //! RUNS and RUNS_NODE say how many; nothing fails because it is slow.
 
+mod one_of_two;
 mod quiet;
 mod report;
 mod series;
@@ -18,7 +19,7 @@ use testkit::cluster::Cluster;
 use quiet::Quiet;
 use report::{Row, Target};
 use series::{Fault, series};
-use stage::Stage;
+use stage::{Layout, Stage};
 
 /// Runs of each fault unless RUNS or RUNS_NODE says otherwise.
 const RUNS: usize = 20;
@@ -41,6 +42,9 @@ async fn main() -> Result<()> {
         rows.append(&mut processes(&cluster, runs).await?);
     }
     let mut stock = None;
+    if runs > 0 || runs_node > 0 {
+        rows.append(&mut gates(&cluster, runs, runs_node).await?);
+    }
     if runs_node > 0 {
         let (row, lost) = nodes(&cluster, runs_node).await?;
         rows.push(row);
@@ -54,7 +58,7 @@ async fn main() -> Result<()> {
 
 /// What breaks while all nodes are well.
 async fn processes(cluster: &Cluster, runs: usize) -> Result<Vec<Row>> {
-    let stage = Stage::set(cluster, "bench-failover", false).await?;
+    let stage = Stage::set(cluster, "bench-failover", Layout::OneGate).await?;
     let quiet = Quiet::watch(cluster, &stage.namespace.name);
     let (mut rows, mut home) = (Vec::new(), Vec::new());
     for (fault, target) in [
@@ -83,9 +87,36 @@ async fn processes(cluster: &Cluster, runs: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// One gate of two, with every timing at its default, and probes that wait for ever.
+async fn gates(cluster: &Cluster, runs: usize, runs_node: usize) -> Result<Vec<Row>> {
+    let stage = Stage::set(cluster, "bench-gates", Layout::TwoGates).await?;
+    let quiet = Quiet::watch(cluster, &stage.namespace.name);
+    let mut rows = Vec::new();
+    for (fault, target, runs) in [
+        (one_of_two::Fault::Killed, Target::Max(300.0), runs),
+        (one_of_two::Fault::Evicted, Target::Max(300.0), runs),
+        (
+            one_of_two::Fault::NodeCut,
+            Target::MedianAndP99(1_500.0, 2_500.0),
+            runs_node,
+        ),
+    ] {
+        let made = one_of_two::series(&stage, &quiet, fault, runs).await;
+        rows.push(Row {
+            title: fault.title(),
+            short: fault.short(),
+            target,
+            runs: made.away,
+            failed: made.failed,
+        });
+    }
+    stage.strike().await?;
+    Ok(rows)
+}
+
 /// A node that is cut off, and what stock Kubernetes does about one.
 async fn nodes(cluster: &Cluster, runs: usize) -> Result<(Row, Option<Duration>)> {
-    let stage = Stage::set(cluster, "bench-node", true).await?;
+    let stage = Stage::set(cluster, "bench-node", Layout::OneGateANode).await?;
     let quiet = Quiet::watch(cluster, &stage.namespace.name);
     let made = series(&stage, &quiet, Fault::NodeCut, runs).await;
     let row = Row {

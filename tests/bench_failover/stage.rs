@@ -11,10 +11,11 @@ use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::{
     cluster::Cluster,
     directory::repository,
+    manifest::merge,
     namespace::{Namespace, TESTER},
     operator::Operator,
     pair::{self, Pair},
@@ -35,6 +36,17 @@ pub const CUT: &str = "node3";
 /// Where the backup's is.
 pub const OTHER: &str = "node2";
 
+/// How many gates there are, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// One for each side, with short timings.
+    OneGate,
+    /// The same, each on a node of its own, and all else on a third.
+    OneGateANode,
+    /// Two for the primary, one of them on the node that is cut off, with every timing at its default, and node agents.
+    TwoGates,
+}
+
 /// The stage.
 pub struct Stage {
     /// Its namespace.
@@ -50,8 +62,9 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Sets it. With `nodes`, each proxy is on a node of its own, and all else on a third.
-    pub async fn set(cluster: &Cluster, name: &str, nodes: bool) -> Result<Self> {
+    /// Sets it.
+    pub async fn set(cluster: &Cluster, name: &str, layout: Layout) -> Result<Self> {
+        let nodes = layout != Layout::OneGate;
         define(cluster).await?;
         let namespace = fresh_namespace(cluster, name).await?;
         let safe = ServerOptions::on(nodes.then_some(SAFE));
@@ -60,14 +73,21 @@ impl Stage {
             values["nodeSelector"] = json!({"kubernetes.io/hostname": SAFE});
         }
         let (operator, agg_p, agg_b) = tokio::try_join!(
-            Operator::install(&namespace, &values),
+            install(&namespace, &values, layout),
             ObjectServer::start(&namespace, "AGG_P", &safe),
             ObjectServer::start(&namespace, "AGG_B", &safe),
         )?;
-        let mut manifest = pair::manifest("proxy-v", &agg_p, &agg_b);
-        // Time to look at the probes while they are away.
-        manifest["spec"]["failback"]["stableFor"] = json!("4s");
-        if nodes {
+        let mut manifest = match layout {
+            Layout::OneGate | Layout::OneGateANode => pair::manifest("proxy-v", &agg_p, &agg_b),
+            Layout::TwoGates => pair::shortest_manifest("proxy-v", &agg_p, &agg_b),
+        };
+        if layout == Layout::TwoGates {
+            merge(&mut manifest["spec"], &two_gates());
+        } else {
+            // Time to look at the probes while they are away.
+            manifest["spec"]["failback"]["stableFor"] = json!("4s");
+        }
+        if layout == Layout::OneGateANode {
             for (side, node) in [("primary", CUT), ("backup", OTHER)] {
                 manifest["spec"][side]["proxy"] = json!({"nodeSelector": {"kubernetes.io/hostname": node}});
             }
@@ -77,7 +97,11 @@ impl Stage {
         let options = FleetOptions {
             probes: PROBES,
             rate: RATE,
-            network_timeout: if nodes { Duration::from_secs(1) } else { Duration::ZERO },
+            // Without an agent nothing else ends the sessions on a lost node.
+            network_timeout: match layout {
+                Layout::OneGateANode => Duration::from_secs(1),
+                Layout::OneGate | Layout::TwoGates => Duration::ZERO,
+            },
             connect_timeout: if nodes {
                 Duration::from_millis(500)
             } else {
@@ -121,6 +145,29 @@ impl Stage {
         Operator::uninstall(&self.namespace).await?;
         self.namespace.delete().await
     }
+}
+
+async fn install(namespace: &Namespace, values: &Value, layout: Layout) -> Result<Operator> {
+    match layout {
+        Layout::OneGate | Layout::OneGateANode => Operator::install(namespace, values).await,
+        Layout::TwoGates => Operator::install_with_agents(namespace, values).await,
+    }
+}
+
+fn two_gates() -> Value {
+    let hostname = "kubernetes.io/hostname";
+    json!({
+        "primary": {"proxy": {"replicas": 2, "affinity": {
+            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": hostname, "operator": "In", "values": [SAFE, CUT]}]},
+            ]}},
+            "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": {
+                "labelSelector": {"matchLabels": {"proxypair.dev/side": "primary"}},
+                "topologyKey": hostname,
+            }}]},
+        }}},
+        "backup": {"proxy": {"replicas": 1, "nodeSelector": {hostname: OTHER}}},
+    })
 }
 
 /// Makes the namespace, without what a former run may have left in it.
