@@ -339,6 +339,10 @@ impl Machine {
                 look_again: Some(look_again),
             };
         }
+        // Nor does it that checks which are started anew have not observed the target yet.
+        if decision == Decision::Withdraw && self.sides[routing.target].is_looked_at_anew() {
+            return Decision::STAY;
+        }
         decision
     }
 

@@ -14,7 +14,7 @@ use super::{
     settled::KUBELET_MARGIN,
 };
 use crate::{
-    api::SideSpec,
+    api::{Health, SideSpec},
     domain::{
         evidence::{ADMITS_WITHIN, Fault, Link, PodState, Reading, ServerEvidence, Timing, without_pod},
         expiry::Expiry,
@@ -83,6 +83,8 @@ pub struct SideState {
     pods: Pods,
     /// No reading has said anything yet.
     is_unobserved: bool,
+    /// The checks of its gates were started anew, and no reading has said anything since.
+    is_looked_at_anew: bool,
     server_certificate: Option<Timestamp>,
 }
 
@@ -105,6 +107,7 @@ impl SideState {
             health: SideHealth::unknown(now),
             pods: Pods::Unlisted,
             is_unobserved: true,
+            is_looked_at_anew: false,
             server_certificate: None,
         }
     }
@@ -141,6 +144,11 @@ impl SideState {
 
     pub(super) const fn is_unobserved(&self) -> bool {
         self.is_unobserved
+    }
+
+    /// Up, and unproven only because its checks were started anew: it is about to be observed.
+    pub(super) fn is_looked_at_anew(&self) -> bool {
+        self.is_looked_at_anew && self.health.health == Health::Up
     }
 
     pub(super) fn take_pods(&mut self, pods: &[PodView], now: Now) {
@@ -224,6 +232,7 @@ impl SideState {
             Source::Gate(uid) => {
                 if let Some(gate) = self.gates.iter_mut().find(|gate| gate.pod.uid == *uid) {
                     gate.forget();
+                    self.is_looked_at_anew = true;
                 }
             }
         }
@@ -243,6 +252,7 @@ impl SideState {
             reading,
             Reading::Unknown | Reading::Unseen { .. } | Reading::Doubtful { .. }
         );
+        self.is_looked_at_anew &= reading == Reading::Unknown;
         self.health = self.health.clone().step(&reading, timing, now);
     }
 

@@ -106,7 +106,8 @@ impl Machine {
     }
 
     fn await_endpoints(&mut self, mut switch: PendingSwitch, until: Instant, now: Now, effects: &mut Vec<Effect>) {
-        if !self.endpoints_show(switch.to) && now.monotonic < until {
+        let is_shown = self.endpoints_show(switch.to) || now.monotonic >= until;
+        if !is_shown || self.sides[switch.to].is_looked_at_anew() {
             return;
         }
         switch.timeline.shown = Some(now.monotonic);

@@ -3,6 +3,7 @@
 mod defects;
 mod lost;
 mod pods;
+mod restarts;
 mod several;
 mod world;
 

@@ -18,7 +18,7 @@ use crate::{
         evidence::{Fault as LinkFault, Link},
         machine::{
             Call, CallDone, CallError, Effect, GateObservation, Input, Machine, PodView, Selects, ServerObservation,
-            StopReason, Stored,
+            Source, StopReason, Stored,
         },
         now::Now,
         pair::{
@@ -365,6 +365,16 @@ impl World {
             ..self.report(side)
         };
         self.report_from(operator, side, report);
+    }
+
+    /// The checks of all sides are started anew, as after a change of `spec.healthCheck`, and have observed nothing yet.
+    pub fn restart_checks(&mut self, operator: &mut Operator) {
+        for side in Side::BOTH {
+            self.feed(operator, Input::Restarted(side, Source::Server));
+            for pod in self.pods[side].clone() {
+                self.feed(operator, Input::Restarted(side, Source::Gate(pod.uid)));
+            }
+        }
     }
 
     /// Tells the operator what its checks observe now.
