@@ -321,16 +321,20 @@ impl World {
         // A pod whose gate was silent for too long is deleted, and gets a second to end.
         let is_short = |known: &Terminating| known.grace <= Duration::from_secs(1);
         let of_pod = self.pod(session.pod).and_then(|(_, pod)| pod.terminating);
-        // An ObjectServer that does not answer makes any request outlast the drain.
-        let is_stalled = self.pairs[pair].servers[session.side].is_stalled;
-        if of_pod.as_ref().is_some_and(is_short) || is_stalled {
+        if of_pod.as_ref().is_some_and(is_short) {
             return;
         }
+        // An ObjectServer that does not answer, or whose answers do not arrive, makes any request outlast the drain.
+        let link = self
+            .network
+            .at_pod(session.pod, Link::GateServer(pair, session.side), false);
+        let is_silent = matches!(link, Passage::Silent | Passage::OneWay);
+        let is_unanswered = self.pairs[pair].servers[session.side].is_stalled || is_silent;
         let grace = self.plan.pairs[pair].pair.spec.failback.drain.grace_period.get();
         let lasts = self.now.after(since);
         let is_cut = match end {
             SessionEnd::DrainedIdle => true,
-            SessionEnd::DrainDeadline => lasts + Duration::from_millis(1200) < grace,
+            SessionEnd::DrainDeadline => !is_unanswered && lasts + Duration::from_millis(1200) < grace,
             SessionEnd::GateGone | SessionEnd::Closed(_) | SessionEnd::ServerGone | SessionEnd::ProbeGone => false,
         };
         if is_cut {

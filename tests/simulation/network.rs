@@ -94,9 +94,17 @@ pub enum Passage {
 }
 
 impl Passage {
-    /// Of two links in a row: the worse one.
+    /// Of two links in a row: where the first one refuses, nothing reaches the second.
     pub fn then(self, next: Self) -> Self {
-        match (self, next) {
+        match self {
+            Self::Refused => Self::Refused,
+            Self::Free(_) | Self::OneWay | Self::Silent => self.worse(next),
+        }
+    }
+
+    /// Of two conditions of one link.
+    fn worse(self, other: Self) -> Self {
+        match (self, other) {
             (Self::Silent, _) | (_, Self::Silent) => Self::Silent,
             (Self::OneWay, _) | (_, Self::OneWay) => Self::OneWay,
             (Self::Refused, _) | (_, Self::Refused) => Self::Refused,
@@ -174,13 +182,13 @@ impl Network {
         let own = own.map_or(Passage::Free(Duration::ZERO), |(_, condition)| {
             condition.passage(is_new)
         });
-        self.passage(link, is_new).then(own)
+        self.passage(link, is_new).worse(own)
     }
 
     fn passage(&self, link: Link, is_new: bool) -> Passage {
         let conditions = self.faulty.iter().filter(|(faulty, _)| *faulty == link);
         conditions.fold(Passage::Free(Duration::ZERO), |passage, (_, condition)| {
-            passage.then(condition.passage(is_new))
+            passage.worse(condition.passage(is_new))
         })
     }
 }

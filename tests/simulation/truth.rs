@@ -157,8 +157,12 @@ impl World {
                 for operator in 0..self.operators.len() {
                     let sight = self.sight(operator, pair, side);
                     let timing = Timing::from(&self.plan.pairs[pair].pair.spec.health_check);
+                    let is_leaving = self.pods_of(pair, side).any(|pod| pod.terminating.is_some());
+                    let is_refused = self.refuses_anew(operator, pair, side);
                     let record = &mut self.watchdog.truth.records[operator][pair][side];
                     record.see(sight, now, solid_after(&timing));
+                    record.was_leaving |= is_leaving;
+                    record.only_silent &= !is_refused;
                 }
             }
             self.guarantee_04_another_server_is_left(pair);
@@ -173,6 +177,16 @@ impl World {
             Passage::Free(_) if !self.pairs[pair].servers[side].is_alive => Some(false),
             Passage::Free(_) => None,
         }
+    }
+
+    /// Whether new connections there are refused, whatever becomes of existing ones: that is more than silence.
+    fn refuses_anew(&self, operator: usize, pair: usize, side: Side) -> bool {
+        let links = [Link::OperatorGate(operator, pair, side), Link::GateServer(pair, side)];
+        self.pods_of(pair, side).any(|pod| {
+            links
+                .iter()
+                .any(|link| self.network.at_pod(pod.id, *link, true) == Passage::Refused)
+        })
     }
 
     /// A side is as good as the gates to which a Service that selects it leads, together.
@@ -222,6 +236,9 @@ impl World {
         };
         let server = &self.pairs[pair].servers[side];
         let passage = passages[0].then(passages[1]);
+        if passages[0] == Passage::Refused {
+            return Sight::Broken;
+        }
         let is_stalled = server.is_stalled && has_login && server.is_alive;
         if gate.is_frozen || (is_stalled && passage != Passage::Refused) {
             return Sight::Silent;
@@ -240,6 +257,10 @@ impl World {
         let is_refused = server.refuses_login && has_login;
         let is_closed = gate.inputs.upstream != proxypair::protocol::Upstream::Reachable;
         if is_refused || is_closed || links.iter().any(is_unresolved) {
+            return Sight::Doubtful;
+        }
+        // Of a pod of which its watch has not told it the operator knows nothing, and takes the one before for the newest.
+        if self.worker(operator, pair).is_some_and(|worker| !worker.knows(pod.id)) {
             return Sight::Doubtful;
         }
         Sight::Good

@@ -55,6 +55,15 @@ pub struct Worker {
     woken_here: (Time, u32),
 }
 
+impl Worker {
+    /// Whether it was told of that pod, and where it is.
+    pub fn knows(&self, pod: u64) -> bool {
+        let uid = format!("pod-{pod}");
+        let mut known = self.pods.iter().flat_map(|pods| pods.iter()).flat_map(|(_, pods)| pods);
+        known.any(|view| view.uid == uid && view.ip.is_some())
+    }
+}
+
 /// Times as in src/check/service.rs.
 const ROUTE_EVERY: Duration = Duration::from_millis(250);
 const ROUTE_PATIENCE: Duration = Duration::from_secs(1);
@@ -168,6 +177,7 @@ impl World {
             return;
         }
         worker.pods = Some(pods.clone());
+        self.look_at_the_truth();
         let restarted = self.assign_checks(operator, pair);
         self.feed(operator, pair, Input::Pods(pods));
         for (side, source) in restarted {
@@ -378,6 +388,7 @@ impl World {
         if switch.kind == SwitchKind::Failback {
             self.guarantee_08_no_failback_before_the_resync(operator, pair);
         } else {
+            self.look_at_the_truth();
             self.guarantee_05_silence_has_lasted(operator, pair, &switch);
             self.guarantee_12_a_refused_login_causes_no_switch(operator, pair, &switch);
         }

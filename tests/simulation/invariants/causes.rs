@@ -9,7 +9,7 @@ use proxypair::{
 
 use super::super::{
     network::{Link, Passage},
-    plan::{Fault, PairPlan},
+    plan::PairPlan,
     truth::{Sight, solid_after},
     world::World,
 };
@@ -33,10 +33,7 @@ impl World {
             return;
         };
         let check = &self.plan.pairs[pair].pair.spec.health_check;
-        // After a login that was rejected the next one waits for minutes, and the name with it.
-        let refuses = Fault::LoginRefused(pair, serving);
-        let is_tried_late = self.plan.faults.iter().any(|planned| planned.fault == refuses);
-        if !self.pairs[pair].servers[serving].is_other || check.login.is_none() || is_tried_late {
+        if !self.pairs[pair].servers[serving].is_other || check.login.is_none() {
             return;
         }
         let patience = patience(&self.plan.pairs[pair]);
@@ -44,6 +41,14 @@ impl World {
         let leader = (0..self.operators.len())
             .find(|operator| truth.informed_since[*operator].is_some_and(|since| self.now.after(since) > patience));
         let Some(leader) = leader else { return };
+        // After a login that was rejected the next one waits for a minute: until then neither the name nor what else answers is known.
+        let Some(worker) = self.worker(leader, pair) else {
+            return;
+        };
+        let is_tried_late = |side: Side| self.now < worker.refused_until[side] + patience;
+        if Side::BOTH.into_iter().any(is_tried_late) {
+            return;
+        }
         let is_so = |side: Side, sight: Sight| {
             let record = truth.of(leader, pair, side);
             record.sight == sight && self.now.after(record.since) > patience
