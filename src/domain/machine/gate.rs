@@ -269,7 +269,9 @@ impl Gate {
     /// Takes note of a command. Whether it is to be sent: it differs from the one in force, or that one was rejected and is due again.
     pub(super) fn command(&mut self, mode: GateMode, request: &Request, now: Instant) -> bool {
         self.mode = Some(mode);
-        self.take_note_of_refusal(now);
+        if mode != GateMode::Admit {
+            self.evidence.refusing_since = None;
+        }
         let is_new = self.commanded.as_ref() != Some(request);
         if is_new {
             self.commanded = Some(request.clone());
@@ -350,7 +352,8 @@ impl Gate {
         };
     }
 
-    /// Keeps since when the gate has not done what it is commanded to: accept probes.
+    /// Keeps since when the gate has said that it does not do what it is commanded to: accept probes. What it said before the command proves
+    /// nothing.
     fn take_note_of_refusal(&mut self, now: Instant) {
         // Without its ObjectServer it refuses probes whatever it is commanded.
         let could_admit = |report: &Report| report.upstream == Upstream::Reachable && report.state != GateState::Open;

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::domain::evidence::Link;
 
 /// Status, reason and message of a condition in the stored status.
 fn condition(world: &World, type_: &str) -> (String, String, String) {
@@ -93,6 +94,42 @@ fn an_idle_gate_whose_port_is_closed_protects_nobody() {
     assert_condition(&world, "Protected", "False", "PortClosed");
     world.pass(&mut operator, 10 * SECOND);
     assert_condition(&world, "Protected", "False", "OneSideOnly");
+}
+
+/// The gate of the backup has drained, and is commanded to admit probes again.
+fn admitted_again() -> (World, world::Operator) {
+    let mut world = World::settled(Side::Primary);
+    let mut operator = world.start();
+    world.sessions.backup = 3;
+    world.observe(&mut operator);
+    world.pass(&mut operator, 3 * SECOND);
+    assert_eq!(world.mode(Side::Backup), Some("Drain"));
+    world.report_drained(&mut operator, Side::Backup);
+    assert_eq!(world.mode(Side::Backup), Some("Admit"));
+    (world, operator)
+}
+
+#[test]
+fn what_a_gate_said_before_it_was_commanded_to_admit_is_no_refusal() {
+    let (mut world, mut operator) = admitted_again();
+    world.link(&mut operator, Side::Backup, |since| Link::Silent { since });
+    world.pass(&mut operator, 10 * SECOND);
+    let health = &operator.machine.sides().backup.health;
+    assert_eq!((health.health, health.cause), (Health::Up, None));
+    assert_eq!(world.announced, [""; 0]);
+    world.pass(&mut operator, 10 * SECOND);
+    let health = &operator.machine.sides().backup.health;
+    assert_eq!(health.cause, Some(Cause::ProxyUnresponsive));
+}
+
+#[test]
+fn a_gate_that_accepts_nobody_after_it_was_commanded_to_admit_refuses() {
+    let (mut world, mut operator) = admitted_again();
+    world.report_drained(&mut operator, Side::Backup);
+    world.pass(&mut operator, 2 * SECOND);
+    let health = &operator.machine.sides().backup.health;
+    assert_eq!(health.cause, Some(Cause::ProxyUnreachable));
+    assert_eq!(world.announced[0], "PortClosed");
 }
 
 #[test]

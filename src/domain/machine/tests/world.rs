@@ -356,6 +356,16 @@ impl World {
         self.feed(operator, Input::Gate(side, uid, observation));
     }
 
+    /// The gate of that side has drained, and accepts no probes yet.
+    pub fn report_drained(&mut self, operator: &mut Operator, side: Side) {
+        self.sessions[side] = 0;
+        let report = Report {
+            state: GateState::Draining,
+            ..self.report(side)
+        };
+        self.report_from(operator, side, report);
+    }
+
     /// At the address of that side's gate the gate of the other side answers.
     pub fn mistake_gate(&mut self, operator: &mut Operator, side: Side) {
         let other = self.pair.spec.side(side.other());
