@@ -44,6 +44,8 @@ pub struct Watchdog {
     templates: Vec<u64>,
     /// Since when each side has been the one that serves, by status.
     serving_since: Vec<Option<(Side, Time)>>,
+    /// Until when an operator does nothing because the API server has asked for it.
+    pub waits_until: Time,
     /// Since when there has been nothing left to do, and the writes until then.
     at_rest: Option<(Time, u64)>,
     next_look: Time,
@@ -63,6 +65,7 @@ impl Watchdog {
             writes: 0,
             templates: vec![1; pairs],
             serving_since: vec![None; pairs],
+            waits_until: Time::ZERO,
             at_rest: None,
             next_look: plan.calm_from,
             restless_after: plan.calm_from + rest::bound(plan),

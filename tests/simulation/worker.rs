@@ -70,6 +70,8 @@ const ROUTE_PATIENCE: Duration = Duration::from_secs(1);
 /// Until the first question is answered.
 const TRIP: Duration = Duration::from_millis(2);
 
+/// How long an operator waits at the most when the API server asks it to.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// More wake-ups at one moment than any machine needs.
 const TOO_OFTEN: u32 = 50;
 
@@ -402,6 +404,13 @@ impl World {
             return;
         }
         let Some(call) = worker.call.clone() else { return };
+        if let Answer::Busy(after) = &answer {
+            let until = self.now + (*after).min(LONGEST_WAIT);
+            self.watchdog.waits_until = self.watchdog.waits_until.max(until);
+        }
+        let Some(worker) = self.worker_mut(operator, pair) else {
+            return;
+        };
         let outcome = match (call, answer) {
             (_, Answer::Failed) => Err(CallError::Failed {
                 retry_after: None,

@@ -141,6 +141,10 @@ impl World {
                 "it has not".to_owned(),
             ));
         }
+        if self.now < self.watchdog.waits_until {
+            let text = "it was asked to wait".to_owned();
+            return Some(("once the faults are over an operator says what it has seen", text));
+        }
         (0..self.pairs.len())
             .find_map(|pair| self.unserved(leader, pair))
             .or_else(|| (0..self.pairs.len()).find_map(|pair| self.guarantee_10_no_probe_is_left_behind(pair)))
