@@ -131,7 +131,11 @@ impl World {
             Fault::WrongServer(pair, side) => self.right_server(pair, side),
             Fault::GateFrozen(pair, side) => self.freeze(pair, side, false),
             Fault::PortClosed(pair, side) => self.close_port(pair, side, false),
-            Fault::NodeLost(..) => self.network.find_pods(),
+            Fault::NodeLost(..) => {
+                for pod in self.network.find_pods() {
+                    self.gate_is_back(pod);
+                }
+            }
             Fault::GateCut(..) => self.network.mend_pods(),
             Fault::Link(link, condition) => self.network.repair(link, condition),
             Fault::GatewayStopped(pair) => self.pairs[pair].gateway.is_running = true,

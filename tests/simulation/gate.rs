@@ -41,7 +41,7 @@ pub struct Gate {
     drain: Option<(Plan, Credit, Time)>,
     /// Connections of operators to its control port.
     controls: Vec<Control>,
-    /// When it last went on after it had been stopped.
+    /// When it last went on after it had been stopped, or its node was back.
     pub thawed: Time,
     /// What reached its kernel while it was stopped.
     held: Vec<GateEvent>,
@@ -206,6 +206,14 @@ impl World {
         gate.thawed = now;
         for event in std::mem::take(&mut gate.held) {
             self.gate_later(pod, Duration::ZERO, event);
+        }
+    }
+
+    /// Its node was cut off, and with it what a kernel would have said of its ObjectServer.
+    pub fn gate_is_back(&mut self, pod: u64) {
+        let now = self.now;
+        if let Some(gate) = self.gate_mut(pod) {
+            gate.thawed = now;
         }
     }
 

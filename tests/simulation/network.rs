@@ -138,8 +138,9 @@ impl Network {
         self.lost_pods.push(pod);
     }
 
-    pub fn find_pods(&mut self) {
-        self.lost_pods.clear();
+    /// Their nodes are back. Returns those that had been cut off.
+    pub fn find_pods(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.lost_pods)
     }
 
     pub fn cut_pod(&mut self, pod: u64, condition: Condition) {
