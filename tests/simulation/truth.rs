@@ -160,7 +160,8 @@ impl World {
                     let is_leaving = self.pods_of(pair, side).any(|pod| pod.terminating.is_some());
                     let is_refused = self.refuses_anew(operator, pair, side);
                     let record = &mut self.watchdog.truth.records[operator][pair][side];
-                    record.see(sight, now, solid_after(&timing));
+                    // A side that was down stays so until then.
+                    record.see(sight, now, solid_after(&timing) + timing.healthy_after);
                     record.was_leaving |= is_leaving;
                     record.only_silent &= !is_refused;
                 }
