@@ -19,9 +19,14 @@ pub fn foreign(text: &str) -> String {
 /// The same with another length.
 #[must_use]
 pub fn cut(text: &str, longest: usize) -> String {
+    let text = text.trim();
+    // Status is rendered anew with each observation, mostly of texts that need nothing.
+    if text.len() <= longest && !text.chars().any(is_harmful) {
+        return text.to_owned();
+    }
     let mut shown = String::new();
     let mut length = 0;
-    for character in text.trim().chars() {
+    for character in text.chars() {
         let escaped: String = match character {
             '\n' | '\r' | '\t' => " ".to_owned(),
             _ if is_harmful(character) => character.escape_unicode().to_string(),
