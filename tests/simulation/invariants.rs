@@ -4,6 +4,7 @@
 //! than the operator may need to notice.
 
 pub mod causes;
+mod gates;
 mod rest;
 
 use std::time::Duration;

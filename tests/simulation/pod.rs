@@ -270,10 +270,13 @@ impl World {
 
     /// Writes the label by which the virtual Service leads to a pod.
     pub fn label_pod(&mut self, id: u64, routed: bool) {
+        let Some((pair, _)) = self.pod(id) else { return };
+        if !routed {
+            self.guarantee_18_the_last_gate_stays(pair, id);
+        }
         let Some(pod) = self.pod_mut(id) else { return };
         pod.routed = routed;
         let side = pod.side;
-        let Some((pair, _)) = self.pod(id) else { return };
         let place = if routed { "in" } else { "out" };
         self.note(format_args!("pod {id}"), format_args!("is taken {place}"));
         self.pods_changed(pair, side);

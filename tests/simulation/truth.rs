@@ -1,6 +1,6 @@
 //! What is true, to compare with what the product believes: how each operator could see each side if it looked everywhere at once.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use proxypair::{
     api::{Side, Sides},
@@ -60,6 +60,8 @@ pub struct Truth {
     pub closed_since: Vec<Sides<Option<Time>>>,
     /// Since when each operator has led and heard of everything.
     pub informed_since: Vec<Option<Time>>,
+    /// Since when each pod has been good, by operator and pod.
+    pub good_since: BTreeMap<(usize, u64), Time>,
     /// Since when each ObjectServer cannot be reached by its gates, and whether there was silence since then.
     pub away_since: Vec<Sides<Option<(Time, bool)>>>,
 }
@@ -82,6 +84,7 @@ impl Truth {
             missing_since: vec![both(|_| Some(Time::ZERO)); pairs],
             closed_since: vec![both(|_| Some(Time::ZERO)); pairs],
             informed_since: vec![None; plan.operators],
+            good_since: BTreeMap::new(),
             away_since: vec![both(|_| None); pairs],
         }
     }
@@ -132,6 +135,34 @@ pub fn solid_after(timing: &Timing) -> Duration {
     timing.interval * 2 + Duration::from_millis(3500)
 }
 
+/// A pod as an operator could see it.
+struct Seen {
+    pod: u64,
+    has_address: bool,
+    is_routed: bool,
+    sight: Sight,
+}
+
+/// What all pods of a side come to.
+fn together(pods: &[Seen]) -> Sight {
+    let with_address = || pods.iter().filter(|seen| seen.has_address);
+    if with_address().next().is_none() && pods.iter().any(|seen| seen.sight == Sight::Leaving) {
+        return Sight::Leaving;
+    }
+    let led_to = || with_address().filter(|seen| seen.is_routed);
+    let is_one = |sight: Sight| led_to().any(|seen| seen.sight == sight);
+    if is_one(Sight::Good) {
+        // A bad one is taken out.
+        let all = led_to().all(|seen| seen.sight == Sight::Good);
+        return if all { Sight::Good } else { Sight::Doubtful };
+    }
+    if is_one(Sight::Doubtful) || with_address().any(|seen| seen.sight == Sight::Good) {
+        return Sight::Doubtful;
+    }
+    let worst = [Sight::Leaving, Sight::Silent].into_iter().find(|sight| is_one(*sight));
+    worst.unwrap_or(Sight::Broken)
+}
+
 impl World {
     pub fn look_at_the_truth(&mut self) {
         let now = self.now;
@@ -155,7 +186,15 @@ impl World {
                 let was_silent = known.is_some_and(|(_, is_silent)| is_silent);
                 self.watchdog.truth.away_since[pair][side] = away.map(|is_silent| (since, is_silent || was_silent));
                 for operator in 0..self.operators.len() {
-                    let sight = self.sight(operator, pair, side);
+                    let sights = self.sights(operator, pair, side);
+                    for seen in &sights {
+                        let good_since = &mut self.watchdog.truth.good_since;
+                        match seen.sight {
+                            Sight::Good => drop(good_since.entry((operator, seen.pod)).or_insert(now)),
+                            _ => drop(good_since.remove(&(operator, seen.pod))),
+                        }
+                    }
+                    let sight = together(&sights);
                     let timing = Timing::from(&self.plan.pairs[pair].pair.spec.health_check);
                     let is_leaving = self.pods_of(pair, side).any(|pod| pod.terminating.is_some());
                     let is_refused = self.refuses_anew(operator, pair, side);
@@ -192,26 +231,17 @@ impl World {
 
     /// A side is as good as the gates to which a Service that selects it leads, together.
     pub fn sight(&self, operator: usize, pair: usize, side: Side) -> Sight {
-        let with_address = || self.pods_of(pair, side).filter(|pod| pod.ip.is_some());
-        let sights: Vec<_> = with_address()
-            .filter(|pod| pod.routed)
-            .map(|pod| self.sight_of_pod(operator, pair, pod))
-            .collect();
-        if with_address().next().is_none() && self.pods_of(pair, side).any(|pod| pod.terminating.is_some()) {
-            return Sight::Leaving;
-        }
-        let is_one = |sight: Sight| sights.contains(&sight);
-        if is_one(Sight::Good) {
-            // A bad one is taken out.
-            let all = sights.iter().all(|sight| *sight == Sight::Good);
-            return if all { Sight::Good } else { Sight::Doubtful };
-        }
-        let is_to_return = |pod: &Pod| self.sight_of_pod(operator, pair, pod) == Sight::Good;
-        if is_one(Sight::Doubtful) || with_address().any(is_to_return) {
-            return Sight::Doubtful;
-        }
-        let worst = [Sight::Leaving, Sight::Silent].into_iter().find(|sight| is_one(*sight));
-        worst.unwrap_or(Sight::Broken)
+        together(&self.sights(operator, pair, side))
+    }
+
+    fn sights(&self, operator: usize, pair: usize, side: Side) -> Vec<Seen> {
+        let seen = |pod: &Pod| Seen {
+            pod: pod.id,
+            has_address: pod.ip.is_some(),
+            is_routed: pod.routed,
+            sight: self.sight_of_pod(operator, pair, pod),
+        };
+        self.pods_of(pair, side).map(seen).collect()
     }
 
     pub fn sight_of_pod(&self, operator: usize, pair: usize, pod: &Pod) -> Sight {

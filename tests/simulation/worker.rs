@@ -393,6 +393,7 @@ impl World {
             self.look_at_the_truth();
             self.guarantee_05_silence_has_lasted(operator, pair, &switch);
             self.guarantee_12_a_refused_login_causes_no_switch(operator, pair, &switch);
+            self.guarantee_18_one_gate_moves_nothing(operator, pair, &switch);
         }
     }
 

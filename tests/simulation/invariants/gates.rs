@@ -1,0 +1,54 @@
+//! What happens to one of several gates of a side.
+
+use std::time::Duration;
+
+use proxypair::domain::{evidence::Timing, machine::PendingSwitch};
+
+use super::super::{pod::Pod, truth::solid_after, world::World};
+
+/// How long a gate that cannot serve may stay an endpoint: the label of its pod is written, and written again.
+const TAKEN_OUT_WITHIN: Duration = Duration::from_secs(12);
+
+impl World {
+    /// 18: the last gate that the virtual Service leads to is never taken out.
+    pub fn guarantee_18_the_last_gate_stays(&mut self, pair: usize, id: u64) {
+        let Some(side) = self.pod(id).map(|(_, pod)| pod.side) else {
+            return;
+        };
+        let is_led_to = |pod: &Pod| pod.id != id && pod.routed && pod.ip.is_some();
+        if !self.pods_of(pair, side).any(is_led_to) {
+            let text = format!("pair {pair}: pod {id} is taken out, and no other one of its side is led to");
+            self.violate("guarantee 18: the last gate of a side is not taken out", text);
+        }
+    }
+
+    /// 18: while one gate of a side serves, the traffic stays.
+    pub fn guarantee_18_one_gate_moves_nothing(&mut self, operator: usize, pair: usize, switch: &PendingSwitch) {
+        let check = &self.plan.pairs[pair].pair.spec.health_check;
+        let known_after = solid_after(&Timing::from(check))
+            + check.unresponsive_after.get()
+            + check.healthy_after.get()
+            + TAKEN_OUT_WITHIN;
+        let truth = &self.watchdog.truth;
+        let is_old = |since| self.now.after(since) > known_after;
+        if !truth.informed_since[operator].is_some_and(is_old) {
+            return;
+        }
+        let from = switch.to.other();
+        let serves = self
+            .pods_of(pair, from)
+            .filter(|pod| pod.routed)
+            .find(|pod| truth.good_since.get(&(operator, pod.id)).copied().is_some_and(is_old));
+        if let Some(pod) = serves.map(|pod| pod.id) {
+            let text = format!(
+                "pair {pair}: the {} is left, {:?}, and its pod {pod} has been good for more than {known_after:?}",
+                from.label(),
+                switch.cause
+            );
+            self.violate(
+                "guarantee 18: what happens to one gate of a side moves no traffic to the other",
+                text,
+            );
+        }
+    }
+}
