@@ -34,8 +34,10 @@ impl World {
             Fault::ServerStalled(pair, side) => self.pairs[pair].servers[side].is_stalled = true,
             Fault::LoginRefused(pair, side) => self.pairs[pair].servers[side].refuses_login = true,
             Fault::WrongServer(pair, side) => {
+                let now = self.now;
                 let server = &mut self.pairs[pair].servers[side];
                 server.is_other = true;
+                server.replaced = now;
                 server.incarnation += 1;
             }
             Fault::GateKilled(pair, side) => {
@@ -229,8 +231,10 @@ impl World {
     }
 
     fn right_server(&mut self, pair: usize, side: Side) {
+        let now = self.now;
         let server = &mut self.pairs[pair].servers[side];
         if std::mem::take(&mut server.is_other) {
+            server.replaced = now;
             server.incarnation += 1;
         }
     }

@@ -30,6 +30,8 @@ pub struct ObjectServer {
     pub refuses_login: bool,
     /// Another server answers at its address.
     pub is_other: bool,
+    /// When another process has taken its place at once.
+    pub replaced: Time,
     pub acting_primary: bool,
     /// How often each event was stored: number of the probe and of the event.
     pub stored: BTreeMap<(usize, u64), u32>,
@@ -57,6 +59,7 @@ impl ObjectServer {
             is_stalled: false,
             refuses_login: false,
             is_other: false,
+            replaced: Time::ZERO,
             acting_primary: false,
             stored: BTreeMap::new(),
         }

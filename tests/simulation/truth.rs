@@ -127,6 +127,8 @@ impl Record {
     }
 }
 
+/// How long the checks may take to be connected to an ObjectServer that has taken the place of another one.
+const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
 /// How long after its grace period a pod may still be there.
 const ENDS_WITHIN: Duration = Duration::from_millis(1500);
 
@@ -286,8 +288,10 @@ impl World {
         }
         let is_unresolved = |link: &Link| self.network.at_pod(pod.id, *link, true) != Passage::Free(Duration::ZERO);
         let is_refused = server.refuses_login && has_login;
+        // Connections to its predecessor are closed, and made again.
+        let is_new = server.replaced > Time::ZERO && self.now.after(server.replaced) < CONNECTS_WITHIN;
         let is_closed = gate.inputs.upstream != proxypair::protocol::Upstream::Reachable;
-        if is_refused || is_closed || links.iter().any(is_unresolved) {
+        if is_new || is_refused || is_closed || links.iter().any(is_unresolved) {
             return Sight::Doubtful;
         }
         // Of a pod of which its watch has not told it the operator knows nothing, and takes the one before for the newest.

@@ -72,6 +72,8 @@ pub struct Gate {
     drops: bool,
     /// A report is wanted now.
     recheck: bool,
+    /// When the other gate of its side went wrong for which it was asked last.
+    confirms: Option<Instant>,
     /// Its process was proved gone after the newest report.
     is_process_gone: bool,
 }
@@ -125,6 +127,7 @@ impl Gate {
             rejection: None,
             drops: false,
             recheck: false,
+            confirms: None,
             is_process_gone: false,
         }
     }
@@ -174,7 +177,7 @@ impl Gate {
             terminating: self.is_terminating(),
             other_still_serves: false,
             out_since: self.out_since,
-            failed: self.bad_since.is_some(),
+            failed: self.bad_since.is_some() && !self.serves(),
             drops: self.drops,
             last: self.mode,
         }
@@ -193,6 +196,16 @@ impl Gate {
     /// A command to drop its sessions is on its way.
     pub(super) const fn drops(&self) -> bool {
         self.drops
+    }
+
+    /// The same, or what is wrong concerns the operator's checks alone: probes are served.
+    pub(super) fn serves(&self) -> bool {
+        let works = match &self.reading {
+            Reading::Good => true,
+            Reading::Bad { cause, .. } => !cause.leaves_side(),
+            Reading::Unknown | Reading::Unseen { .. } | Reading::Doubtful { .. } => false,
+        };
+        works && !self.is_terminating()
     }
 
     /// Its pod should have ended by now.
@@ -361,9 +374,9 @@ impl Gate {
         self.evidence.refusing_since = refuses.then(|| self.evidence.refusing_since.unwrap_or(now));
     }
 
-    /// Asks it for a report now.
-    pub(super) const fn recheck(&mut self) {
-        self.recheck = true;
+    /// Asks it for a report now, once for each thing that went wrong with another one, at `since`.
+    pub(super) fn confirm(&mut self, since: Instant) {
+        self.recheck |= self.confirms.replace(since) != Some(since);
     }
 
     pub(super) fn take_recheck(&mut self) -> bool {

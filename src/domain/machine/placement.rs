@@ -29,7 +29,7 @@ use crate::{
 /// How long a bad gate may stay an endpoint of a side that has a good one, before the side counts as bad itself.
 pub(super) const TAKEN_OUT_WITHIN: Duration = Duration::from_secs(10);
 /// How much later than one gate another one may notice that the ObjectServer of both died.
-const CONFIRMED_AFTER: Duration = Duration::from_millis(50);
+pub(super) const CONFIRMED_AFTER: Duration = Duration::from_millis(50);
 /// Shortest time between two writes of the label of one pod: the cache has the first by then.
 const LABEL_EVERY: Duration = Duration::from_secs(2);
 /// Time from a write that failed to the next attempt; it doubles with each.
@@ -76,11 +76,12 @@ pub(super) struct LabelledPod {
 pub(super) fn read_all(gates: &[Gate], now: Instant) -> Reading {
     let led_to: Vec<_> = gates.iter().filter(|gate| gate.is_in()).collect();
     let bad_for_long = |gate: &Gate| gate.bad_since.is_some_and(|since| now >= since + TAKEN_OUT_WITHIN);
-    if led_to.iter().any(|gate| gate.is_good()) {
-        let Some(other) = led_to.iter().find(|gate| !gate.is_good()) else {
-            return Reading::Good;
+    if led_to.iter().any(|gate| gate.serves()) {
+        let Some(other) = led_to.iter().find(|gate| !gate.serves()) else {
+            let refused = led_to.iter().find(|gate| !gate.is_good());
+            return refused.map_or(Reading::Good, |gate| gate.reading.clone());
         };
-        let overstays = led_to.iter().find(|gate| bad_for_long(gate));
+        let overstays = led_to.iter().find(|gate| !gate.serves() && bad_for_long(gate));
         return match (overstays, other.bad_since) {
             (Some(gate), _) => gate.reading.clone(),
             (None, Some(since)) => Reading::Doubtful {
@@ -168,7 +169,7 @@ impl SideState {
 
     /// Gates whose label is to be another one, the most urgent first, and their new places.
     fn misplaced(&self, timing: &Timing, now: Instant) -> impl Iterator<Item = (&Gate, Place)> {
-        let good_in = || self.gates.iter().filter(|gate| gate.is_in() && gate.is_good());
+        let good_in = || self.gates.iter().filter(|gate| gate.is_in() && gate.serves());
         let is_deserted = good_in().next().is_none();
         let goes_in = self.gates.iter().filter(move |gate| {
             // One that has served before, and failed, is not trusted at once.
@@ -207,9 +208,11 @@ fn has_failed_alone(gate: &Gate, sibling: &Gate, now: Instant) -> bool {
         .as_ref()
         .is_some_and(|report| report.at >= since + CONFIRMED_AFTER);
     match cause {
-        // Its own process, or its own machine.
-        Cause::ProxyMissing | Cause::ProxyTerminating | Cause::ProxyUnreachable | Cause::ProxyUnresponsive => true,
-        Cause::ObjectServerUnreachable
+        // A kernel says that of this gate's process or pod.
+        Cause::ProxyMissing | Cause::ProxyTerminating | Cause::ProxyUnreachable => true,
+        // The other one may only know it later.
+        Cause::ProxyUnresponsive
+        | Cause::ObjectServerUnreachable
         | Cause::ObjectServerUnresponsive
         | Cause::PathBroken
         | Cause::TlsRejected
@@ -337,7 +340,7 @@ impl Machine {
             .gates
             .iter()
             .filter(is_other)
-            .any(|other| other.is_in() && other.is_good())
+            .any(|other| other.is_in() && other.serves())
     }
 
     /// The addresses of the gates that the virtual Service is to lead to.

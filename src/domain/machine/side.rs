@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::{
     gate::{Gate, PodView},
-    placement::{TAKEN_OUT_WITHIN, read_all},
+    placement::{CONFIRMED_AFTER, TAKEN_OUT_WITHIN, read_all},
     settled::KUBELET_MARGIN,
 };
 use crate::{
@@ -256,12 +256,14 @@ impl SideState {
         self.health = self.health.clone().step(&reading, timing, now);
     }
 
-    /// When one gate turns bad, the others are asked whether they are still good.
+    /// When one gate has turned bad, the others are asked whether they are still good.
     fn ask_siblings(&mut self, now: Instant) {
-        if self.gates.iter().any(|gate| gate.bad_since == Some(now)) {
-            for gate in self.gates.iter_mut().filter(|gate| gate.is_good()) {
-                gate.recheck();
-            }
+        let is_due = |since: &Instant| now >= *since + CONFIRMED_AFTER;
+        let Some(since) = self.gates.iter().filter_map(|gate| gate.bad_since).filter(is_due).max() else {
+            return;
+        };
+        for gate in self.gates.iter_mut().filter(|gate| gate.is_good()) {
+            gate.confirm(since);
         }
     }
 
@@ -294,6 +296,9 @@ impl SideState {
                 gate.bad_since
                     .filter(|_| is_several)
                     .map(|since| since + TAKEN_OUT_WITHIN),
+                gate.bad_since
+                    .filter(|_| is_several)
+                    .map(|since| since + CONFIRMED_AFTER),
                 gate.health.look_again,
                 gate.good_since
                     .filter(|_| !gate.pod.routed)
