@@ -9,6 +9,7 @@ use super::{
     operator::Kind,
     plan::{ApiTrouble, Fault, sides_of},
     pod::PodEvent,
+    truth::CONNECTS_WITHIN,
     world::{Event, World},
 };
 
@@ -34,11 +35,8 @@ impl World {
             Fault::ServerStalled(pair, side) => self.pairs[pair].servers[side].is_stalled = true,
             Fault::LoginRefused(pair, side) => self.pairs[pair].servers[side].refuses_login = true,
             Fault::WrongServer(pair, side) => {
-                let now = self.now;
-                let server = &mut self.pairs[pair].servers[side];
-                server.is_other = true;
-                server.replaced = now;
-                server.incarnation += 1;
+                self.pairs[pair].servers[side].is_other = true;
+                self.replace_server(pair, side);
             }
             Fault::GateKilled(pair, side) => {
                 for pod in self.struck(pair, side) {
@@ -231,12 +229,18 @@ impl World {
     }
 
     fn right_server(&mut self, pair: usize, side: Side) {
+        if std::mem::take(&mut self.pairs[pair].servers[side].is_other) {
+            self.replace_server(pair, side);
+        }
+    }
+
+    fn replace_server(&mut self, pair: usize, side: Side) {
         let now = self.now;
         let server = &mut self.pairs[pair].servers[side];
-        if std::mem::take(&mut server.is_other) {
-            server.replaced = now;
-            server.incarnation += 1;
-        }
+        server.replaced = now;
+        server.incarnation += 1;
+        // Then it is looked at again.
+        self.later(CONNECTS_WITHIN, Event::Slices(pair));
     }
 
     fn freeze(&mut self, pair: usize, side: Side, is_frozen: bool) {

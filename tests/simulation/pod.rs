@@ -284,6 +284,7 @@ impl World {
 
     /// The EndpointSlice controller: pods with an address that the selector selects, also those that terminate.
     pub fn renew_slices(&mut self, pair: usize) {
+        self.is_disturbed = true;
         let Some(Selects::Side(side)) = self.api.services[pair].map(|service| service.selects) else {
             self.set_slices(pair, Vec::new());
             return;

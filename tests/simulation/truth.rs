@@ -128,7 +128,7 @@ impl Record {
 }
 
 /// How long the checks may take to be connected to an ObjectServer that has taken the place of another one.
-const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
+pub const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
 /// How long after its grace period a pod may still be there.
 const ENDS_WITHIN: Duration = Duration::from_millis(1500);
 
