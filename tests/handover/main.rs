@@ -36,6 +36,7 @@ const NONE: Faults = Faults {
     refusals: 0,
     timeouts: 0,
     deletions: 0,
+    replacements: 0,
     crashes: 0,
     stops: 0,
     retirements: 0,
@@ -97,6 +98,17 @@ fn a_lease_that_is_deleted() {
         ..NONE
     };
     search("a deleted Lease", Handover { faults, ..two(8) });
+}
+
+/// A Lease without a holder that a user has put in the place of the leader's is no returned one: the leader may still write.
+#[test]
+fn an_empty_lease_in_the_place_of_another_one() {
+    let faults = Faults {
+        timeouts: 1,
+        replacements: 1,
+        ..NONE
+    };
+    search("an empty Lease", Handover { faults, ..two(8) });
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use proxypair::leader::{
     self,
-    election::{Answer, Election},
+    election::{Answer, Election, Request},
 };
 use stateright::{Model, Property};
 
@@ -60,6 +60,8 @@ pub enum Action {
     ArriveLate(usize),
     /// A user deletes the Lease.
     Delete,
+    /// A user deletes it, and creates one without a holder.
+    Empty,
     Crash(usize),
     /// The machine of a candidate stops for [`STOP`].
     Stop(usize),
@@ -185,6 +187,7 @@ impl Model for Handover {
             refusals,
             timeouts,
             deletions,
+            replacements,
             crashes,
             stops,
             retirements,
@@ -238,6 +241,9 @@ impl Model for Handover {
         if deletions > 0 && state.server.lease.is_some() {
             actions.push(Action::Delete);
         }
+        if replacements > 0 && state.server.lease.is_some() {
+            actions.push(Action::Empty);
+        }
         if may_tick {
             actions.push(Action::Tick);
         }
@@ -270,6 +276,11 @@ impl Model for Handover {
             Action::ArriveLate(at) => {
                 let request = state.strays.remove(at);
                 state.server.carry_out(&request);
+            }
+            Action::Empty => {
+                state.faults.replacements -= 1;
+                state.server.lease = None;
+                state.server.carry_out(&Request::Create(Box::default()));
             }
             Action::Delete => {
                 state.faults.deletions -= 1;

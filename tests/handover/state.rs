@@ -137,6 +137,8 @@ pub struct Faults {
     pub timeouts: u8,
     /// The Lease is deleted by a user.
     pub deletions: u8,
+    /// A user replaces it by one without a holder.
+    pub replacements: u8,
     /// A process dies, and another one starts at once under its identity.
     pub crashes: u8,
     /// A machine is stopped for a while.
