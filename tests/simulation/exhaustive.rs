@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use proxypair::api::Side;
+use proxypair::{
+    api::{FailbackMode, Side},
+    domain::pair::Pair,
+};
 
 use super::{
     clock::Time,
@@ -17,12 +20,19 @@ use super::{
 pub enum Scenario {
     /// The primary's ObjectServer dies and comes back: failover and failback.
     FailoverAndFailback,
-    /// The primary's pod is deleted: a switchover and a failback.
+    /// The primary's pods are deleted: a switchover and a failback.
     PlannedMove,
+    /// One pod of several is: it is taken out, and nothing is switched.
+    GateReplaced,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 2] = [Self::FailoverAndFailback, Self::PlannedMove];
+    pub const ALL: [Self; 3] = [Self::FailoverAndFailback, Self::PlannedMove, Self::GateReplaced];
+
+    fn is_about(self, pair: &Pair) -> bool {
+        let is_several = pair.replicas(Side::Primary) > 1;
+        pair.spec.failback.mode == FailbackMode::Automatic && (is_several || !matches!(self, Self::GateReplaced))
+    }
 
     /// The plan of a seed with two operators, with only this fault.
     fn plan(self, seed: u64) -> Plan {
@@ -32,7 +42,7 @@ impl Scenario {
         plan.pairs.truncate(1);
         // Each switch goes both ways.
         let mut seeds = seed..;
-        while plan.pairs[0].pair.spec.failback.mode != proxypair::api::FailbackMode::Automatic {
+        while !self.is_about(&plan.pairs[0].pair) {
             if let Some(other) = seeds.next().map(Plan::of) {
                 plan.pairs[0] = other.pairs[0].clone();
             }
@@ -41,7 +51,8 @@ impl Scenario {
         let lasts = check.unreachable_after.get() + Duration::from_secs(6);
         let fault = match self {
             Self::FailoverAndFailback => Fault::ServerKilled(0, Side::Primary),
-            Self::PlannedMove => Fault::PodDeleted(0, Side::Primary),
+            Self::PlannedMove => Fault::PodsDeleted(0, Side::Primary),
+            Self::GateReplaced => Fault::PodDeleted(0, Side::Primary),
         };
         let when = When::At(Time::ZERO + Duration::from_secs(8));
         plan.faults = vec![PlannedFault { when, lasts, fault }];

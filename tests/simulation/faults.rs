@@ -57,6 +57,12 @@ impl World {
                 let grace = self.grace(pair);
                 self.delete_newest(pair, side, grace);
             }
+            Fault::PodsDeleted(pair, side) => {
+                let grace = self.grace(pair);
+                for pod in self.ids_of(pair, side) {
+                    self.delete_pod(pod, grace);
+                }
+            }
             Fault::PodForced(pair, side) => self.delete_newest(pair, side, Duration::ZERO),
             Fault::NodeLost(pair, side) => {
                 for pod in self.struck(pair, side) {
@@ -157,6 +163,7 @@ impl World {
             Fault::WatchesStalled(operator) => self.operators[operator].watches_stalled = false,
             Fault::GateKilled(..)
             | Fault::PodDeleted(..)
+            | Fault::PodsDeleted(..)
             | Fault::PodForced(..)
             | Fault::OperatorKilled(_)
             | Fault::LeaderKilled

@@ -94,6 +94,8 @@ pub enum Fault {
     PortClosed(usize, Side),
     /// `kubectl delete pod`, an eviction, a drained node.
     PodDeleted(usize, Side),
+    /// All pods of a side are deleted in order.
+    PodsDeleted(usize, Side),
     /// The same without a grace period.
     PodForced(usize, Side),
     NodeLost(usize, Side),
@@ -377,7 +379,8 @@ impl Fault {
             9..=10 => Self::GateKilled(pair, side),
             11 => Self::GateFrozen(pair, side),
             12 => Self::PortClosed(pair, side),
-            13..=14 => Self::PodDeleted(pair, side),
+            13 => Self::PodDeleted(pair, side),
+            14 => random.pick(&[Self::PodDeleted(pair, side), Self::PodsDeleted(pair, side)]),
             15 => Self::PodForced(pair, side),
             16 => Self::NodeLost(pair, side),
             17 => Self::GateCut(pair, side, Condition::of(random)),

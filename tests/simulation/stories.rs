@@ -118,20 +118,23 @@ fn late_command(told: &Told, random: &mut Random) -> Story {
     }
 }
 
-/// The primary's pod is replaced, and the gateway is lost before the failback, while no operator hears of it.
+/// The primary's pods are replaced, and the gateway is lost before the failback, while no operator hears of it.
 fn hidden_gateway(told: &Told, random: &mut Random) -> Story {
     let check = &told.pair.pair.spec.health_check;
     let heard = check.interval.get() * 3 + Duration::from_secs(1);
     let hidden_at = told.begin + heard + random.mostly_short(Duration::from_secs(8));
     let lost_at = hidden_at + random.millis(5, 100);
-    let pod = planned(
+    let pods = planned(
         When::At(told.begin),
         LONG,
-        Fault::PodDeleted(told.number, Side::Primary),
+        Fault::PodsDeleted(told.number, Side::Primary),
     );
     let gateway = planned(When::At(lost_at), LONG, Fault::GatewayStopped(told.number));
     Story {
-        faults: [pod, gateway].into_iter().chain(told.hidden(hidden_at, LONG)).collect(),
+        faults: [pods, gateway]
+            .into_iter()
+            .chain(told.hidden(hidden_at, LONG))
+            .collect(),
         until: lost_at + told.until_failback() + Duration::from_secs(15),
     }
 }
