@@ -10,6 +10,7 @@ use testkit::{
     pair::{expect_history, expect_there_and_back},
     site::{Site, WhenGone},
     stage::{SOON, Scene, Setting, Stage},
+    wait::eventually,
 };
 
 /// Deleted in order, the Service moves first and then the gate drains: nothing is lost and nothing is sent twice, there and back.
@@ -48,7 +49,7 @@ async fn delete_in_order(scene: &Scene, stage: Stage<'_>) -> Result<()> {
     stage.finish().await?.expect_no_duplicates_since(&BTreeMap::new())
 }
 
-/// The pods of both sides deleted at once: the idle one is replaced first, the probes move there before the other one leaves, and none is without
+/// The pods of both sides deleted at once: whichever successor is up first takes the probes over before the serving gate leaves, and none is without
 /// a proxy for as long as a gate waits without a command.
 pub async fn both_at_once(scene: Arc<Scene>) -> Result<()> {
     let stage = scene.set().await?;
@@ -60,10 +61,16 @@ pub async fn both_at_once(scene: Arc<Scene>) -> Result<()> {
     stage.fleet.mark("move").await?;
     let params = DeleteParams::default();
     tokio::try_join!(pods.delete(&names[0], &params), pods.delete(&names[1], &params))?;
-    let gap = stage.until_moved(Side::Backup, "move").await?;
+    eventually(SOON, "both pods are gone", async || {
+        for (side, name) in Side::BOTH.into_iter().zip(&names) {
+            let pods = stage.pair.pods(side).await?;
+            ensure!(!pods.iter().any(|pod| pod.name_any() == *name), "{name} is still there");
+        }
+        Ok(())
+    })
+    .await?;
+    let gap = stage.until_moved(Side::Primary, "move").await?;
     ensure!(gap < Duration::from_secs(5), "a probe was without a proxy for {gap:?}");
-    stage.fleet.mark("failback").await?;
-    stage.until_moved(Side::Primary, "failback").await?;
     stage.pair.until_protected(SOON).await?;
     stage.finish().await?.expect_no_duplicates_since(&BTreeMap::new())
 }

@@ -69,7 +69,9 @@ impl Machine {
             now.wall < known.gate.since.0 + stays && !has_ended && !self.is_found(&known.gate)
         });
         for side in Side::BOTH {
-            for gate in self.left_gates(side) {
+            // On one that was empty when it left there is nothing to reset.
+            let has_left_empty = |gate: &&Gate| gate.is_terminating() && gate.sessions() == 0;
+            for gate in self.left_gates(side).filter(|gate| !has_left_empty(gate)) {
                 let Some(address) = gate
                     .pod
                     .ip

@@ -333,14 +333,10 @@ impl Machine {
         })
     }
 
-    /// Whether a gate of that side serves new connections to the virtual Service, beside this one.
+    /// Whether another gate of that side than this one takes what comes to the virtual Service.
     pub(super) fn has_good_sibling(&self, side: Side, gate: &Gate) -> bool {
-        let is_other = |other: &&Gate| other.pod.uid != gate.pod.uid;
-        self.sides[side]
-            .gates
-            .iter()
-            .filter(is_other)
-            .any(|other| other.is_in() && other.serves())
+        let is_sibling = |other: &&Gate| other.pod.uid != gate.pod.uid && other.is_in() && other.serves();
+        self.phase.selected() == side && self.sides[side].gates.iter().any(|other| is_sibling(&other))
     }
 
     /// The addresses of the gates that the virtual Service is to lead to.

@@ -150,6 +150,27 @@ fn a_terminating_gate_is_taken_out_and_drained_into_the_other_one() {
 }
 
 #[test]
+fn a_gate_of_an_idle_side_is_not_drained_for_its_siblings_sake_when_the_side_that_serves_is_down() {
+    let mut world = World::settled(Side::Backup);
+    world.set_failback(FailbackMode::Never);
+    let mut operator = world.start();
+    world.add_pod(&mut operator, Side::Primary);
+    world.run(&mut operator);
+    world.sessions.primary = 5;
+    world.kill(&mut operator, Side::Backup);
+    // The API server does not answer, so that the traffic stays where it is.
+    world.commanded.clear();
+    world.change_pod(&mut operator, Side::Primary, |pod| {
+        pod.terminating = Some(65 * SECOND);
+        pod.routed = false;
+    });
+    world.observe(&mut operator);
+    world.pass_without_calls(&mut operator, 5 * SECOND);
+    let is_drained = |(gate, mode): &(String, &str)| gate == "primary-1" && *mode == "Drain";
+    assert!(!world.commanded.iter().any(is_drained), "{:?}", world.commanded);
+}
+
+#[test]
 fn a_silent_gate_is_taken_out_declared_lost_and_deleted() {
     let (mut world, mut operator) = with_two_gates();
     world.set_gate(&mut operator, Side::Primary, 0, |since| Life::Frozen { since });
