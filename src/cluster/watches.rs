@@ -27,8 +27,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     api::{
-        ANNOTATION_TEMPLATE, LABEL_MANAGED_BY, LABEL_PAIR, LABEL_ROLE, LABEL_SERVICE_NAME, LABEL_SIDE, MANAGED_BY,
-        ProxyPair,
+        ANNOTATION_TEMPLATE, LABEL_MANAGED_BY, LABEL_PAIR, LABEL_ROLE, LABEL_ROUTED, LABEL_SERVICE_NAME, LABEL_SIDE,
+        MANAGED_BY, ProxyPair,
     },
     domain::children::Child,
 };
@@ -199,7 +199,11 @@ fn keep(metadata: &mut ObjectMeta, labels: &[&str], annotations: &[&str]) {
 }
 
 fn keep_of_pod(pod: &mut Pod) {
-    keep(&mut pod.metadata, &[LABEL_PAIR, LABEL_SIDE], &[ANNOTATION_TEMPLATE]);
+    keep(
+        &mut pod.metadata,
+        &[LABEL_PAIR, LABEL_ROUTED, LABEL_SIDE],
+        &[ANNOTATION_TEMPLATE],
+    );
     pod.spec = pod.spec.take().map(|spec| PodSpec {
         node_name: spec.node_name,
         ..PodSpec::default()

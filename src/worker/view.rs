@@ -125,9 +125,13 @@ fn of_side(pair: &Pair, side: Side) -> impl Fn(&Pod) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use fake_api_server::ApiServer;
+    use kube::runtime::reflector::ObjectRef;
     use serde_json::json;
+    use tokio::sync::mpsc;
 
     use super::*;
+    use crate::cluster::{Changes, pods};
 
     fn view(metadata: serde_json::Value) -> PodView {
         let pod = json!({"metadata": metadata, "spec": {"containers": [], "nodeName": "node1"}});
@@ -147,5 +151,66 @@ mod tests {
         let view = view(deleted);
         assert_eq!(view.terminating, Some(Duration::from_secs(10)));
         assert_eq!(view.node.as_deref(), Some("node1"));
+    }
+
+    #[tokio::test]
+    async fn the_cache_keeps_all_that_is_read_of_a_pod() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {
+                "name": "proxy-v-primary-1",
+                "namespace": "netcool",
+                "uid": "1",
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "deletionTimestamp": "2026-01-01T00:00:10Z",
+                "deletionGracePeriodSeconds": 10,
+                "labels": {
+                    "app.kubernetes.io/managed-by": "proxypair",
+                    "proxypair.dev/pair": "proxy-v",
+                    "proxypair.dev/side": "primary",
+                    "proxypair.dev/routed": "true",
+                },
+                "annotations": {"proxypair.dev/template": "abc"},
+            },
+            "spec": {"containers": [], "nodeName": "node1"},
+            "status": {
+                "phase": "Running",
+                "podIP": "10.0.0.1",
+                "hostIP": "10.0.1.1",
+                "containerStatuses": [{
+                    "name": "gate", "image": "i", "imageID": "", "ready": false, "restartCount": 1,
+                    "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}},
+                }],
+            },
+        }))
+        .unwrap();
+        let server = ApiServer::new();
+        server.put(&pod);
+        let pod = server.get::<Pod>("netcool", "proxy-v-primary-1").unwrap();
+        let (requeue, _requeued) = mpsc::unbounded_channel();
+        let (store, task) = pods(&server.client(), None, &requeue, &Changes::default());
+        let task = tokio::spawn(task);
+        store.wait_until_ready().await.unwrap();
+        let cached = store
+            .get(&ObjectRef::new("proxy-v-primary-1").within("netcool"))
+            .unwrap();
+        let view = pod_view(&pod);
+        assert_eq!(pod_view(&cached), view);
+        assert_eq!(host(&cached), host(&pod));
+        // Each field has something that could be lost.
+        let PodView {
+            uid,
+            name,
+            ip,
+            node,
+            created,
+            terminating,
+            failure,
+            template,
+            routed,
+        } = view;
+        assert!(!uid.is_empty() && !name.is_empty() && routed);
+        assert!(ip.is_some() && node.is_some() && created.is_some() && terminating.is_some());
+        assert!(failure.is_some() && template.is_some());
+        task.abort();
     }
 }

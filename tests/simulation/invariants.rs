@@ -333,7 +333,8 @@ impl World {
             .network
             .at_pod(session.pod, Link::GateServer(pair, session.side), false);
         let is_silent = matches!(link, Passage::Silent | Passage::OneWay);
-        let is_unanswered = self.pairs[pair].servers[session.side].is_stalled || is_silent;
+        let is_stalled = self.pairs[pair].servers[session.side].is_stalled;
+        let is_unanswered = is_stalled || is_silent || session.was_held_up(self.now);
         let grace = self.plan.pairs[pair].pair.spec.failback.drain.grace_period.get();
         let lasts = self.now.after(since);
         let is_cut = match end {

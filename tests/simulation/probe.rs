@@ -57,6 +57,8 @@ pub struct Session {
     server: u64,
     /// The request that the gate has forwarded and that has no answer, and since when.
     pub outstanding: Option<(u64, Time)>,
+    /// When that, or its answer, was last seen not to get through.
+    held_at: Option<Time>,
     pub since: Time,
 }
 
@@ -92,6 +94,16 @@ pub enum SessionEnd {
 const WIRE: Duration = Duration::from_millis(1);
 /// How soon the kernel sends again what was not acknowledged.
 const RETRANSMIT: Duration = Duration::from_millis(200);
+
+/// How long after it was held up a request is answered: it is sent again, and the ObjectServer and a slow link take their time.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
+
+impl Session {
+    /// Whether its request, or the answer, was held up so lately that the answer need not have come.
+    pub fn was_held_up(&self, now: Time) -> bool {
+        self.held_at.is_some_and(|at| now.after(at) < ANSWERED_WITHIN)
+    }
+}
 
 impl Probe {
     pub const fn new(plan: ProbePlan) -> Self {
@@ -201,6 +213,7 @@ impl World {
             side,
             server,
             outstanding: None,
+            held_at: None,
             since: now,
         });
         self.pairs[pair].probes[probe].session = Some(id);
@@ -254,6 +267,10 @@ impl World {
             Passage::OneWay if !is_held && !matches!(event, SessionEvent::Answer(_)) => Duration::ZERO,
             Passage::Refused => return self.end_session(pair, id, SessionEnd::ServerGone),
             Passage::Free(_) | Passage::Silent | Passage::OneWay => {
+                let now = self.now;
+                if let Some(session) = self.session_mut(pair, id) {
+                    session.held_at = Some(now);
+                }
                 return self.later(RETRANSMIT, Event::Session(pair, id, event));
             }
         };
@@ -277,6 +294,7 @@ impl World {
             SessionEvent::Answer(number) => {
                 if let Some(session) = self.session_mut(pair, id) {
                     session.outstanding = None;
+                    session.held_at = None;
                 }
                 self.later(
                     Duration::ZERO,
