@@ -110,7 +110,10 @@ fn events(pair: &Pair) -> Vec<String> {
         switch(SwitchKind::Failover, Side::Backup, Some(Cause::ObjectServerUnreachable)),
         switch(SwitchKind::Failback, Side::Primary, None),
         switch(SwitchKind::Switchover, Side::Backup, Some(Cause::ProxyTerminating)),
-        Notice::Withdrawn(Side::Primary),
+        Notice::Withdrawn {
+            to: Side::Backup,
+            why: "{what is wrong with it}".to_owned(),
+        },
         pod_deleted(false),
         pod_deleted(true),
         Notice::Adopted(vec![

@@ -121,7 +121,7 @@ reasons! {
     Adopted,
     /// Event: the operator deleted a proxy pod whose gate does not respond.
     ProxyPodDeleted,
-    /// Event: a switch was given up because its target went down.
+    /// Event: a switch was given up before it was finished: its target went down, or the ObjectServers fell out of step.
     SwitchWithdrawn,
     /// `Ready` is `False`: a gate rejects a command of the operator.
     CommandRejected,

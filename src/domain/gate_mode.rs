@@ -70,6 +70,10 @@ pub struct Occupancy {
     pub out_since: Option<Instant>,
     /// It cannot serve.
     pub failed: bool,
+    /// It can serve.
+    pub serves: bool,
+    /// The virtual Service would lead the probes to a gate of the other side that can serve.
+    pub other_serves: bool,
     /// It was commanded to drop its sessions, and has not reported yet that it has.
     pub drops: bool,
     /// The command in force, if one was given.
@@ -91,7 +95,8 @@ pub struct Drains {
 /// terminating, when the nodes no longer lead to it.
 ///
 /// A side that serves, or is about to, admits. The gates of any other side are emptied once the switch is finished: by a drain if the
-/// side is up, recovering or terminating, and then not before `may_drain`; at once if it has failed, since its sessions lead nowhere.
+/// gate serves, or the side is up, recovering or terminating, and then not before `may_drain`; at once if it has failed, since its sessions lead
+/// nowhere.
 /// A drain that has begun goes on. A gate is never drained while the other side could not take the probes. It admits again when it is
 /// empty, so that probes that know both addresses still find it while no operator runs.
 ///
@@ -118,12 +123,14 @@ pub fn mode_for(
     }
     let (this, other) = (sides[side], sides[side.other()]);
     let is_idle = routing.serving != side && routing.target != side;
-    let is_taken_over = other.may_serve() || (gate.terminating && gate.other_still_serves);
+    // One of several gates that fails makes the other side doubtful until it is taken out, and the rest of that side takes the probes.
+    let goes_on = gate.last == Some(GateMode::Drain) && other.health == Health::Up && gate.other_serves;
+    let is_taken_over = other.may_serve() || goes_on || (gate.terminating && gate.other_still_serves);
     if !is_idle || !is_taken_over || (gate.occupied_since.is_none() && !gate.terminating) {
         return GateMode::Admit;
     }
     let works = gate.terminating || this.recovers() || this.cause.is_some_and(Cause::sessions_work);
-    let failed = this.health == Health::Down && !works;
+    let failed = this.health == Health::Down && !works && !gate.serves;
     if failed || gate.last == Some(GateMode::Drop) {
         return GateMode::Drop;
     }
@@ -176,6 +183,8 @@ mod tests {
             other_still_serves: false,
             out_since: None,
             failed: false,
+            serves: false,
+            other_serves: false,
             drops: false,
             last: None,
         }
@@ -282,6 +291,49 @@ mod tests {
             false,
         );
         assert_eq!(failed, GateMode::Drop);
+    }
+
+    #[test]
+    fn a_drain_goes_on_while_one_of_several_gates_of_the_other_side_is_being_taken_out() {
+        let routing = routing(SETTLED, SETTLED);
+        let doubted = up().step(&Reading::Doubtful { until: None }, &TIMING, Instant::now());
+        let with = |last, other_serves| {
+            let gate = Occupancy {
+                last: Some(last),
+                other_serves,
+                ..occupied()
+            };
+            mode(Side::Backup, &routing, &up(), &doubted, gate, true)
+        };
+        assert_eq!(with(GateMode::Drain, true), GateMode::Drain);
+        assert_eq!(
+            with(GateMode::Drain, false),
+            GateMode::Admit,
+            "nobody would take the probes"
+        );
+        assert_eq!(with(GateMode::Admit, true), GateMode::Admit, "none begins in doubt");
+    }
+
+    #[test]
+    fn a_gate_that_serves_is_drained_although_its_side_is_down() {
+        let gate = Occupancy {
+            serves: true,
+            ..occupied()
+        };
+        let failed = down(Cause::ProxyUnreachable);
+        let at = |gate, may_drain| {
+            mode(
+                Side::Backup,
+                &routing(SETTLED, SETTLED),
+                &failed,
+                &up(),
+                gate,
+                may_drain,
+            )
+        };
+        assert_eq!(at(gate, true), GateMode::Drain);
+        assert_eq!(at(gate, false), GateMode::Admit);
+        assert_eq!(at(occupied(), false), GateMode::Drop);
     }
 
     #[test]

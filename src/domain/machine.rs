@@ -18,6 +18,9 @@
 //! - At most one [`Call`] to the API server is under way. Its outcome is an input ([`Input::Outcome`]); commands to gates do not wait for it.
 //! - After a call that failed, or whose outcome is unknown, the next call is [`Call::Read`], again and again until it succeeds. What was read
 //!   is the state from then on; until then nothing is decided. A switch whose last write turns out to have succeeded is announced then.
+//!   Labels and deletions of pods are not read back: they are tried again, and a gate whose label was written with an unknown outcome is not
+//!   relied on before a write has succeeded.
+//! - A failback that has moved nothing yet is given up when the ObjectServers are not known to be in step any more.
 //! - The selector is patched only to a side that [`SideHealth::may_serve`](super::health::SideHealth::may_serve) at that moment. One that
 //!   somebody else changed so that it selects neither side is set to the serving side in any case.
 //! - Gates are drained only when `status.serving` is known to be written.
@@ -62,12 +65,12 @@ use super::{
     gate_mode::drains_from,
     now::Now,
     pair::Pair,
-    resync,
+    resync::{self, Missing},
     rollout::Snapshot,
     route::{Route, RouteEvidence},
     status::{self, Known, Problem, SideKnown},
 };
-use crate::api::{ProxyPairStatus, Reason, ResyncSpec, Side, Sides, Switch};
+use crate::api::{Health, ProxyPairStatus, Reason, ResyncSpec, Side, Sides, Switch, SwitchKind};
 
 /// How long the primary of a new pair may take to start before the backup serves in its place.
 const FIRST_START: Duration = Duration::from_secs(30);
@@ -339,6 +342,9 @@ impl Machine {
                 look_again: Some(look_again),
             };
         }
+        if decision == Decision::Finish && is_failback_to_come(phase) && !missing.is_empty() {
+            return self.reconsidered(&missing, (now < look_again).then_some(look_again));
+        }
         // Nor does it that checks which are started anew have not observed the target yet.
         if decision == Decision::Withdraw && self.sides[routing.target].is_looked_at_anew() {
             return Decision::STAY;
@@ -346,7 +352,25 @@ impl Machine {
         decision
     }
 
-    fn missing_resync(&self, now: Instant) -> Vec<resync::Missing> {
+    /// What is to be done about a failback that has moved nothing yet when the ObjectServers are not known to be in step any more: it is given
+    /// up, unless the backup is down. A successor waits `until` it has been told.
+    fn reconsidered(&self, missing: &[Missing], until: Option<Instant>) -> Decision {
+        let backup = &self.sides[Side::Backup].health;
+        let is_untold = |missing: &Missing| matches!(missing, Missing::Answer(_) | Missing::Confirmation);
+        let is_told = until.is_none() || !missing.iter().all(is_untold);
+        if backup.health == Health::Down {
+            Decision::Finish
+        } else if backup.may_serve() && is_told {
+            Decision::Withdraw
+        } else {
+            Decision::Stay {
+                waiting: Vec::new(),
+                look_again: until,
+            }
+        }
+    }
+
+    fn missing_resync(&self, now: Instant) -> Vec<Missing> {
         let Some(resync) = &self.resync else {
             return Vec::new();
         };
@@ -425,6 +449,20 @@ impl Machine {
         .filter(|at| *at > now.monotonic)
         .min()
     }
+}
+
+/// Whether a failback is under way that has not moved anything.
+const fn is_failback_to_come(phase: &Phase) -> bool {
+    matches!(
+        phase,
+        Phase::Switching {
+            switch: PendingSwitch {
+                kind: SwitchKind::Failback,
+                ..
+            },
+            step: Step::Intent | Step::Patch | Step::Revert | Step::Retract,
+        }
+    )
 }
 
 #[cfg(test)]

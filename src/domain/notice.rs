@@ -14,8 +14,13 @@ use crate::api::{Reason, Side, Switch, SwitchKind};
 pub enum Notice {
     /// A switch is finished.
     Switched(Box<Switch>),
-    /// A switch was given up because its target went down; this side goes on serving.
-    Withdrawn(Side),
+    /// A switch was given up before it was finished; the side that it was to leave goes on serving.
+    Withdrawn {
+        /// Its target.
+        to: Side,
+        /// Why.
+        why: String,
+    },
     /// A pod was deleted.
     PodDeleted {
         /// Its name.
@@ -71,15 +76,15 @@ impl Notice {
     pub fn text(&self, pair: &Pair) -> EventText {
         match self {
             Self::Switched(switch) => switched(switch, pair),
-            Self::Withdrawn(side) => EventText {
+            Self::Withdrawn { to, why } => EventText {
                 warning: true,
                 reason: Reason::SwitchWithdrawn,
                 note: format!(
-                    "the {} side went down before the switch to it was finished; the {} side goes on serving",
-                    side.other().label(),
-                    side.label()
+                    "the switch to the {} side was given up before it was finished: {why}; the {} side goes on serving",
+                    to.label(),
+                    to.other().label()
                 ),
-                action: format!("Stay{}", side.as_str()),
+                action: format!("Stay{}", to.other().as_str()),
             },
             Self::PodDeleted { pod, is_lost } => EventText {
                 warning: true,

@@ -389,7 +389,9 @@ pub fn waiting_for(waiting: &Waiting, pair: &Pair) -> String {
     }
 }
 
-fn waiting_for_resync(missing: &Missing, pair: &Pair) -> String {
+/// What the resync waits for, in words.
+#[must_use]
+pub fn waiting_for_resync(missing: &Missing, pair: &Pair) -> String {
     let name = |side| &pair.spec.side(side).object_server.name;
     let wanted = pair.spec.resync().unwrap_or_default().gateway_description;
     match missing {

@@ -53,8 +53,8 @@ fn bind_to(address: SocketAddr, socket: TcpSocket) -> io::Result<TcpListener> {
 
 /// Connects, without a time limit.
 ///
-/// tokio's own connect returns errors of the call and errors that came back over the network alike. `ENETUNREACH` may be either: there is no
-/// route here, or a router has said so.
+/// tokio's own connect returns errors of the call and errors that came back over the network alike. `ENETUNREACH` and `EHOSTUNREACH` may be
+/// either: there is no route here, or a router has said so.
 ///
 /// # Errors
 ///
@@ -70,7 +70,8 @@ pub async fn connect(address: SocketAddr) -> Result<TcpStream, ConnectError> {
     }
 }
 
-/// A socket on which a connection has been begun.
+/// A socket on which a connection has been begun. What this kernel says before it has sent anything is its own word: a route or a rule that it
+/// has not, or has against it.
 fn begin(address: SocketAddr) -> Result<Socket, ConnectError> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP));
     let socket = socket.map_err(ConnectError::Local)?;
@@ -79,10 +80,9 @@ fn begin(address: SocketAddr) -> Result<Socket, ConnectError> {
         Ok(()) => Ok(socket),
         Err(error) => match errno(&error) {
             Some(Errno::EINPROGRESS) => Ok(socket),
-            Some(Errno::ENETUNREACH | Errno::EAFNOSUPPORT) => Err(ConnectError::Local(error)),
-            _ if is_local(&error) => Err(ConnectError::Local(error)),
-            // On loopback a refusal is known before the call returns.
-            _ => Err(ConnectError::Remote(error)),
+            // On loopback the other end's word is known before the call returns.
+            Some(Errno::ECONNREFUSED | Errno::ECONNRESET) => Err(ConnectError::Remote(error)),
+            _ => Err(ConnectError::Local(error)),
         },
     }
 }
@@ -158,5 +158,12 @@ mod tests {
         let closed = listener.local_addr().unwrap();
         drop(listener);
         assert!(matches!(connect(closed).await, Err(ConnectError::Remote(_))));
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_says_before_it_has_sent_anything_is_its_own_word() {
+        // It has no broadcast by TCP, wherever that leads.
+        let nowhere = "255.255.255.255:4400".parse().unwrap();
+        assert!(matches!(connect(nowhere).await, Err(ConnectError::Local(_))));
     }
 }

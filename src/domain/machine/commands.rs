@@ -20,9 +20,12 @@ impl Machine {
         };
         for side in Side::BOTH {
             let health = self.sides.each_ref().map(|side| &side.health);
-            let other_still_serves = self.sides[side.other()].gates.iter().any(Gate::still_serves);
+            let other = &self.sides[side.other()].gates;
+            let other_still_serves = other.iter().any(Gate::still_serves);
+            let other_serves = other.iter().any(|gate| gate.is_in() && gate.serves());
             let occupancy = |gate: &Gate| Occupancy {
                 other_still_serves,
+                other_serves,
                 // It has left the Service, and a sibling takes what it had.
                 out_since: gate.out_since.filter(|_| self.has_good_sibling(side, gate)),
                 ..gate.occupancy()

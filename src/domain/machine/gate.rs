@@ -63,13 +63,15 @@ pub struct Gate {
     pub(super) has_served: bool,
     /// It was announced that it was taken out.
     pub(super) is_missed: bool,
+    /// The outcome of the newest write of its label is not known: it may be led to or not, and what was written may still come.
+    pub(super) is_label_unsure: bool,
     mode: Option<GateMode>,
     commanded: Option<Request>,
     drain: Option<Drain>,
     occupied_since: Option<Instant>,
     rejection: Option<Rejection>,
-    /// It was commanded to drop its sessions, and has not reported yet that its port is closed.
-    drops: bool,
+    /// It was commanded to drop its sessions, and has not shown yet that it does. How many pings it has answered since.
+    drops: Option<u32>,
     /// A report is wanted now.
     recheck: bool,
     /// When the other gate of its side went wrong for which it was asked last.
@@ -118,6 +120,7 @@ impl Gate {
             out_since: None,
             has_served: false,
             is_missed: false,
+            is_label_unsure: false,
             pod,
             ends_at: None,
             mode: None,
@@ -125,7 +128,7 @@ impl Gate {
             drain: None,
             occupied_since: None,
             rejection: None,
-            drops: false,
+            drops: None,
             recheck: false,
             confirms: None,
             is_process_gone: false,
@@ -178,7 +181,9 @@ impl Gate {
             other_still_serves: false,
             out_since: self.out_since,
             failed: self.bad_since.is_some() && !self.serves(),
-            drops: self.drops,
+            serves: self.serves(),
+            other_serves: false,
+            drops: self.drops(),
             last: self.mode,
         }
     }
@@ -195,7 +200,7 @@ impl Gate {
 
     /// A command to drop its sessions is on its way.
     pub(super) const fn drops(&self) -> bool {
-        self.drops
+        self.drops.is_some()
     }
 
     /// The same, or what is wrong concerns the operator's checks alone: probes are served.
@@ -221,10 +226,7 @@ impl Gate {
         self.has_served |= self.reading == Reading::Good;
         let is_bad = match &self.reading {
             // What its process or its pod is concerns it alone, and its siblings serve: there is nothing to wait for.
-            Reading::Bad {
-                cause: Cause::ProxyMissing | Cause::ProxyTerminating | Cause::ProxyUnreachable,
-                ..
-            } => true,
+            Reading::Bad { cause, .. } if self.is_known_gone(*cause) => true,
             Reading::Bad { down_at, .. } => *down_at <= now,
             Reading::Good | Reading::Unknown | Reading::Unseen { .. } | Reading::Doubtful { .. } => false,
         };
@@ -233,6 +235,23 @@ impl Gate {
         self.good_since = is_good.then(|| self.good_since.unwrap_or(now));
         let is_out = !self.pod.routed && self.pod.ip.is_none_or(|ip| !endpoints.contains(&ip));
         self.out_since = is_out.then(|| self.out_since.unwrap_or(now));
+    }
+
+    /// Whether somebody who must know has said that its pod, its process or its port is gone. That there is no way to its machine is what this
+    /// machine, or one between, says of the way.
+    pub(super) fn is_known_gone(&self, cause: Cause) -> bool {
+        let is_unroutable = matches!(
+            self.evidence.control,
+            Link::Failed {
+                fault: Fault::Unroutable,
+                ..
+            }
+        );
+        match cause {
+            Cause::ProxyMissing | Cause::ProxyTerminating => true,
+            Cause::ProxyUnreachable => !is_unroutable,
+            _ => false,
+        }
     }
 
     fn read(&self, server: &ServerEvidence, timing: &Timing, now: Instant) -> Reading {
@@ -288,7 +307,7 @@ impl Gate {
         let is_new = self.commanded.as_ref() != Some(request);
         if is_new {
             self.commanded = Some(request.clone());
-            self.drops = mode == GateMode::Drop;
+            self.drops = (mode == GateMode::Drop).then_some(0);
         }
         let is_due = is_new
             || self
@@ -316,9 +335,7 @@ impl Gate {
 
     pub(super) fn take_report(&mut self, at: Instant, report: Report) {
         let is_restarted = self.report().is_some_and(|known| known.instance != report.instance);
-        if is_restarted || report.state == GateState::Closed {
-            self.drops = false;
-        }
+        self.take_note_of_drop(&report, is_restarted);
         if is_restarted {
             self.mode = None;
             self.rejection = None;
@@ -327,6 +344,16 @@ impl Gate {
         self.is_process_gone = false;
         self.evidence.report = Some(GateReport::after(self.evidence.report.as_ref(), at, report));
         self.take_note_of_refusal(at);
+    }
+
+    /// A port that is closed shows that the command has arrived only in the answer to a ping that was sent after it: it may be closed for want of
+    /// the ObjectServer.
+    fn take_note_of_drop(&mut self, report: &Report, is_restarted: bool) {
+        let Some(answers) = &mut self.drops else { return };
+        *answers += u32::from(report.answers.is_some());
+        if is_restarted || (report.state == GateState::Closed && *answers >= ACCEPTED_AFTER) {
+            self.drops = None;
+        }
     }
 
     fn take_rejection(&mut self, report: &Report, at: Instant) {

@@ -157,6 +157,18 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Whether it may have been carried out, or still be.
+    #[must_use]
+    pub const fn is_unknown_outcome(self) -> bool {
+        match self {
+            Self::Failed { reason, .. } => !matches!(
+                reason,
+                Reason::Forbidden | Reason::Rejected | Reason::Conflict | Reason::NotLeading | Reason::NameTaken
+            ),
+            Self::Stop(_) => false,
+        }
+    }
+
     /// How long the API server asks to be left alone.
     #[must_use]
     pub const fn retry_after(self) -> Option<Duration> {

@@ -28,6 +28,8 @@ use crate::{
 
 /// How long a bad gate may stay an endpoint of a side that has a good one, before the side counts as bad itself.
 pub(super) const TAKEN_OUT_WITHIN: Duration = Duration::from_secs(10);
+/// How long a side may be without a gate that the virtual Service leads to, while one is to be led to, before the side counts as bad.
+pub(super) const LED_TO_WITHIN: Duration = Duration::from_secs(3);
 /// How much later than one gate another one may notice that the ObjectServer of both died.
 pub(super) const CONFIRMED_AFTER: Duration = Duration::from_millis(50);
 /// Shortest time between two writes of the label of one pod: the cache has the first by then.
@@ -73,7 +75,10 @@ pub(super) struct LabelledPod {
 ///
 /// It is good if one to which the virtual Service leads is, and no other one there is bad. A bad one beside a good one is doubtful for as long
 /// as it takes to take it out. Of several that are bad the one counts that is to go down last.
-pub(super) fn read_all(gates: &[Gate], now: Instant) -> Reading {
+///
+/// While the Service leads to none that serves, and one that does is to be led to, that is doubtful for as long as its label may take:
+/// `deserted_since` says since when.
+pub(super) fn read_all(gates: &[Gate], deserted_since: Option<Instant>, now: Instant) -> Reading {
     let led_to: Vec<_> = gates.iter().filter(|gate| gate.is_in()).collect();
     let bad_for_long = |gate: &Gate| gate.bad_since.is_some_and(|since| now >= since + TAKEN_OUT_WITHIN);
     if led_to.iter().any(|gate| gate.serves()) {
@@ -93,9 +98,22 @@ pub(super) fn read_all(gates: &[Gate], now: Instant) -> Reading {
             },
         };
     }
-    let is_to_be_led_to = gates.iter().any(|gate| gate.is_good() && !gate.pod.routed);
-    if is_to_be_led_to && !led_to.iter().any(|gate| bad_for_long(gate)) {
-        return Reading::Doubtful { until: None };
+    let to_be_led_to = gates.iter().find(|gate| gate.is_good() && !gate.pod.routed);
+    if let Some(gate) = to_be_led_to
+        && !led_to.iter().any(|gate| bad_for_long(gate))
+    {
+        let until = deserted_since.unwrap_or(now) + LED_TO_WITHIN;
+        if now < until {
+            return Reading::Doubtful { until: Some(until) };
+        }
+        return Reading::Bad {
+            cause: Cause::ProxyUnreachable,
+            message: format!(
+                "the virtual Service leads to no gate that serves, and the label of pod {}, by which it would, is not written",
+                gate.pod.name
+            ),
+            down_at: until,
+        };
     }
     let with_address: Vec<_> = gates.iter().filter(|gate| gate.pod.ip.is_some()).collect();
     let asked = [led_to, with_address, gates.iter().collect()]
@@ -108,6 +126,11 @@ pub(super) fn read_all(gates: &[Gate], now: Instant) -> Reading {
 }
 
 impl Gate {
+    /// The virtual Service leads to it while its side serves, and no write that may still come changes that.
+    const fn is_surely_in(&self) -> bool {
+        self.is_in() && !self.is_label_unsure
+    }
+
     fn shown(&self) -> GateStatus {
         GateStatus {
             pod: self.pod.name.clone(),
@@ -169,7 +192,7 @@ impl SideState {
 
     /// Gates whose label is to be another one, the most urgent first, and their new places.
     fn misplaced(&self, timing: &Timing, now: Instant) -> impl Iterator<Item = (&Gate, Place)> {
-        let good_in = || self.gates.iter().filter(|gate| gate.is_in() && gate.serves());
+        let good_in = || self.gates.iter().filter(|gate| gate.is_surely_in() && gate.serves());
         let is_deserted = good_in().next().is_none();
         let goes_in = self.gates.iter().filter(move |gate| {
             // One that has served before, and failed, is not trusted at once.
@@ -181,11 +204,13 @@ impl SideState {
                     }
             };
             let is_trusted = gate.good_since.is_some_and(|since| trusted_at(since) <= now);
-            let may_go_in = !gate.pod.routed && gate.pod.ip.is_some() && gate.is_good() && !gate.drops();
+            let is_out = !gate.pod.routed || gate.is_label_unsure;
+            let may_go_in = is_out && gate.pod.ip.is_some() && gate.is_good() && !gate.drops();
             may_go_in && (is_deserted || is_trusted)
         });
         let goes_out = self.gates.iter().filter(move |gate| {
-            gate.is_in() && good_in().any(|other| other.pod.uid != gate.pod.uid && has_failed_alone(gate, other, now))
+            let is_in = gate.is_in() || gate.is_label_unsure;
+            is_in && good_in().any(|other| other.pod.uid != gate.pod.uid && has_failed_alone(gate, other, now))
         });
         let place = if is_deserted { Place::InAtOnce } else { Place::In };
         goes_in
@@ -208,10 +233,12 @@ fn has_failed_alone(gate: &Gate, sibling: &Gate, now: Instant) -> bool {
         .as_ref()
         .is_some_and(|report| report.at >= since + CONFIRMED_AFTER);
     match cause {
-        // A kernel says that of this gate's process or pod.
-        Cause::ProxyMissing | Cause::ProxyTerminating | Cause::ProxyUnreachable => true,
+        cause if gate.is_known_gone(*cause) => true,
         // The other one may only know it later.
-        Cause::ProxyUnresponsive
+        Cause::ProxyMissing
+        | Cause::ProxyTerminating
+        | Cause::ProxyUnreachable
+        | Cause::ProxyUnresponsive
         | Cause::ObjectServerUnreachable
         | Cause::ObjectServerUnresponsive
         | Cause::PathBroken
@@ -294,9 +321,10 @@ impl Machine {
             failed,
         };
         self.memory.labels.insert(pod.uid.clone(), known);
-        if matches!(outcome, Ok(CallDone::Written)) {
-            let gates = self.sides.iter_mut().flat_map(|(_, side)| &mut side.gates);
-            for gate in gates.filter(|gate| gate.pod.uid == pod.uid) {
+        let gates = self.sides.iter_mut().flat_map(|(_, side)| &mut side.gates);
+        for gate in gates.filter(|gate| gate.pod.uid == pod.uid) {
+            gate.is_label_unsure = matches!(outcome, Err(error) if error.is_unknown_outcome());
+            if matches!(outcome, Ok(CallDone::Written)) {
                 gate.pod.routed = pod.routed;
                 effects.extend(gate.placed().map(Effect::Publish));
             }
@@ -335,7 +363,7 @@ impl Machine {
 
     /// Whether another gate of that side than this one takes what comes to the virtual Service.
     pub(super) fn has_good_sibling(&self, side: Side, gate: &Gate) -> bool {
-        let is_sibling = |other: &&Gate| other.pod.uid != gate.pod.uid && other.is_in() && other.serves();
+        let is_sibling = |other: &&Gate| other.pod.uid != gate.pod.uid && other.is_surely_in() && other.serves();
         self.phase.selected() == side && self.sides[side].gates.iter().any(|other| is_sibling(&other))
     }
 

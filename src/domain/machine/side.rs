@@ -85,6 +85,8 @@ pub struct SideState {
     is_unobserved: bool,
     /// The checks of its gates were started anew, and no reading has said anything since.
     is_looked_at_anew: bool,
+    /// Since when the virtual Service would lead to no gate that serves.
+    deserted_since: Option<Instant>,
     server_certificate: Option<Timestamp>,
 }
 
@@ -108,6 +110,7 @@ impl SideState {
             pods: Pods::Unlisted,
             is_unobserved: true,
             is_looked_at_anew: false,
+            deserted_since: None,
             server_certificate: None,
         }
     }
@@ -244,9 +247,11 @@ impl SideState {
             gate.assess(&self.server, timing, endpoints, now);
         }
         self.ask_siblings(now);
+        let is_deserted = !self.gates.iter().any(|gate| gate.is_in() && gate.serves());
+        self.deserted_since = is_deserted.then(|| self.deserted_since.unwrap_or(now));
         let reading = match self.pods {
             Pods::None { since } => without_pod(since, timing),
-            Pods::Unlisted | Pods::Some => read_all(&self.gates, now),
+            Pods::Unlisted | Pods::Some => read_all(&self.gates, self.deserted_since, now),
         };
         self.is_unobserved &= matches!(
             reading,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::{Cause, Side, Switch, SwitchKind},
-    domain::{failover::Decision, notice::Notice, now::Now},
+    domain::{failover::Decision, notice::Notice, now::Now, status},
 };
 
 /// How long the EndpointSlices may take to show the new side. After that the switch goes on: the Service has been patched.
@@ -199,9 +199,19 @@ impl Machine {
             Phase::Switching {
                 switch,
                 step: Step::Retract,
-            } => effects.push(Effect::Publish(Notice::Withdrawn(switch.to.other()))),
+            } => effects.push(Effect::Publish(self.withdrawn(&switch, now))),
             Phase::Settled { .. } | Phase::Switching { .. } => {}
         }
+    }
+
+    /// What is said of a switch that was given up.
+    fn withdrawn(&self, switch: &PendingSwitch, now: Now) -> Notice {
+        let target = &self.sides[switch.to].health;
+        let why = match (target.may_serve(), self.missing_resync(now.monotonic).first()) {
+            (true, Some(missing)) => format!("it waits for {}", status::waiting_for_resync(missing, &self.pair)),
+            _ => target.message.clone().unwrap_or_else(|| "it went down".to_owned()),
+        };
+        Notice::Withdrawn { to: switch.to, why }
     }
 
     /// The virtual Service is known to select `side`.

@@ -1,6 +1,7 @@
 //! The machine against a world of its own: what the API server holds, who is alive, and what the gates were commanded.
 
 mod defects;
+mod failback;
 mod lost;
 mod pods;
 mod restarts;

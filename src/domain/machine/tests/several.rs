@@ -1,7 +1,10 @@
 //! Several gates on one side: what happens to one alone moves no traffic to the other side.
 
 use super::*;
-use crate::domain::machine::tests::world::Life;
+use crate::domain::{
+    evidence::{Fault as LinkFault, Link},
+    machine::tests::world::Life,
+};
 
 /// A pair whose primary serves with two gates.
 fn with_two_gates() -> (World, world::Operator) {
@@ -225,4 +228,79 @@ fn pods_of_an_earlier_version_get_the_label_before_the_selector_asks_for_it() {
             .collect::<Vec<_>>(),
         ["proxy-v-primary-1 in", "selector Primary", "proxy-v-backup-1 in"]
     );
+}
+
+#[test]
+fn a_side_is_left_when_the_only_gate_that_serves_cannot_be_led_to() {
+    let (mut world, mut operator) = with_two_gates();
+    // The other one is being replaced, and its successor has no address.
+    world.change_pod_at(&mut operator, Side::Primary, 1, |pod| pod.ip = None);
+    world.change_pod(&mut operator, Side::Primary, |pod| pod.routed = false);
+    for _ in 0..10 {
+        while operator.is_calling() {
+            let is_label = matches!(world.peek_call(&operator), Call::LabelPod { .. });
+            world.answer_if_calling(&mut operator, if is_label { Fault::Refused } else { Fault::None });
+        }
+        world.pass_without_calls(&mut operator, SECOND / 2);
+        world.observe(&mut operator);
+    }
+    assert_eq!(world.status.serving, Some(Side::Backup), "{:?}", world.calls());
+}
+
+#[test]
+fn that_there_is_no_way_to_the_machine_of_a_gate_must_last_and_be_confirmed() {
+    let (mut world, mut operator) = with_two_gates();
+    world.declare(
+        &mut operator,
+        serde_json::json!({"healthCheck": {"unreachableAfter": "5s"}}),
+    );
+    world.link(&mut operator, Side::Primary, |since| Link::Failed {
+        since,
+        fault: LinkFault::Unroutable,
+        message: "no route to host".to_owned(),
+    });
+    for _ in 0..8 {
+        world.pass(&mut operator, SECOND / 2);
+        world.observe_pod(&mut operator, Side::Primary, 1);
+        world.run(&mut operator);
+    }
+    assert_eq!(places(&world), [""; 0]);
+    assert_eq!(world.status.lost_gates, []);
+    world.pass(&mut operator, 2 * SECOND);
+    assert_eq!(places(&world), [""; 0], "the other one has not been asked since");
+    world.observe_pod(&mut operator, Side::Primary, 1);
+    world.run(&mut operator);
+    assert_eq!(places(&world), ["proxy-v-primary-1 out"]);
+}
+
+#[test]
+fn a_gate_whose_label_was_written_with_an_unknown_outcome_is_not_relied_on() {
+    let (mut world, mut operator) = with_two_gates();
+    world.set_gate(&mut operator, Side::Primary, 0, |since| Life::Ended { since });
+    world.answer_if_calling(&mut operator, Fault::Overloaded(SECOND));
+    // What was written may still come: it may be led to, or not.
+    world.set_gate(&mut operator, Side::Primary, 0, |_| Life::Alive);
+    world.set_gate(&mut operator, Side::Primary, 1, |since| Life::Ended { since });
+    pass_observed(&mut world, &mut operator, 3);
+    assert_eq!(places(&world), ["proxy-v-primary-1 in", "proxy-v-primary-2 out"]);
+}
+
+#[test]
+fn a_port_that_was_closed_before_does_not_show_that_a_command_to_drop_has_arrived() {
+    let (mut world, mut operator) = with_two_gates();
+    world.sessions.primary = 5;
+    world.set_gate(&mut operator, Side::Primary, 0, |since| Life::Cut { since });
+    world.run(&mut operator);
+    world.pass(&mut operator, SECOND / 2);
+    world.observe_pod(&mut operator, Side::Primary, 1);
+    world.run(&mut operator);
+    assert!(
+        world.commanded.contains(&("primary-1".to_owned(), "Drop")),
+        "{:?}",
+        world.commanded
+    );
+    world.observe_pod(&mut operator, Side::Primary, 0);
+    world.set_gate(&mut operator, Side::Primary, 0, |_| Life::Alive);
+    world.run(&mut operator);
+    assert_eq!(places(&world), ["proxy-v-primary-1 out"]);
 }

@@ -324,7 +324,17 @@ impl World {
 
     /// Changes the first pod of that side.
     pub fn change_pod(&mut self, operator: &mut Operator, side: Side, change: impl FnOnce(&mut PodView)) {
-        change(&mut self.pods[side][0]);
+        self.change_pod_at(operator, side, 0, change);
+    }
+
+    pub fn change_pod_at(
+        &mut self,
+        operator: &mut Operator,
+        side: Side,
+        pod: usize,
+        change: impl FnOnce(&mut PodView),
+    ) {
+        change(&mut self.pods[side][pod]);
         self.feed(operator, Input::Pods(self.pods.clone()));
     }
 
@@ -397,17 +407,23 @@ impl World {
     fn observe_side(&mut self, operator: &mut Operator, side: Side) {
         let (direct, _, _) = links(self.life[side]);
         self.feed(operator, Input::Server(side, ServerObservation::Direct(direct)));
-        for pod in self.pods[side].clone() {
-            let life = self.lives.get(&pod.uid).copied().unwrap_or(self.life[side]);
-            let (_, control, path) = links(life);
-            let gate = |observation| Input::Gate(side, pod.uid.clone(), observation);
-            self.feed(operator, gate(GateObservation::Control(control.clone())));
-            if !matches!(life, Life::Frozen { .. } | Life::Ended { .. }) {
-                let report = Box::new(self.report_of(side, life));
-                self.feed(operator, gate(GateObservation::Report(self.now.monotonic, report)));
-            }
-            self.feed(operator, gate(GateObservation::Path(path.clone())));
+        for pod in 0..self.pods[side].len() {
+            self.observe_pod(operator, side, pod);
         }
+    }
+
+    /// Tells the operator what the checks of one gate observe now.
+    pub fn observe_pod(&mut self, operator: &mut Operator, side: Side, pod: usize) {
+        let uid = self.pods[side][pod].uid.clone();
+        let life = self.lives.get(&uid).copied().unwrap_or(self.life[side]);
+        let (_, control, path) = links(life);
+        let gate = |observation| Input::Gate(side, uid.clone(), observation);
+        self.feed(operator, gate(GateObservation::Control(control)));
+        if !matches!(life, Life::Frozen { .. } | Life::Ended { .. }) {
+            let report = Box::new(self.report_of(side, life));
+            self.feed(operator, gate(GateObservation::Report(self.now.monotonic, report)));
+        }
+        self.feed(operator, gate(GateObservation::Path(path)));
     }
 
     /// Lets the gate in a pod of that side, counted from 0, be otherwise than its side.
