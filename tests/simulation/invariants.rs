@@ -10,7 +10,7 @@ mod rest;
 use std::time::Duration;
 
 use proxypair::{
-    api::{Cause, ProxyPairStatus, ResyncPolicy, Side},
+    api::{Cause, ProxyPairStatus, ResyncPolicy, Side, SwitchKind},
     domain::{
         evidence::Timing,
         machine::{PendingSwitch, Selects},
@@ -258,6 +258,9 @@ impl World {
             let text = format!("pair {pair}: the Service still selects the {}", target.label());
             self.violate("guarantee 6: a switch is withdrawn once the selector is set back", text);
         }
+        if self.fails_back_without_proof(operator, pair) {
+            return;
+        }
         let record = *self.watchdog.truth.of(operator, pair, target);
         let lasts = self.now.after(record.since);
         let healthy_after = self.plan.pairs[pair].pair.spec.health_check.healthy_after.get();
@@ -269,6 +272,22 @@ impl World {
             );
             self.violate("guarantee 6: a switch whose target may serve is finished", text);
         }
+    }
+
+    /// A failback is under way, and the ObjectServers differ or cannot tell the operator that they are in sync: it is given up.
+    fn fails_back_without_proof(&self, operator: usize, pair: usize) -> bool {
+        let switching = self.api.objects[pair].status.switching.as_ref();
+        let is_failback = switching.is_some_and(|switching| switching.kind == SwitchKind::Failback);
+        let spec = &self.plan.pairs[pair].pair.spec;
+        let is_required = spec
+            .resync()
+            .is_some_and(|resync| resync.policy == ResyncPolicy::Required);
+        let is_silent = |side| {
+            let link = self.network.connect(Link::OperatorServer(operator, pair, side));
+            !matches!(link, Passage::Free(_)) || self.pairs[pair].servers[side].is_stalled
+        };
+        let differ = self.pairs[pair].gateway.behind_since.is_some();
+        is_failback && is_required && (differ || Side::BOTH.into_iter().any(is_silent))
     }
 
     /// Nothing keeps the API server's news from that operator.

@@ -150,7 +150,7 @@ impl CheckStep<'_> {
             Ok(Reach::Answers { peer: found, .. }) if found != peer => self.closed(asked.filter(|_| is_silent)),
             Ok(Reach::Answers { trip, .. }) => {
                 self.sends_command(trip);
-                self.reports();
+                self.reports(false);
                 let asked = match asked {
                     Some(asked) if now >= asked + TRIP + trip => {
                         self.answered(asked);
@@ -277,7 +277,7 @@ impl CheckStep<'_> {
         if matches!(kind, CheckKind::Control(_)) {
             // A ping is answered by a report, whether or not anything has changed.
             check.seen = None;
-            self.reports();
+            self.reports(true);
             if is_first {
                 self.answering();
             }
@@ -318,8 +318,8 @@ impl CheckStep<'_> {
         self.inputs.push(Input::Server(side, ServerObservation::State(state)));
     }
 
-    /// Passes on what the gate reports when something has changed.
-    fn reports(&mut self) {
+    /// Passes on what the gate reports, as the answer to a ping or because something has changed.
+    fn reports(&mut self, is_answer: bool) {
         let now = self.world.now;
         let Some(check) = self.check() else { return };
         let (side, CheckKind::Control(pod), seen) = (check.side, check.kind, check.seen) else {
@@ -339,6 +339,7 @@ impl CheckStep<'_> {
             check.seen = Some(version);
             check.has_reported = true;
             report.rejected_command = check.rejected.take();
+            report.answers = is_answer.then_some(1);
         }
         let observation = GateObservation::Report(now.instant(), Box::new(report));
         self.inputs.push(Input::Gate(side, format!("pod-{pod}"), observation));
