@@ -286,7 +286,8 @@ impl World {
             let link = self.network.connect(Link::OperatorServer(operator, pair, side));
             !matches!(link, Passage::Free(_)) || self.pairs[pair].servers[side].is_stalled
         };
-        let differ = self.pairs[pair].gateway.behind_since.is_some();
+        let lasts = self.timing(pair).answer_lasts() + NOTICED;
+        let differ = self.pairs[pair].gateway.were_behind(lasts, self.now);
         is_failback && is_required && (differ || Side::BOTH.into_iter().any(is_silent))
     }
 

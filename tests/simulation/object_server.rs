@@ -46,6 +46,8 @@ pub struct Gateway {
     pub behind_since: Option<Time>,
     resync: Duration,
     resynced_at: Option<Time>,
+    /// When the newest resync was finished.
+    in_sync_since: Option<Time>,
 }
 
 /// How often the gateway looks for an ObjectServer that it has lost.
@@ -67,6 +69,11 @@ impl ObjectServer {
 }
 
 impl Gateway {
+    /// Whether the ObjectServers differ, or did until so lately that an answer may still say so.
+    pub fn were_behind(&self, lasts: Duration, now: Time) -> bool {
+        self.behind_since.is_some() || self.in_sync_since.is_some_and(|at| now.after(at) < lasts)
+    }
+
     pub fn new(resync: Duration) -> Self {
         Self {
             is_running: true,
@@ -74,6 +81,7 @@ impl Gateway {
             behind_since: Some(Time::ZERO),
             resync,
             resynced_at: None,
+            in_sync_since: None,
         }
     }
 
@@ -174,6 +182,7 @@ impl World {
             Some(at) if at <= now => {
                 gateway.resynced_at = None;
                 gateway.behind_since = None;
+                gateway.in_sync_since = Some(now);
                 self.pairs[pair].servers.backup.acting_primary = false;
                 self.note(format_args!("gateway {pair}"), format_args!("has finished the resync"));
             }
