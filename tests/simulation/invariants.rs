@@ -112,10 +112,14 @@ impl World {
     fn known_ill(&self, operator: usize, pair: usize, side: Side) -> Option<(Sight, Duration)> {
         let record = self.watchdog.truth.of(operator, pair, side);
         let lasts = self.now.after(record.ill_since?);
-        if matches!(self.sight(operator, pair, side), Sight::Good | Sight::Doubtful) {
+        let sight = self.sight(operator, pair, side);
+        if matches!(sight, Sight::Good | Sight::Doubtful) {
             return None;
         }
-        (lasts > self.tolerance(pair, record.was_silent)).then_some((record.sight, lasts))
+        // What was silent before is seen to be broken as soon as anything else.
+        let is_plain = sight == record.sight && sight != Sight::Silent;
+        let is_known = is_plain && self.now.after(record.since) > self.tolerance(pair, false);
+        (is_known || lasts > self.tolerance(pair, true)).then_some((record.sight, lasts))
     }
 
     /// 1: a switch never leaves the Service without an endpoint.
@@ -181,16 +185,26 @@ impl World {
         }
     }
 
-    /// 5: silence shorter than `unresponsiveAfter` causes no switch, nor does a failure shorter than `unreachableAfter`.
+    /// 5: silence shorter than `unresponsiveAfter` causes no switch, nor does a failure shorter than `unreachableAfter`, nor an error of the
+    /// operator's own machine.
     pub fn guarantee_05_silence_has_lasted(&mut self, operator: usize, pair: usize, switch: &PendingSwitch) {
         let from = switch.to.other();
         let record = *self.watchdog.truth.of(operator, pair, from);
         // A pod that is being deleted counts at once, and what becomes of it goes on from there.
-        if record.was_leaving || switch.cause.is_none() {
+        if record.was_leaving || switch.cause.is_none() || record.solid_until == Time::ZERO {
             return;
         }
         // Another server has answered in the meantime, which is no silence.
-        if switch.cause == Some(Cause::WrongObjectServer) {
+        if switch.cause == Some(Cause::WrongObjectServer) && self.was_another_server_there(pair, from) {
+            return;
+        }
+        if !record.was_ill {
+            let text = format!(
+                "pair {pair}: the {} is left, {:?}, and nothing of it has failed",
+                from.label(),
+                switch.cause
+            );
+            self.violate("guarantee 5: an error of the operator's machine causes no switch", text);
             return;
         }
         let timing = self.timing(pair);
@@ -198,8 +212,8 @@ impl World {
             true => (timing.unresponsive_after, "silent"),
             false => (timing.unreachable_after, "not good"),
         };
-        let lasts = self.now.after(record.solid_until);
-        if record.solid_until > Time::ZERO && lasts + SLACK < needed {
+        let lasts = self.now.after(record.good_until);
+        if lasts + SLACK < needed {
             let text = format!(
                 "pair {pair}: the {} is left after it was {what} for {lasts:?}: {:?}",
                 from.label(),

@@ -38,7 +38,7 @@ impl World {
         let serves = self
             .pods_of(pair, from)
             .filter(|pod| pod.routed)
-            .find(|pod| truth.good_since.get(&(operator, pod.id)).copied().is_some_and(is_old));
+            .find(|pod| truth.gate(operator, pod.id).good_since.is_some_and(is_old));
         if let Some(pod) = serves.map(|pod| pod.id) {
             let text = format!(
                 "pair {pair}: the {} is left, {:?}, and its pod {pod} has been good for more than {known_after:?}",
