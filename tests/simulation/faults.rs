@@ -6,8 +6,9 @@ use jiff::SignedDuration;
 use proxypair::{api::Side, domain::machine::Selects};
 
 use super::{
+    network::{Condition, Link},
     operator::Kind,
-    plan::{ApiTrouble, Fault, sides_of},
+    plan::{ApiTrouble, Death, Fault, sides_of},
     pod::PodEvent,
     truth::CONNECTS_WITHIN,
     world::{Event, World},
@@ -196,10 +197,30 @@ impl World {
                 self.later(Duration::ZERO, Event::Pod(pod, PodEvent::Restarts));
             }
         }
+        self.die_for_good();
         for operator in 0..self.operators.len() {
             self.operators[operator].watches_stalled = false;
             self.operators[operator].is_blind = false;
             self.replace_operator(operator);
+        }
+    }
+
+    /// What is never repaired fails now.
+    fn die_for_good(&mut self) {
+        for (pair, side, death) in self.plan.dead.clone() {
+            self.note(
+                format_args!("world"),
+                format_args!("pair {pair}: the {} is {death:?} for good", side.label()),
+            );
+            match death {
+                Death::Killed => self.kill_server(pair, side),
+                Death::Stalled => {
+                    self.pairs[pair].servers[side].is_stalled = true;
+                    self.network
+                        .disturb(Link::GatewayServer(pair, side), Condition::Refuses);
+                }
+                Death::CutOff => self.network.disturb(Link::GateServer(pair, side), Condition::Silent),
+            }
         }
     }
 

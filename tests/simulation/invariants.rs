@@ -5,6 +5,7 @@
 
 pub mod causes;
 mod gates;
+mod over_time;
 mod rest;
 
 use std::time::Duration;
@@ -50,6 +51,7 @@ pub struct Watchdog {
     /// Since when there has been nothing left to do, and the writes until then.
     at_rest: Option<(Time, u64)>,
     next_look: Time,
+    next_patrol: Time,
     restless_after: Time,
 }
 
@@ -69,6 +71,7 @@ impl Watchdog {
             waits_until: Time::ZERO,
             at_rest: None,
             next_look: plan.calm_from,
+            next_patrol: Time::ZERO,
             restless_after: plan.calm_from + rest::bound(plan),
         }
     }

@@ -24,8 +24,10 @@ pub struct Plan {
     pub lease: Duration,
     pub pairs: Vec<PairPlan>,
     pub faults: Vec<PlannedFault>,
-    /// From then on there are no faults, and everything is repaired.
+    /// From then on there are no faults, and everything is repaired but what is dead for good.
     pub calm_from: Time,
+    /// ObjectServers that fail then, and are never repaired: at most one of each pair.
+    pub dead: Vec<(usize, Side, Death)>,
 }
 
 /// One pair.
@@ -79,6 +81,15 @@ pub enum CallKind {
     Command,
     /// One of them to a gate that is to be emptied.
     Drain,
+}
+
+/// How an ObjectServer is gone for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    Killed,
+    Stalled,
+    /// Its gates cannot reach it.
+    CutOff,
 }
 
 /// What can go wrong. `usize` is the number of a pair or of an operator.
@@ -175,6 +186,20 @@ const LONG_ONE_IN: usize = 300;
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl Plan {
+    /// Its gateway can finish no resync any more.
+    pub fn stays_behind(&self, pair: usize) -> bool {
+        let is_gone = |death: &Death| matches!(death, Death::Killed | Death::Stalled);
+        self.dead
+            .iter()
+            .any(|(number, _, death)| *number == pair && is_gone(death))
+    }
+
+    /// The side of a pair that is gone for good.
+    pub fn dead_side(&self, pair: usize) -> Option<Side> {
+        let dead = self.dead.iter().find(|(number, ..)| *number == pair);
+        dead.map(|(_, side, _)| *side)
+    }
+
     pub fn of(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let operators = random.pick(&[1, 2, 2, 2, 3]);
@@ -216,6 +241,7 @@ impl Plan {
         for fault in faults.iter_mut().filter(|fault| fault.fault == Fault::LeaseRestored) {
             fault.lasts = lease + random.millis(20, 3000);
         }
+        let dead = dead(&pairs, &mut random);
         Self {
             seed,
             operators,
@@ -223,8 +249,32 @@ impl Plan {
             pairs,
             faults,
             calm_from,
+            dead,
         }
     }
+}
+
+/// In some histories one side of each pair is gone for good when everything else is repaired.
+fn dead(pairs: &[PairPlan], random: &mut Random) -> Vec<(usize, Side, Death)> {
+    if !random.one_in(4) {
+        return Vec::new();
+    }
+    let death = |(number, pair): (usize, &PairPlan)| {
+        let death = random.pick(&[Death::Killed, Death::Stalled, Death::CutOff]);
+        // Without a login a process that hangs cannot be told from an idle one.
+        let has_login = pair.pair.spec.health_check.login.is_some();
+        let death = if death == Death::Stalled && !has_login {
+            Death::Killed
+        } else {
+            death
+        };
+        (
+            number,
+            random.pick(&[Side::Primary, Side::Primary, Side::Backup]),
+            death,
+        )
+    };
+    pairs.iter().enumerate().map(death).collect()
 }
 
 impl PairPlan {

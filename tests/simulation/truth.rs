@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use proxypair::{
     api::{Side, Sides},
-    domain::evidence::Timing,
+    domain::{evidence::Timing, machine::Selects},
     gate::mode::Listening,
 };
 
@@ -34,6 +34,8 @@ pub struct Truth {
     pub gates: BTreeMap<(usize, u64), GateRecord>,
     /// Since when each operator has reached the gates and the ObjectServer of each side without delay, by operator and pair.
     pub links_free_since: Vec<Vec<Sides<Option<Time>>>>,
+    /// Since when the EndpointSlices of each virtual Service that selects a side have been empty.
+    pub endpointless_since: Vec<Option<Time>>,
     /// The last moment at which another server answered in the place of each ObjectServer.
     pub other_until: Vec<Sides<Option<Time>>>,
     /// Since when each ObjectServer cannot be reached by its gates, and whether there was silence since then.
@@ -60,6 +62,7 @@ impl Truth {
             informed_since: vec![None; plan.operators],
             gates: BTreeMap::new(),
             links_free_since: vec![vec![both(|_| None); pairs]; plan.operators],
+            endpointless_since: vec![None; pairs],
             other_until: vec![both(|_| None); pairs],
             away_since: vec![both(|_| None); pairs],
         }
@@ -121,6 +124,9 @@ impl World {
             *since = is_informed.then(|| since.unwrap_or(now));
         }
         for pair in 0..self.pairs.len() {
+            let is_endpointless = matches!(self.selected(pair), Selects::Side(_)) && self.pairs[pair].slices.is_empty();
+            let endpointless = &mut self.watchdog.truth.endpointless_since[pair];
+            *endpointless = is_endpointless.then(|| endpointless.unwrap_or(now));
             for side in Side::BOTH {
                 let is_missing = !self.pods_of(pair, side).any(|pod| pod.ip.is_some());
                 let missing = &mut self.watchdog.truth.missing_since[pair][side];
