@@ -335,7 +335,7 @@ impl World {
         if object.version != version {
             return Answer::Failed;
         }
-        self.guarantee_06_no_switch_is_lost(pair, &status);
+        self.guarantee_06_no_switch_is_lost(operator, pair, &status);
         self.note(
             format_args!("api"),
             format_args!(
@@ -369,9 +369,7 @@ impl World {
         if version.is_some_and(|version| version != service.version) {
             return Answer::Failed;
         }
-        if !is_late {
-            self.guarantee_06_intent_comes_first(operator, pair, side);
-        }
+        self.guarantee_06_intent_comes_first(operator, pair, side, is_late);
         self.note(
             format_args!("api"),
             format_args!(

@@ -5,17 +5,17 @@
 
 pub mod causes;
 mod gates;
+mod knowledge;
 mod over_time;
+mod promises;
 mod rest;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use jiff::SignedDuration;
 use proxypair::{
-    api::{Cause, ProxyPairStatus, ResyncPolicy, Side, SwitchKind},
-    domain::{
-        evidence::Timing,
-        machine::{PendingSwitch, Selects},
-    },
+    api::{Cause, ProxyPairStatus, ResyncPolicy, Side},
+    domain::machine::{PendingSwitch, Selects},
     gate::mode::ClosedBy,
     protocol::Request,
 };
@@ -46,10 +46,14 @@ pub struct Watchdog {
     templates: Vec<u64>,
     /// Since when each side has been the one that serves, by status.
     serving_since: Vec<Option<(Side, Time)>>,
+    /// How far the clock was ahead by which status has that.
+    serving_skew: Vec<SignedDuration>,
     /// Until when an operator does nothing because the API server has asked for it.
     pub waits_until: Time,
     /// Since when there has been nothing left to do, and the writes until then.
     at_rest: Option<(Time, u64)>,
+    /// When a worker has deleted a pod last: its number, the pod, and whether that was without grace.
+    deleted: BTreeMap<(u64, u64, bool), Time>,
     next_look: Time,
     next_patrol: Time,
     restless_after: Time,
@@ -68,8 +72,10 @@ impl Watchdog {
             writes: 0,
             templates: vec![1; pairs],
             serving_since: vec![None; pairs],
+            serving_skew: vec![SignedDuration::ZERO; pairs],
             waits_until: Time::ZERO,
             at_rest: None,
+            deleted: BTreeMap::new(),
             next_look: plan.calm_from,
             next_patrol: Time::ZERO,
             restless_after: plan.calm_from + rest::bound(plan),
@@ -91,40 +97,6 @@ impl Watchdog {
 }
 
 impl World {
-    fn timing(&self, pair: usize) -> Timing {
-        Timing::from(&self.plan.pairs[pair].pair.spec.health_check)
-    }
-
-    /// How long a side that is not good may still seem so.
-    fn tolerance(&self, pair: usize, was_silent: bool) -> Duration {
-        let timing = self.timing(pair);
-        let has_login = self.plan.pairs[pair].pair.spec.health_check.login.is_some();
-        // Without a login the gate alone asks its ObjectServer, and says so when that has been silent for `unresponsive_after`.
-        let late = match has_login {
-            true => timing.doubtful_after(),
-            false => timing.doubtful_after().max(timing.unresponsive_after),
-        };
-        match was_silent {
-            // The last answer, one more question, and the time until its lateness counts.
-            true => timing.interval * 2 + late + NOTICED + Duration::from_secs(2),
-            false => NOTICED,
-        }
-    }
-
-    /// Since when `side` cannot serve, if the operator must have noticed.
-    fn known_ill(&self, operator: usize, pair: usize, side: Side) -> Option<(Sight, Duration)> {
-        let record = self.watchdog.truth.of(operator, pair, side);
-        let lasts = self.now.after(record.ill_since?);
-        let sight = self.sight(operator, pair, side);
-        if matches!(sight, Sight::Good | Sight::Doubtful) {
-            return None;
-        }
-        // What was silent before is seen to be broken as soon as anything else.
-        let is_plain = sight == record.sight && sight != Sight::Silent;
-        let is_known = is_plain && self.now.after(record.since) > self.tolerance(pair, false);
-        (is_known || lasts > self.tolerance(pair, true)).then_some((record.sight, lasts))
-    }
-
     /// 1: a switch never leaves the Service without an endpoint.
     pub fn guarantee_01_a_switch_has_an_endpoint(&mut self, _operator: usize, pair: usize, side: Side) {
         if self.selected(pair) == Selects::Other {
@@ -230,12 +202,13 @@ impl World {
     }
 
     /// 6: what the selector is changed to is in status first, so that a successor finds it.
-    pub fn guarantee_06_intent_comes_first(&mut self, operator: usize, pair: usize, side: Side) {
+    pub fn guarantee_06_intent_comes_first(&mut self, operator: usize, pair: usize, side: Side, is_late: bool) {
         let status = &self.api.objects[pair].status;
         let is_known = [status.serving, status.target].contains(&Some(side));
         if !is_known && (status.serving.is_some() || side == Side::Backup) {
             let text = format!(
-                "pair {pair}: operator {operator} has the Service select the {}, and status has serving {:?} and target {:?}",
+                "pair {pair}: operator {operator} has{} the Service select the {}, and status has serving {:?} and target {:?}",
+                if is_late { ", too late," } else { "" },
                 side.label(),
                 status.serving,
                 status.target
@@ -245,7 +218,7 @@ impl World {
     }
 
     /// 6: a switch that is finished stands in the history.
-    pub fn guarantee_06_no_switch_is_lost(&mut self, pair: usize, next: &ProxyPairStatus) {
+    pub fn guarantee_06_no_switch_is_lost(&mut self, operator: usize, pair: usize, next: &ProxyPairStatus) {
         let stored = &self.api.objects[pair].status;
         let is_recorded = next.history.first() != stored.history.first()
             && next
@@ -261,6 +234,7 @@ impl World {
         }
         let known = self.watchdog.serving_since[pair];
         if known.map(|(side, _)| side) != next.serving {
+            self.watchdog.serving_skew[pair] = self.operators[operator].skew;
             self.watchdog.serving_since[pair] = next.serving.map(|side| (side, self.now));
         }
     }
@@ -289,31 +263,6 @@ impl World {
             );
             self.violate("guarantee 6: a switch whose target may serve is finished", text);
         }
-    }
-
-    /// A failback is under way, and the ObjectServers differ or cannot tell the operator that they are in sync: it is given up.
-    fn fails_back_without_proof(&self, operator: usize, pair: usize) -> bool {
-        let switching = self.api.objects[pair].status.switching.as_ref();
-        let is_failback = switching.is_some_and(|switching| switching.kind == SwitchKind::Failback);
-        let spec = &self.plan.pairs[pair].pair.spec;
-        let is_required = spec
-            .resync()
-            .is_some_and(|resync| resync.policy == ResyncPolicy::Required);
-        let is_silent = |side| {
-            let link = self.network.connect(Link::OperatorServer(operator, pair, side));
-            !matches!(link, Passage::Free(_)) || self.pairs[pair].servers[side].is_stalled
-        };
-        let differ = self.pairs[pair].gateway.behind_since.is_some();
-        is_failback && is_required && (differ || Side::BOTH.into_iter().any(is_silent))
-    }
-
-    /// Nothing keeps the API server's news from that operator.
-    pub fn is_informed(&self, operator: usize) -> bool {
-        let link = self.network.message(Link::OperatorApi(operator));
-        !self.operators[operator].is_blind
-            && !self.operators[operator].watches_stalled
-            && self.api.trouble.is_empty()
-            && link == Passage::Free(Duration::ZERO)
     }
 
     /// 7: two operators never both write.
@@ -432,7 +381,9 @@ impl World {
         );
         let serves = status.serving == Some(session.side) && status.target == Some(session.side);
         let since = self.watchdog.serving_since[pair].map_or(self.now, |(_, since)| since);
-        if is_commanded && serves && !is_leaving && self.now.after(since) > NOTICED && session.since > since {
+        // One that was there before has been told by then, if it can be reached.
+        let is_told = session.since > since || self.is_reached(pair, session.pod, self.now.after(since));
+        if is_commanded && serves && !is_leaving && self.now.after(since) > NOTICED && is_told {
             let text = format!("pair {pair}: {end:?} on pod {} of the side that serves", session.pod);
             self.violate("guarantee 13: traffic continues to the side that serves", text);
         }

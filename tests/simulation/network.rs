@@ -94,7 +94,7 @@ pub enum Passage {
 }
 
 /// A delay that keeps nobody from anything.
-const SHORT: Duration = Duration::from_millis(100);
+pub const SHORT: Duration = Duration::from_millis(100);
 
 impl Passage {
     /// It arrives, and is not late.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     clock::Time,
-    network::{Condition, Link},
+    network::{Condition, Link, SHORT},
     random::Random,
     stories::story,
 };
@@ -155,6 +155,13 @@ pub enum ApiTrouble {
     RefusesServices,
     /// It answers nothing.
     Silent,
+}
+
+impl ApiTrouble {
+    /// It keeps nobody from anything.
+    pub fn is_harmless(self) -> bool {
+        matches!(self, Self::Slow(by) if by <= SHORT)
+    }
 }
 
 impl fmt::Display for When {

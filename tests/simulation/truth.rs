@@ -24,7 +24,7 @@ use super::{
 pub struct Truth {
     /// By operator, then by pair.
     records: Vec<Vec<Sides<Record>>>,
-    /// Since when each side has had no pod with an address.
+    /// Since when each side has had no pod with an address that a Service would lead to.
     pub missing_since: Vec<Sides<Option<Time>>>,
     /// Since when no pod of each side has accepted probes.
     pub closed_since: Vec<Sides<Option<Time>>>,
@@ -34,6 +34,8 @@ pub struct Truth {
     pub gates: BTreeMap<(usize, u64), GateRecord>,
     /// Since when each operator has reached the gates and the ObjectServer of each side without delay, by operator and pair.
     pub links_free_since: Vec<Vec<Sides<Option<Time>>>>,
+    /// The last moment at which each pod was in EndpointSlices.
+    pub endpoint_until: BTreeMap<u64, Time>,
     /// Since when the EndpointSlices of each virtual Service that selects a side have been empty.
     pub endpointless_since: Vec<Option<Time>>,
     /// The last moment at which another server answered in the place of each ObjectServer.
@@ -48,8 +50,12 @@ pub struct GateRecord {
     pub good_since: Option<Time>,
     /// Since when it was neither good nor doubtful.
     pub ill_since: Option<Time>,
+    /// Since when that, and it was no longer silent.
+    pub broken_since: Option<Time>,
     /// Since when nothing comes back on the connection to its control port.
     pub mute_since: Option<Time>,
+    /// The last moment at which that had lasted for `unresponsiveAfter`.
+    pub mute_until: Option<Time>,
 }
 
 impl Truth {
@@ -62,6 +68,7 @@ impl Truth {
             informed_since: vec![None; plan.operators],
             gates: BTreeMap::new(),
             links_free_since: vec![vec![both(|_| None); pairs]; plan.operators],
+            endpoint_until: BTreeMap::new(),
             endpointless_since: vec![None; pairs],
             other_until: vec![both(|_| None); pairs],
             away_since: vec![both(|_| None); pairs],
@@ -79,6 +86,8 @@ impl Truth {
 
 /// How long the checks may take to be connected to an ObjectServer that has taken the place of another one.
 pub const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
+/// How long before it ceased to answer a gate may have been asked.
+const TRIP: Duration = Duration::from_millis(20);
 /// How long after its grace period a pod may still be there.
 const ENDS_WITHIN: Duration = Duration::from_millis(1500);
 
@@ -124,11 +133,14 @@ impl World {
             *since = is_informed.then(|| since.unwrap_or(now));
         }
         for pair in 0..self.pairs.len() {
+            for pod in &self.pairs[pair].slices {
+                self.watchdog.truth.endpoint_until.insert(*pod, now);
+            }
             let is_endpointless = matches!(self.selected(pair), Selects::Side(_)) && self.pairs[pair].slices.is_empty();
             let endpointless = &mut self.watchdog.truth.endpointless_since[pair];
             *endpointless = is_endpointless.then(|| endpointless.unwrap_or(now));
             for side in Side::BOTH {
-                let is_missing = !self.pods_of(pair, side).any(|pod| pod.ip.is_some());
+                let is_missing = !self.pods_of(pair, side).any(|pod| pod.ip.is_some() && pod.routed);
                 let missing = &mut self.watchdog.truth.missing_since[pair][side];
                 *missing = is_missing.then(|| missing.unwrap_or(now));
                 let is_open = |pod: &Pod| pod.gate.as_ref().is_some_and(|gate| gate.listening == Listening::Yes);
@@ -164,7 +176,12 @@ impl World {
                 &mut known.ill_since,
                 matches!(seen.sight, Sight::Silent | Sight::Broken),
             );
+            keep(&mut known.broken_since, seen.sight == Sight::Broken);
+            let was_mute = known.mute_since;
             keep(&mut known.mute_since, is_mute);
+            if was_mute.is_some_and(|since| now.after(since) + TRIP >= timing.unresponsive_after) {
+                known.mute_until = Some(now);
+            }
         }
         let links = [
             Link::OperatorGate(operator, pair, side),

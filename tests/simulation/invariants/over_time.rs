@@ -11,6 +11,7 @@ use proxypair::{
 use super::{
     super::{
         clock::Time,
+        gate::Gate,
         pod::Pod,
         truth::{Sight, solid_after},
         world::World,
@@ -53,6 +54,18 @@ impl World {
 
     pub(super) fn is_longer(&self, since: Option<Time>, lasts: Duration) -> bool {
         since.is_some_and(|since| self.now.after(since) > lasts)
+    }
+
+    /// The operator that leads has heard of everything and has reached that gate for so long, which has not been stopped.
+    pub(super) fn is_reached(&self, pair: usize, id: u64, lasts: Duration) -> bool {
+        let told_within = NOTICED + COMMANDED_WITHIN;
+        let Some((_, pod)) = self.pod(id) else { return false };
+        let Some(leader) = self.informed_leader(told_within).filter(|_| lasts > told_within) else {
+            return false;
+        };
+        let links = &self.watchdog.truth.links_free_since[leader][pair][pod.side];
+        let is_awake = |gate: &Gate| !gate.is_frozen && self.now.after(gate.thawed) > told_within;
+        self.is_longer(*links, told_within) && pod.gate.as_ref().is_some_and(is_awake) && !self.network.is_lost(id)
     }
 
     /// A login was rejected there, and the next one, which would show that the side is good, may not have been tried yet.
