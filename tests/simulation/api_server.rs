@@ -34,7 +34,7 @@ pub struct ApiServer {
 }
 
 /// A ProxyPair.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Object {
     pub version: u64,
     /// How often it was made anew.
@@ -225,8 +225,14 @@ impl World {
                 {
                     (None, fate.1)
                 }
+                ApiTrouble::RefusesPods if matches!(request, Request::LabelPod(..) | Request::DeletePod(..)) => {
+                    (None, fate.1)
+                }
                 ApiTrouble::Silent => (None, None),
-                ApiTrouble::AnswersLost | ApiTrouble::RefusesStatus | ApiTrouble::RefusesServices => fate,
+                ApiTrouble::AnswersLost
+                | ApiTrouble::RefusesStatus
+                | ApiTrouble::RefusesServices
+                | ApiTrouble::RefusesPods => fate,
             };
         }
         fate
@@ -384,6 +390,9 @@ impl World {
 
     pub fn set_selector(&mut self, pair: usize, selects: Selects) -> u64 {
         let version = self.api.next_version();
+        if self.selected(pair) != selects {
+            self.watchdog.selected_since[pair] = self.now;
+        }
         let owner = self.api.objects[pair].made;
         self.api.services[pair] = Some(Service {
             version,

@@ -64,6 +64,15 @@ impl World {
                     self.delete_pod(pod, grace);
                 }
             }
+            Fault::PodDeletedWithin(pair, side, grace) => self.delete_newest(pair, side, grace.min(self.grace(pair))),
+            Fault::AllPodsDeleted(pair) => {
+                let grace = self.grace(pair);
+                for side in Side::BOTH {
+                    for pod in self.ids_of(pair, side) {
+                        self.delete_pod(pod, grace);
+                    }
+                }
+            }
             Fault::PodForced(pair, side) => self.delete_newest(pair, side, Duration::ZERO),
             Fault::NodeLost(pair, side) => {
                 for pod in self.struck(pair, side) {
@@ -95,6 +104,7 @@ impl World {
             }
             Fault::Api(trouble) => self.api.trouble.push(trouble),
             Fault::WatchesStalled(operator) => self.operators[operator].watches_stalled = true,
+            Fault::WatchesLag(operator, by) => self.operators[operator].watch_lag = by,
             Fault::OperatorRetired(operator) => self.stop_operator(operator),
             Fault::OperatorBlind(operator) => self.operators[operator].is_blind = true,
             Fault::LeaseDeleted => self.api.lease = None,
@@ -162,9 +172,12 @@ impl World {
             }
             Fault::Api(trouble) => self.end_trouble(trouble),
             Fault::WatchesStalled(operator) => self.operators[operator].watches_stalled = false,
+            Fault::WatchesLag(operator, _) => self.operators[operator].watch_lag = Duration::ZERO,
             Fault::GateKilled(..)
             | Fault::PodDeleted(..)
             | Fault::PodsDeleted(..)
+            | Fault::PodDeletedWithin(..)
+            | Fault::AllPodsDeleted(_)
             | Fault::PodForced(..)
             | Fault::OperatorKilled(_)
             | Fault::LeaderKilled
@@ -200,6 +213,7 @@ impl World {
         self.die_for_good();
         for operator in 0..self.operators.len() {
             self.operators[operator].watches_stalled = false;
+            self.operators[operator].watch_lag = Duration::ZERO;
             self.operators[operator].is_blind = false;
             self.replace_operator(operator);
         }

@@ -4,6 +4,7 @@
 //! than the operator may need to notice.
 
 pub mod causes;
+mod drains;
 mod gates;
 mod knowledge;
 mod over_time;
@@ -24,7 +25,6 @@ use super::{
     clock::Time,
     network::{Link, Passage},
     plan::{Fault, Plan, PlannedFault},
-    pod::Terminating,
     probe::SessionEnd,
     truth::{Sight, Truth, solid_after},
     world::World,
@@ -46,6 +46,11 @@ pub struct Watchdog {
     templates: Vec<u64>,
     /// Since when each side has been the one that serves, by status.
     serving_since: Vec<Option<(Side, Time)>>,
+    /// Since when each side has been the target, by status.
+    target_since: Vec<Option<(Side, Time)>>,
+    /// Since when each virtual Service has selected what it selects, and had then when its side became the one that serves.
+    pub selected_since: Vec<Time>,
+    serving_from: Vec<Time>,
     /// How far the clock was ahead by which status has that.
     serving_skew: Vec<SignedDuration>,
     /// Until when an operator does nothing because the API server has asked for it.
@@ -72,6 +77,9 @@ impl Watchdog {
             writes: 0,
             templates: vec![1; pairs],
             serving_since: vec![None; pairs],
+            target_since: vec![None; pairs],
+            selected_since: vec![Time::ZERO; pairs],
+            serving_from: vec![Time::ZERO; pairs],
             serving_skew: vec![SignedDuration::ZERO; pairs],
             waits_until: Time::ZERO,
             at_rest: None,
@@ -232,8 +240,12 @@ impl World {
             );
             self.violate("guarantee 6: a switch that is finished stands in the history", text);
         }
+        if self.watchdog.target_since[pair].map(|(side, _)| side) != next.target {
+            self.watchdog.target_since[pair] = next.target.map(|side| (side, self.now));
+        }
         let known = self.watchdog.serving_since[pair];
         if known.map(|(side, _)| side) != next.serving {
+            self.watchdog.serving_from[pair] = self.watchdog.selected_since[pair];
             self.watchdog.serving_skew[pair] = self.operators[operator].skew;
             self.watchdog.serving_since[pair] = next.serving.map(|side| (side, self.now));
         }
@@ -307,12 +319,6 @@ impl World {
         let Some((event, since)) = session.outstanding else {
             return;
         };
-        // A pod whose gate was silent for too long is deleted, and gets a second to end.
-        let is_short = |known: &Terminating| known.grace <= Duration::from_secs(1);
-        let of_pod = self.pod(session.pod).and_then(|(_, pod)| pod.terminating);
-        if of_pod.as_ref().is_some_and(is_short) {
-            return;
-        }
         // An ObjectServer that does not answer, or whose answers do not arrive, makes any request outlast the drain.
         let link = self
             .network
@@ -320,11 +326,12 @@ impl World {
         let is_silent = matches!(link, Passage::Silent | Passage::OneWay);
         let is_stalled = self.pairs[pair].servers[session.side].is_stalled;
         let is_unanswered = is_stalled || is_silent || session.was_held_up(self.now);
-        let grace = self.plan.pairs[pair].pair.spec.failback.drain.grace_period.get();
+        let grace = self.drain_lasts(pair, session.pod);
         let lasts = self.now.after(since);
         let is_cut = match end {
             SessionEnd::DrainedIdle => true,
             SessionEnd::DrainDeadline => !is_unanswered && lasts + Duration::from_millis(1200) < grace,
+            SessionEnd::Closed(ClosedBy::Command) => !is_unanswered && self.is_known_good(pair, session.pod),
             SessionEnd::GateGone | SessionEnd::Closed(_) | SessionEnd::ServerGone | SessionEnd::ProbeGone => false,
         };
         if is_cut {

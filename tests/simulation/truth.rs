@@ -48,9 +48,8 @@ pub struct Truth {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GateRecord {
     pub good_since: Option<Time>,
-    /// Since when it was neither good nor doubtful.
-    pub ill_since: Option<Time>,
-    /// Since when that, and it was no longer silent.
+    /// Since when it has been silent, and since when broken: who knows of one has yet to notice the other.
+    pub silent_since: Option<Time>,
     pub broken_since: Option<Time>,
     /// Since when nothing comes back on the connection to its control port.
     pub mute_since: Option<Time>,
@@ -166,16 +165,13 @@ impl World {
     fn look_at_side(&mut self, operator: usize, pair: usize, side: Side) {
         let now = self.now;
         let sights = self.sights(operator, pair, side);
-        let timing = Timing::from(&self.plan.pairs[pair].pair.spec.health_check);
+        let timing = self.timing(pair);
         for seen in &sights {
             let is_mute = self.is_mute(operator, pair, seen.pod);
             let known = self.watchdog.truth.gates.entry((operator, seen.pod)).or_default();
             let keep = |since: &mut Option<Time>, is_so: bool| *since = is_so.then(|| since.unwrap_or(now));
             keep(&mut known.good_since, seen.sight == Sight::Good);
-            keep(
-                &mut known.ill_since,
-                matches!(seen.sight, Sight::Silent | Sight::Broken),
-            );
+            keep(&mut known.silent_since, seen.sight == Sight::Silent);
             keep(&mut known.broken_since, seen.sight == Sight::Broken);
             let was_mute = known.mute_since;
             keep(&mut known.mute_since, is_mute);

@@ -167,11 +167,20 @@ impl World {
     }
 
     pub fn look_at_pods(&mut self, operator: usize, pair: usize) {
-        let pods = both(|side| {
+        let pods = self.pod_views(pair);
+        self.take_pods(operator, pair, pods);
+    }
+
+    /// The pods as the API server shows them.
+    pub fn pod_views(&self, pair: usize) -> Sides<Vec<PodView>> {
+        both(|side| {
             let mut views: Vec<_> = self.pods_of(pair, side).map(super::pod::Pod::view).collect();
             views.sort_by(|a, b| a.uid.cmp(&b.uid));
             views
-        });
+        })
+    }
+
+    pub fn take_pods(&mut self, operator: usize, pair: usize, pods: Sides<Vec<PodView>>) {
         let Some(worker) = self.worker_mut(operator, pair) else {
             return;
         };
@@ -335,6 +344,7 @@ impl World {
             Call::PatchSelector(side) => {
                 self.count_call(CallKind::Selector);
                 self.guarantee_02_only_to_a_side_that_may_serve(operator, pair, side);
+                self.guarantee_02_only_to_open_gates(pair, side);
                 self.guarantee_01_a_switch_has_an_endpoint(operator, pair, side);
                 self.a_failback_is_still_due(operator, pair, side);
                 Request::PatchSelector(pair, service, side)

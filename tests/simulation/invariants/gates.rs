@@ -36,7 +36,7 @@ impl World {
             let ends = pod
                 .terminating
                 .is_some_and(|known| self.now.after(known.since) > NOTICED);
-            self.is_longer(known.ill_since, self.tolerance(pair, true))
+            self.is_longer(known.silent_since, self.tolerance(pair, true))
                 || self.is_longer(known.broken_since, self.tolerance(pair, false))
                 || ends
         };

@@ -17,8 +17,13 @@ use super::{
 };
 
 impl World {
-    pub(super) fn timing(&self, pair: usize) -> Timing {
-        Timing::from(&self.plan.pairs[pair].pair.spec.health_check)
+    pub fn timing(&self, pair: usize) -> Timing {
+        // An operator that has not heard of an edit yet goes on as slowly as before.
+        let planned = &self.plan.pairs[pair];
+        Timing {
+            interval: planned.slowest,
+            ..Timing::from(&planned.pair.spec.health_check)
+        }
     }
 
     /// How long a side that is not good may still seem so.
@@ -71,6 +76,7 @@ impl World {
     pub fn is_informed(&self, operator: usize) -> bool {
         let link = self.network.message(Link::OperatorApi(operator));
         !self.operators[operator].is_blind
+            && self.operators[operator].watch_lag.is_zero()
             && !self.operators[operator].watches_stalled
             && self.api.trouble.iter().all(|trouble| trouble.is_harmless())
             && link.is_free()

@@ -44,8 +44,9 @@ impl World {
             let text = format!("pair {pair}: the primary was down {stable:?} ago");
             self.violate("a failback waits for failback.stableFor", text);
         }
-        if let Some((Side::Backup, since)) = self.watchdog.serving_since[pair] {
-            let served = self.now.after(since);
+        if let Some((Side::Backup, _)) = self.watchdog.serving_since[pair] {
+            // It serves from when it is selected, which status has a little later.
+            let served = self.now.after(self.watchdog.serving_from[pair]);
             if served + SLACK < declared.minimum_on_backup.get() {
                 let text = format!("pair {pair}: the backup has served for {served:?}");
                 self.violate("a failback waits for failback.minimumOnBackup", text);

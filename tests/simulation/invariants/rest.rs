@@ -42,8 +42,7 @@ pub fn bound(plan: &Plan) -> Duration {
                 + check.interval.get() * 8
         });
         let failback = longest(|spec| spec.failback.stable_for.get() + spec.failback.minimum_on_backup.get());
-        let drain = &pair.pair.spec.failback.drain;
-        let drain = drain.grace_period.get() + drain.delay.get();
+        let drain = longest(|spec| spec.failback.drain.grace_period.get() + spec.failback.drain.delay.get());
         // A pod that is being deleted ends, its successor starts; with a rollout on both sides.
         let pods = (drain * 2 + Duration::from_secs(10)) * if rolls { 4 } else { 1 };
         let switches = Duration::from_secs(5 + 5 + 2) + drain * 2;
@@ -152,6 +151,11 @@ impl World {
                 "once the faults are over the gateway resynchronises",
                 "it has not".to_owned(),
             ));
+        }
+        let ends = |pod: &&Pod| pod.terminating.is_some();
+        if let Some(pod) = self.pairs.iter().flat_map(|pair| &pair.pods).find(ends) {
+            let text = format!("pod {} is still there", pod.id);
+            return Some(("once the faults are over a pod that is deleted ends", text));
         }
         if self.now < self.watchdog.waits_until {
             let text = "it was asked to wait".to_owned();
