@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use proxypair::domain::gate_mode::drain_delay;
+use proxypair::{
+    api::Side,
+    domain::{gate_mode::drain_delay, machine::Selects, pair::Pair},
+};
 
 use super::{
-    super::{truth::solid_after, world::World},
+    super::{network::Link, probe::Session, truth::solid_after, world::World},
     NOTICED,
 };
 
@@ -18,7 +21,7 @@ impl World {
     /// How long the drain of that pod lasts: of one that was deleted with less than its own grace period, what that leaves.
     pub(super) fn drain_lasts(&self, pair: usize, id: u64) -> Duration {
         let planned = &self.plan.pairs[pair];
-        let grace = |pair: &proxypair::domain::pair::Pair| pair.spec.failback.drain.grace_period.get();
+        let grace = |pair: &Pair| pair.spec.failback.drain.grace_period.get();
         let declared = grace(&planned.pair).min(grace(&planned.edited));
         let terminating = self.pod(id).and_then(|(_, pod)| pod.terminating);
         let Some(known) = terminating.filter(|known| known.grace < self.grace(pair)) else {
@@ -48,8 +51,8 @@ impl World {
         if known.grace < self.grace(pair) || gate.is_frozen || gate.thawed > known.since {
             return;
         }
-        let is_answered = |session: &&super::super::probe::Session| {
-            let link = super::super::network::Link::GateServer(pair, session.side);
+        let is_answered = |session: &&Session| {
+            let link = Link::GateServer(pair, session.side);
             let is_stalled = self.pairs[pair].servers[session.side].is_stalled;
             !session.was_held_up(self.now) && !is_stalled && self.network.at_pod(id, link, false).is_free()
         };
@@ -65,8 +68,10 @@ impl World {
     }
 
     /// 2: the target's gates have been commanded to admit for long, and none has opened: it may not serve.
-    pub fn guarantee_02_only_to_open_gates(&mut self, pair: usize, side: proxypair::api::Side) {
-        let Some((target, since)) = self.watchdog.target_since[pair] else {
+    pub fn guarantee_02_only_to_open_gates(&mut self, pair: usize, side: Side) {
+        // A selector that leads nowhere is repaired in any case.
+        let Some((target, since)) = self.watchdog.target_since[pair].filter(|_| self.selected(pair) != Selects::Other)
+        else {
             return;
         };
         let lasts = Duration::from_secs(1) + NOTICED;
