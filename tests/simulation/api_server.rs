@@ -34,7 +34,7 @@ pub struct ApiServer {
 }
 
 /// A ProxyPair.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Object {
     pub version: u64,
     /// How often it was made anew.
@@ -225,8 +225,14 @@ impl World {
                 {
                     (None, fate.1)
                 }
+                ApiTrouble::RefusesPods if matches!(request, Request::LabelPod(..) | Request::DeletePod(..)) => {
+                    (None, fate.1)
+                }
                 ApiTrouble::Silent => (None, None),
-                ApiTrouble::AnswersLost | ApiTrouble::RefusesStatus | ApiTrouble::RefusesServices => fate,
+                ApiTrouble::AnswersLost
+                | ApiTrouble::RefusesStatus
+                | ApiTrouble::RefusesServices
+                | ApiTrouble::RefusesPods => fate,
             };
         }
         fate
@@ -335,7 +341,7 @@ impl World {
         if object.version != version {
             return Answer::Failed;
         }
-        self.guarantee_06_no_switch_is_lost(pair, &status);
+        self.guarantee_06_no_switch_is_lost(operator, pair, &status);
         self.note(
             format_args!("api"),
             format_args!(
@@ -369,9 +375,7 @@ impl World {
         if version.is_some_and(|version| version != service.version) {
             return Answer::Failed;
         }
-        if !is_late {
-            self.guarantee_06_intent_comes_first(operator, pair, side);
-        }
+        self.guarantee_06_intent_comes_first(operator, pair, side, is_late);
         self.note(
             format_args!("api"),
             format_args!(
@@ -386,6 +390,9 @@ impl World {
 
     pub fn set_selector(&mut self, pair: usize, selects: Selects) -> u64 {
         let version = self.api.next_version();
+        if self.selected(pair) != selects {
+            self.watchdog.selected_since[pair] = self.now;
+        }
         let owner = self.api.objects[pair].made;
         self.api.services[pair] = Some(Service {
             version,

@@ -247,6 +247,7 @@ impl World {
             format_args!("pair {pair}: commands {gate} of the {} to {word}", side.label()),
         );
         self.guarantee_11_nobody_is_driven_off_without_a_way_out(operator, pair, (side, gate), &request);
+        self.a_drain_waits(operator, pair, gate, &request);
         let Some(worker) = self.worker_mut(operator, pair) else {
             return;
         };

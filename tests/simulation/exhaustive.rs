@@ -56,6 +56,7 @@ impl Scenario {
         };
         let when = When::At(Time::ZERO + Duration::from_secs(8));
         plan.faults = vec![PlannedFault { when, lasts, fault }];
+        plan.dead.clear();
         plan.calm_from = Time::ZERO + Duration::from_secs(8) + lasts + Duration::from_secs(1);
         plan
     }

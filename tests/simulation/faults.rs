@@ -6,8 +6,9 @@ use jiff::SignedDuration;
 use proxypair::{api::Side, domain::machine::Selects};
 
 use super::{
+    network::{Condition, Link},
     operator::Kind,
-    plan::{ApiTrouble, Fault, sides_of},
+    plan::{ApiTrouble, Death, Fault, sides_of},
     pod::PodEvent,
     truth::CONNECTS_WITHIN,
     world::{Event, World},
@@ -63,6 +64,15 @@ impl World {
                     self.delete_pod(pod, grace);
                 }
             }
+            Fault::PodDeletedWithin(pair, side, grace) => self.delete_newest(pair, side, grace.min(self.grace(pair))),
+            Fault::AllPodsDeleted(pair) => {
+                let grace = self.grace(pair);
+                for side in Side::BOTH {
+                    for pod in self.ids_of(pair, side) {
+                        self.delete_pod(pod, grace);
+                    }
+                }
+            }
             Fault::PodForced(pair, side) => self.delete_newest(pair, side, Duration::ZERO),
             Fault::NodeLost(pair, side) => {
                 for pod in self.struck(pair, side) {
@@ -94,6 +104,7 @@ impl World {
             }
             Fault::Api(trouble) => self.api.trouble.push(trouble),
             Fault::WatchesStalled(operator) => self.operators[operator].watches_stalled = true,
+            Fault::WatchesLag(operator, by) => self.operators[operator].watch_lag = by,
             Fault::OperatorRetired(operator) => self.stop_operator(operator),
             Fault::OperatorBlind(operator) => self.operators[operator].is_blind = true,
             Fault::LeaseDeleted => self.api.lease = None,
@@ -161,9 +172,12 @@ impl World {
             }
             Fault::Api(trouble) => self.end_trouble(trouble),
             Fault::WatchesStalled(operator) => self.operators[operator].watches_stalled = false,
+            Fault::WatchesLag(operator, _) => self.operators[operator].watch_lag = Duration::ZERO,
             Fault::GateKilled(..)
             | Fault::PodDeleted(..)
             | Fault::PodsDeleted(..)
+            | Fault::PodDeletedWithin(..)
+            | Fault::AllPodsDeleted(_)
             | Fault::PodForced(..)
             | Fault::OperatorKilled(_)
             | Fault::LeaderKilled
@@ -196,10 +210,31 @@ impl World {
                 self.later(Duration::ZERO, Event::Pod(pod, PodEvent::Restarts));
             }
         }
+        self.die_for_good();
         for operator in 0..self.operators.len() {
             self.operators[operator].watches_stalled = false;
+            self.operators[operator].watch_lag = Duration::ZERO;
             self.operators[operator].is_blind = false;
             self.replace_operator(operator);
+        }
+    }
+
+    /// What is never repaired fails now.
+    fn die_for_good(&mut self) {
+        for (pair, side, death) in self.plan.dead.clone() {
+            self.note(
+                format_args!("world"),
+                format_args!("pair {pair}: the {} is {death:?} for good", side.label()),
+            );
+            match death {
+                Death::Killed => self.kill_server(pair, side),
+                Death::Stalled => {
+                    self.pairs[pair].servers[side].is_stalled = true;
+                    self.network
+                        .disturb(Link::GatewayServer(pair, side), Condition::Refuses);
+                }
+                Death::CutOff => self.network.disturb(Link::GateServer(pair, side), Condition::Silent),
+            }
         }
     }
 

@@ -49,6 +49,12 @@ pub struct Gate {
     pub highest_term: u64,
 }
 
+impl Gate {
+    pub const fn is_draining(&self) -> bool {
+        matches!(self.mode, Mode::Draining { .. })
+    }
+}
+
 /// A connection of an operator to the control port.
 struct Control {
     operator: usize,

@@ -57,6 +57,11 @@ pub fn shrink(plan: &Plan, rule: &str) -> Plan {
             .violation
             .is_some_and(|violation| violation.rule == rule)
     };
+    let mut repaired = smallest.clone();
+    repaired.dead.clear();
+    if still_fails(&repaired) {
+        smallest = repaired;
+    }
     loop {
         let before = smallest.faults.len();
         let mut at = 0;
@@ -180,6 +185,9 @@ pub fn tell(plan: &Plan, ended: &Ended) -> String {
             "pair {number}: {}\n  probes {:?}, resync {:?}\n",
             pair.timing, pair.probes, pair.resync
         );
+    }
+    for (pair, side, death) in &plan.dead {
+        text += &format!("pair {pair}: the {} is {death:?} for good in the end\n", side.label());
     }
     for (number, fault) in plan.faults.iter().enumerate() {
         text += &format!("fault {number}: {fault}\n");

@@ -4,17 +4,19 @@
 //! than the operator may need to notice.
 
 pub mod causes;
+mod drains;
 mod gates;
+mod knowledge;
+mod over_time;
+mod promises;
 mod rest;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use jiff::SignedDuration;
 use proxypair::{
-    api::{Cause, ProxyPairStatus, ResyncPolicy, Side, SwitchKind},
-    domain::{
-        evidence::Timing,
-        machine::{PendingSwitch, Selects},
-    },
+    api::{Cause, ProxyPairStatus, ResyncPolicy, Side},
+    domain::machine::{PendingSwitch, Selects},
     gate::mode::ClosedBy,
     protocol::Request,
 };
@@ -23,7 +25,6 @@ use super::{
     clock::Time,
     network::{Link, Passage},
     plan::{Fault, Plan, PlannedFault},
-    pod::Terminating,
     probe::SessionEnd,
     truth::{Sight, Truth, solid_after},
     world::World,
@@ -45,11 +46,21 @@ pub struct Watchdog {
     templates: Vec<u64>,
     /// Since when each side has been the one that serves, by status.
     serving_since: Vec<Option<(Side, Time)>>,
+    /// Since when each side has been the target, by status.
+    target_since: Vec<Option<(Side, Time)>>,
+    /// Since when each virtual Service has selected what it selects, and had then when its side became the one that serves.
+    pub selected_since: Vec<Time>,
+    serving_from: Vec<Time>,
+    /// How far the clock was ahead by which status has that.
+    serving_skew: Vec<SignedDuration>,
     /// Until when an operator does nothing because the API server has asked for it.
     pub waits_until: Time,
     /// Since when there has been nothing left to do, and the writes until then.
     at_rest: Option<(Time, u64)>,
+    /// When a worker has deleted a pod last: its number, the pod, and whether that was without grace.
+    deleted: BTreeMap<(u64, u64, bool), Time>,
     next_look: Time,
+    next_patrol: Time,
     restless_after: Time,
 }
 
@@ -66,9 +77,15 @@ impl Watchdog {
             writes: 0,
             templates: vec![1; pairs],
             serving_since: vec![None; pairs],
+            target_since: vec![None; pairs],
+            selected_since: vec![Time::ZERO; pairs],
+            serving_from: vec![Time::ZERO; pairs],
+            serving_skew: vec![SignedDuration::ZERO; pairs],
             waits_until: Time::ZERO,
             at_rest: None,
+            deleted: BTreeMap::new(),
             next_look: plan.calm_from,
+            next_patrol: Time::ZERO,
             restless_after: plan.calm_from + rest::bound(plan),
         }
     }
@@ -88,36 +105,6 @@ impl Watchdog {
 }
 
 impl World {
-    fn timing(&self, pair: usize) -> Timing {
-        Timing::from(&self.plan.pairs[pair].pair.spec.health_check)
-    }
-
-    /// How long a side that is not good may still seem so.
-    fn tolerance(&self, pair: usize, was_silent: bool) -> Duration {
-        let timing = self.timing(pair);
-        let has_login = self.plan.pairs[pair].pair.spec.health_check.login.is_some();
-        // Without a login the gate alone asks its ObjectServer, and says so when that has been silent for `unresponsive_after`.
-        let late = match has_login {
-            true => timing.doubtful_after(),
-            false => timing.doubtful_after().max(timing.unresponsive_after),
-        };
-        match was_silent {
-            // The last answer, one more question, and the time until its lateness counts.
-            true => timing.interval * 2 + late + NOTICED + Duration::from_secs(2),
-            false => NOTICED,
-        }
-    }
-
-    /// Since when `side` cannot serve, if the operator must have noticed.
-    fn known_ill(&self, operator: usize, pair: usize, side: Side) -> Option<(Sight, Duration)> {
-        let record = self.watchdog.truth.of(operator, pair, side);
-        let lasts = self.now.after(record.ill_since?);
-        if matches!(self.sight(operator, pair, side), Sight::Good | Sight::Doubtful) {
-            return None;
-        }
-        (lasts > self.tolerance(pair, record.was_silent)).then_some((record.sight, lasts))
-    }
-
     /// 1: a switch never leaves the Service without an endpoint.
     pub fn guarantee_01_a_switch_has_an_endpoint(&mut self, _operator: usize, pair: usize, side: Side) {
         if self.selected(pair) == Selects::Other {
@@ -181,16 +168,26 @@ impl World {
         }
     }
 
-    /// 5: silence shorter than `unresponsiveAfter` causes no switch, nor does a failure shorter than `unreachableAfter`.
+    /// 5: silence shorter than `unresponsiveAfter` causes no switch, nor does a failure shorter than `unreachableAfter`, nor an error of the
+    /// operator's own machine.
     pub fn guarantee_05_silence_has_lasted(&mut self, operator: usize, pair: usize, switch: &PendingSwitch) {
         let from = switch.to.other();
         let record = *self.watchdog.truth.of(operator, pair, from);
         // A pod that is being deleted counts at once, and what becomes of it goes on from there.
-        if record.was_leaving || switch.cause.is_none() {
+        if record.was_leaving || switch.cause.is_none() || record.solid_until == Time::ZERO {
             return;
         }
         // Another server has answered in the meantime, which is no silence.
-        if switch.cause == Some(Cause::WrongObjectServer) {
+        if switch.cause == Some(Cause::WrongObjectServer) && self.was_another_server_there(pair, from) {
+            return;
+        }
+        if !record.was_ill {
+            let text = format!(
+                "pair {pair}: the {} is left, {:?}, and nothing of it has failed",
+                from.label(),
+                switch.cause
+            );
+            self.violate("guarantee 5: an error of the operator's machine causes no switch", text);
             return;
         }
         let timing = self.timing(pair);
@@ -198,8 +195,8 @@ impl World {
             true => (timing.unresponsive_after, "silent"),
             false => (timing.unreachable_after, "not good"),
         };
-        let lasts = self.now.after(record.solid_until);
-        if record.solid_until > Time::ZERO && lasts + SLACK < needed {
+        let lasts = self.now.after(record.good_until);
+        if lasts + SLACK < needed {
             let text = format!(
                 "pair {pair}: the {} is left after it was {what} for {lasts:?}: {:?}",
                 from.label(),
@@ -213,12 +210,13 @@ impl World {
     }
 
     /// 6: what the selector is changed to is in status first, so that a successor finds it.
-    pub fn guarantee_06_intent_comes_first(&mut self, operator: usize, pair: usize, side: Side) {
+    pub fn guarantee_06_intent_comes_first(&mut self, operator: usize, pair: usize, side: Side, is_late: bool) {
         let status = &self.api.objects[pair].status;
         let is_known = [status.serving, status.target].contains(&Some(side));
         if !is_known && (status.serving.is_some() || side == Side::Backup) {
             let text = format!(
-                "pair {pair}: operator {operator} has the Service select the {}, and status has serving {:?} and target {:?}",
+                "pair {pair}: operator {operator} has{} the Service select the {}, and status has serving {:?} and target {:?}",
+                if is_late { ", too late," } else { "" },
                 side.label(),
                 status.serving,
                 status.target
@@ -228,7 +226,7 @@ impl World {
     }
 
     /// 6: a switch that is finished stands in the history.
-    pub fn guarantee_06_no_switch_is_lost(&mut self, pair: usize, next: &ProxyPairStatus) {
+    pub fn guarantee_06_no_switch_is_lost(&mut self, operator: usize, pair: usize, next: &ProxyPairStatus) {
         let stored = &self.api.objects[pair].status;
         let is_recorded = next.history.first() != stored.history.first()
             && next
@@ -242,8 +240,13 @@ impl World {
             );
             self.violate("guarantee 6: a switch that is finished stands in the history", text);
         }
+        if self.watchdog.target_since[pair].map(|(side, _)| side) != next.target {
+            self.watchdog.target_since[pair] = next.target.map(|side| (side, self.now));
+        }
         let known = self.watchdog.serving_since[pair];
         if known.map(|(side, _)| side) != next.serving {
+            self.watchdog.serving_from[pair] = self.watchdog.selected_since[pair];
+            self.watchdog.serving_skew[pair] = self.operators[operator].skew;
             self.watchdog.serving_since[pair] = next.serving.map(|side| (side, self.now));
         }
     }
@@ -272,32 +275,6 @@ impl World {
             );
             self.violate("guarantee 6: a switch whose target may serve is finished", text);
         }
-    }
-
-    /// A failback is under way, and the ObjectServers differ or cannot tell the operator that they are in sync: it is given up.
-    fn fails_back_without_proof(&self, operator: usize, pair: usize) -> bool {
-        let switching = self.api.objects[pair].status.switching.as_ref();
-        let is_failback = switching.is_some_and(|switching| switching.kind == SwitchKind::Failback);
-        let spec = &self.plan.pairs[pair].pair.spec;
-        let is_required = spec
-            .resync()
-            .is_some_and(|resync| resync.policy == ResyncPolicy::Required);
-        let is_silent = |side| {
-            let link = self.network.connect(Link::OperatorServer(operator, pair, side));
-            !matches!(link, Passage::Free(_)) || self.pairs[pair].servers[side].is_stalled
-        };
-        let lasts = self.timing(pair).answer_lasts() + NOTICED;
-        let differ = self.pairs[pair].gateway.were_behind(lasts, self.now);
-        is_failback && is_required && (differ || Side::BOTH.into_iter().any(is_silent))
-    }
-
-    /// Nothing keeps the API server's news from that operator.
-    pub fn is_informed(&self, operator: usize) -> bool {
-        let link = self.network.message(Link::OperatorApi(operator));
-        !self.operators[operator].is_blind
-            && !self.operators[operator].watches_stalled
-            && self.api.trouble.is_empty()
-            && link == Passage::Free(Duration::ZERO)
     }
 
     /// 7: two operators never both write.
@@ -342,12 +319,6 @@ impl World {
         let Some((event, since)) = session.outstanding else {
             return;
         };
-        // A pod whose gate was silent for too long is deleted, and gets a second to end.
-        let is_short = |known: &Terminating| known.grace <= Duration::from_secs(1);
-        let of_pod = self.pod(session.pod).and_then(|(_, pod)| pod.terminating);
-        if of_pod.as_ref().is_some_and(is_short) {
-            return;
-        }
         // An ObjectServer that does not answer, or whose answers do not arrive, makes any request outlast the drain.
         let link = self
             .network
@@ -355,11 +326,12 @@ impl World {
         let is_silent = matches!(link, Passage::Silent | Passage::OneWay);
         let is_stalled = self.pairs[pair].servers[session.side].is_stalled;
         let is_unanswered = is_stalled || is_silent || session.was_held_up(self.now);
-        let grace = self.plan.pairs[pair].pair.spec.failback.drain.grace_period.get();
+        let grace = self.drain_lasts(pair, session.pod);
         let lasts = self.now.after(since);
         let is_cut = match end {
             SessionEnd::DrainedIdle => true,
             SessionEnd::DrainDeadline => !is_unanswered && lasts + Duration::from_millis(1200) < grace,
+            SessionEnd::Closed(ClosedBy::Command) => !is_unanswered && self.is_known_good(pair, session.pod),
             SessionEnd::GateGone | SessionEnd::Closed(_) | SessionEnd::ServerGone | SessionEnd::ProbeGone => false,
         };
         if is_cut {
@@ -416,7 +388,9 @@ impl World {
         );
         let serves = status.serving == Some(session.side) && status.target == Some(session.side);
         let since = self.watchdog.serving_since[pair].map_or(self.now, |(_, since)| since);
-        if is_commanded && serves && !is_leaving && self.now.after(since) > NOTICED && session.since > since {
+        // One that was there before has been told by then, if it can be reached.
+        let is_told = session.since > since || self.is_reached(pair, session.pod, self.now.after(since));
+        if is_commanded && serves && !is_leaving && self.now.after(since) > NOTICED && is_told {
             let text = format!("pair {pair}: {end:?} on pod {} of the side that serves", session.pod);
             self.violate("guarantee 13: traffic continues to the side that serves", text);
         }

@@ -93,7 +93,15 @@ pub enum Passage {
     Refused,
 }
 
+/// A delay that keeps nobody from anything.
+pub const SHORT: Duration = Duration::from_millis(100);
+
 impl Passage {
+    /// It arrives, and is not late.
+    pub fn is_free(self) -> bool {
+        matches!(self, Self::Free(delay) if delay <= SHORT)
+    }
+
     /// Of two links in a row: where the first one refuses, nothing reaches the second.
     pub fn then(self, next: Self) -> Self {
         match self {
@@ -159,6 +167,11 @@ impl Network {
         self.faulty.clear();
         self.lost_pods.clear();
         self.cut_pods.clear();
+    }
+
+    /// Whether messages and new connections pass, and none is late.
+    pub fn is_free(&self, link: Link) -> bool {
+        self.message(link).is_free() && self.connect(link).is_free()
     }
 
     /// What happens to a message on an existing connection.

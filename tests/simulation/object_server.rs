@@ -44,6 +44,8 @@ pub struct Gateway {
     pub attached: Sides<Option<(u64, u64)>>,
     /// Since when the two ObjectServers may differ.
     pub behind_since: Option<Time>,
+    /// Numbers of its former sessions: an ObjectServer gives them out again.
+    free: Sides<Option<u64>>,
     resync: Duration,
     resynced_at: Option<Time>,
     /// When the newest resync was finished.
@@ -79,6 +81,7 @@ impl Gateway {
             is_running: true,
             attached: both(|_| None),
             behind_since: Some(Time::ZERO),
+            free: both(|_| None),
             resync,
             resynced_at: None,
             in_sync_since: None,
@@ -152,7 +155,10 @@ impl World {
             if side == Side::Backup && self.pairs[pair].gateway.behind_since.is_some() {
                 self.pairs[pair].servers.backup.acting_primary = true;
             }
-            let id = self.new_id();
+            let (new, is_reused) = (self.new_id(), self.random.one_in(2));
+            let free = &mut self.pairs[pair].gateway.free[side];
+            let id = free.filter(|_| is_reused).unwrap_or(new);
+            *free = Some(id);
             let incarnation = self.pairs[pair].servers[side].incarnation;
             self.pairs[pair].gateway.attached[side] = Some((id, incarnation));
             self.note(

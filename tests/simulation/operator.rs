@@ -6,6 +6,7 @@ use jiff::SignedDuration;
 use proxypair::{
     api::{ProxyPairStatus, Side, Sides},
     domain::{
+        machine::PodView,
         pair::Pair,
         rollout::{self, RolloutStep, Template},
     },
@@ -30,6 +31,9 @@ pub struct Operator {
     /// How far its wall clock is ahead.
     pub skew: SignedDuration,
     pub watches_stalled: bool,
+    /// How old what its watches deliver is, and until when nothing newer may overtake that.
+    pub watch_lag: Duration,
+    watch_at: Time,
     /// It can make no new connection to anything but the API server, for lack of file descriptors.
     pub is_blind: bool,
     pub election: Elector,
@@ -62,6 +66,8 @@ pub enum OperatorEvent {
     Election,
     /// A watch delivers what the API server holds now.
     Sync(usize, Kind),
+    /// A watch delivers what the API server held a while ago.
+    Old(usize, Old),
     Reconcile(usize),
     /// A write of that worker was not begun, as this process no longer leads.
     Denied(usize, u64),
@@ -71,6 +77,13 @@ pub enum OperatorEvent {
     AskRoute(usize, u64, u64),
     /// A check of a worker.
     Check(usize, u64, CheckEvent),
+}
+
+/// What was so a while ago.
+#[derive(Clone, Debug)]
+pub enum Old {
+    Object(Box<Object>),
+    Pods(Sides<Vec<PodView>>),
 }
 
 /// What a watch is about.
@@ -89,6 +102,8 @@ impl Operator {
             is_running: false,
             skew: SignedDuration::ZERO,
             watches_stalled: false,
+            watch_lag: Duration::ZERO,
+            watch_at: Time::ZERO,
             is_blind: false,
             election: elector(operator, plan, Time::ZERO),
             is_stopping: false,
@@ -186,6 +201,7 @@ impl World {
             }
             OperatorEvent::Election => self.election_steps(operator),
             OperatorEvent::Sync(pair, kind) => self.sync(operator, pair, kind),
+            OperatorEvent::Old(pair, old) => self.sync_old(operator, pair, old),
             OperatorEvent::Reconcile(pair) => self.reconcile(operator, pair),
             OperatorEvent::Denied(pair, worker) => self.denied(operator, pair, worker),
             OperatorEvent::Wake(pair, worker, turn) => self.wake(operator, pair, worker, turn),
@@ -212,21 +228,58 @@ impl World {
     /// What has changed comes with the watches of all operators, each in its own time.
     pub fn tell_operators(&mut self, pair: usize, kind: Kind) {
         for operator in 0..self.operators.len() {
-            if self.operators[operator].is_leading {
-                let lag = self.random.mostly_short(Duration::from_millis(300));
-                self.operator_later(operator, lag, OperatorEvent::Sync(pair, kind));
+            if !self.operators[operator].is_leading {
+                continue;
             }
+            let lag = self.random.mostly_short(Duration::from_millis(300));
+            let late = self.operators[operator].watch_lag;
+            let at = (self.now + lag + late).max(self.operators[operator].watch_at);
+            let old = match kind {
+                _ if late.is_zero() => None,
+                Kind::Object => Some(Old::Object(Box::new(self.api.objects[pair].clone()))),
+                Kind::Pods => Some(Old::Pods(self.pod_views(pair))),
+                // The Service is read, and an EndpointSlice that is late is like a node that is slow.
+                Kind::Service | Kind::Endpoints => None,
+            };
+            let event = match old {
+                Some(old) => {
+                    self.operators[operator].watch_at = at;
+                    OperatorEvent::Old(pair, old)
+                }
+                None => OperatorEvent::Sync(pair, kind),
+            };
+            self.operator_later(operator, at.after(self.now), event);
         }
     }
 
-    fn sync(&mut self, operator: usize, pair: usize, kind: Kind) {
+    /// What is new replaces what is old in any case, once the watches can be followed again.
+    fn sync_old(&mut self, operator: usize, pair: usize, old: Old) {
+        if self.is_unwatched(operator) {
+            let kind = match old {
+                Old::Object(_) => Kind::Object,
+                Old::Pods(_) => Kind::Pods,
+            };
+            return self.operator_later(operator, Duration::from_millis(500), OperatorEvent::Sync(pair, kind));
+        }
+        match old {
+            Old::Object(object) => {
+                self.operators[operator].objects[pair] = *object;
+                self.reconcile_later(operator, pair, Duration::from_millis(5));
+            }
+            Old::Pods(pods) => self.take_pods(operator, pair, pods),
+        }
+    }
+
+    /// Nothing that its watches would deliver reaches that operator.
+    fn is_unwatched(&self, operator: usize) -> bool {
         let link = self.network.message(Link::OperatorApi(operator));
-        let is_out = self
-            .api
-            .trouble
-            .iter()
-            .any(|trouble| matches!(trouble, ApiTrouble::Silent | ApiTrouble::Refuses));
-        if self.operators[operator].watches_stalled || is_out || !matches!(link, Passage::Free(_)) {
+        let is_out = |trouble: &ApiTrouble| matches!(trouble, ApiTrouble::Silent | ApiTrouble::Refuses);
+        let is_silent = self.api.trouble.iter().any(is_out);
+        self.operators[operator].watches_stalled || is_silent || !matches!(link, Passage::Free(_))
+    }
+
+    fn sync(&mut self, operator: usize, pair: usize, kind: Kind) {
+        if self.is_unwatched(operator) {
             self.operator_later(operator, Duration::from_millis(500), OperatorEvent::Sync(pair, kind));
             return;
         }
@@ -350,6 +403,9 @@ impl World {
     pub fn edit_spec(&mut self, pair: usize) {
         let edited = Arc::clone(&self.plan.pairs[pair].edited);
         self.declare(pair, edited);
+        for side in Side::BOTH {
+            self.later(Duration::from_millis(100), Event::Deploy(pair, side));
+        }
     }
 
     /// A ProxyPair is deleted with its children, and made again under its name.

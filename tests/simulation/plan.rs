@@ -1,16 +1,19 @@
 //! What a history is made of: the pairs and their timings, and the faults that strike. All of it follows from the seed.
 
+mod chances;
+mod pairs;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use proxypair::{
     api::{Side, Sides},
     domain::{machine::Selects, pair::Pair},
 };
-use serde_json::{Value, json};
 
+use self::chances::dead;
 use super::{
     clock::Time,
-    network::{Condition, Link},
+    network::{Condition, Link, SHORT},
     random::Random,
     stories::story,
 };
@@ -24,8 +27,10 @@ pub struct Plan {
     pub lease: Duration,
     pub pairs: Vec<PairPlan>,
     pub faults: Vec<PlannedFault>,
-    /// From then on there are no faults, and everything is repaired.
+    /// From then on there are no faults, and everything is repaired but what is dead for good.
     pub calm_from: Time,
+    /// ObjectServers that fail then, and are never repaired: at most one of each pair.
+    pub dead: Vec<(usize, Side, Death)>,
 }
 
 /// One pair.
@@ -36,6 +41,8 @@ pub struct PairPlan {
     pub probes: Vec<ProbePlan>,
     /// How long the gateway needs to copy what a returned ObjectServer has missed.
     pub resync: Duration,
+    /// The longest interval of the two.
+    pub slowest: Duration,
     /// Which pair is declared when a user edits it.
     pub edited: Arc<Pair>,
 }
@@ -81,6 +88,15 @@ pub enum CallKind {
     Drain,
 }
 
+/// How an ObjectServer is gone for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    Killed,
+    Stalled,
+    /// Its gates cannot reach it.
+    CutOff,
+}
+
 /// What can go wrong. `usize` is the number of a pair or of an operator.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
@@ -96,7 +112,11 @@ pub enum Fault {
     PodDeleted(usize, Side),
     /// All pods of a side are deleted in order.
     PodsDeleted(usize, Side),
-    /// The same without a grace period.
+    /// One pod is deleted with less than its own grace period.
+    PodDeletedWithin(usize, Side, Duration),
+    /// All pods of both sides are deleted in order.
+    AllPodsDeleted(usize),
+    /// A pod is deleted without a grace period.
     PodForced(usize, Side),
     NodeLost(usize, Side),
     /// One gate alone cannot reach its ObjectServer.
@@ -111,6 +131,8 @@ pub enum Fault {
     Api(ApiTrouble),
     /// The watches of an operator deliver nothing.
     WatchesStalled(usize),
+    /// They deliver what was so that long ago.
+    WatchesLag(usize, Duration),
     /// The process is told to stop, and to return the Lease.
     OperatorRetired(usize),
     /// It has no file descriptor left.
@@ -142,8 +164,17 @@ pub enum ApiTrouble {
     RefusesStatus,
     /// Services cannot be written.
     RefusesServices,
+    /// Pods cannot be written or deleted.
+    RefusesPods,
     /// It answers nothing.
     Silent,
+}
+
+impl ApiTrouble {
+    /// It keeps nobody from anything.
+    pub fn is_harmless(self) -> bool {
+        matches!(self, Self::Slow(by) if by <= SHORT)
+    }
 }
 
 impl fmt::Display for When {
@@ -175,6 +206,20 @@ const LONG_ONE_IN: usize = 300;
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl Plan {
+    /// Its gateway can finish no resync any more.
+    pub fn stays_behind(&self, pair: usize) -> bool {
+        let is_gone = |death: &Death| matches!(death, Death::Killed | Death::Stalled);
+        self.dead
+            .iter()
+            .any(|(number, _, death)| *number == pair && is_gone(death))
+    }
+
+    /// The side of a pair that is gone for good.
+    pub fn dead_side(&self, pair: usize) -> Option<Side> {
+        let dead = self.dead.iter().find(|(number, ..)| *number == pair);
+        dead.map(|(_, side, _)| *side)
+    }
+
     pub fn of(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let operators = random.pick(&[1, 2, 2, 2, 3]);
@@ -216,6 +261,7 @@ impl Plan {
         for fault in faults.iter_mut().filter(|fault| fault.fault == Fault::LeaseRestored) {
             fault.lasts = lease + random.millis(20, 3000);
         }
+        let dead = dead(&pairs, &mut random);
         Self {
             seed,
             operators,
@@ -223,192 +269,7 @@ impl Plan {
             pairs,
             faults,
             calm_from,
-        }
-    }
-}
-
-impl PairPlan {
-    fn of(number: usize, random: &mut Random) -> Self {
-        let spec = spec(random);
-        let mut edited = spec.clone();
-        edited["healthCheck"]["healthyAfter"] = json!(millis(random.millis(0, 4000)));
-        edited["failback"]["stableFor"] = json!(millis(random.mostly_short(Duration::from_secs(20))));
-        let timing = format!(
-            "replicas {} healthCheck {} failback {}",
-            spec["proxy"]["replicas"], spec["healthCheck"], spec["failback"]
-        );
-        let probes = (0..random.below(3) + 1).map(|_| ProbePlan::of(random)).collect();
-        Self {
-            pair: Arc::new(declared(number, spec, 1)),
-            edited: Arc::new(declared(number, edited, 2)),
-            timing,
-            probes,
-            resync: random.mostly_short(Duration::from_secs(20)),
-        }
-    }
-
-    /// The time in which something happens with such timings.
-    fn pace(&self) -> Duration {
-        let check = &self.pair.spec.health_check;
-        (check.unresponsive_after.get() + check.healthy_after.get()).min(Duration::from_secs(40))
-            + Duration::from_secs(3)
-    }
-}
-
-impl ProbePlan {
-    fn of(random: &mut Random) -> Self {
-        Self {
-            knows_backup: !random.one_in(3),
-            every: random.millis(300, 3000),
-            network_timeout: Duration::from_secs(random.pick(&[2, 5, 20])),
-        }
-    }
-}
-
-fn millis(span: Duration) -> String {
-    format!("{}s{}ms", span.as_secs(), span.subsec_millis())
-}
-
-/// Any legal timing: small ones most of the time, so that histories are short, and close to the limits of the rules.
-fn spec(random: &mut Random) -> Value {
-    let interval = Duration::from_millis(match random.one_in(25) {
-        true => random.pick(&[100, 10_000, 30_000, 60_000]),
-        false => random.pick(&[250, 500, 500, 1000, 1000, 1000, 2000, 5000]),
-    });
-    let least = (interval * 2).max(Duration::from_secs(2));
-    let unresponsive = least + random.pick(&[Duration::ZERO, Duration::ZERO, interval, least]);
-    let unreachable = random.pick(&[Duration::ZERO, Duration::ZERO, interval / 2, interval, unresponsive]);
-    let has_login = !random.one_in(3);
-    let healthy = random.mostly_short(Duration::from_secs(5));
-    let stable = random.mostly_short(Duration::from_secs(20));
-    let minimum = random.pick(&[0, 0, 0, 3000]);
-    let mut spec = json!({
-        "proxy": {"replicas": random.pick(&[1, 1, 2, 2, 3])},
-        "healthCheck": {
-            "interval": millis(interval),
-            "unreachableAfter": millis(unreachable),
-            "unresponsiveAfter": millis(unresponsive),
-            "healthyAfter": millis(random.pick(&[Duration::ZERO, healthy])),
-        },
-        "failback": {
-            "mode": if random.one_in(8) { "Never" } else { "Automatic" },
-            "stableFor": millis(random.pick(&[Duration::ZERO, stable])),
-            "minimumOnBackup": format!("{minimum}ms"),
-            "drain": {
-                "delay": format!("{}ms", random.pick(&[0, 0, 0, 700, 4000])),
-                "gracePeriod": millis(random.millis(1000, 8000)),
-                "connectionsPerSecond": random.pick(&[1, 2, 10, 100, 1000]),
-            },
-        },
-    });
-    if has_login {
-        spec["healthCheck"]["login"] = json!({"secretName": "check"});
-        if !random.one_in(4) {
-            spec["failback"]["resync"] = json!({"policy": "Required"});
-        }
-    }
-    spec
-}
-
-/// The pair as an API server stores it.
-///
-/// # Panics
-///
-/// If the spec is not legal: the plan is wrong then.
-fn declared(number: usize, mut spec: Value, generation: i64) -> Pair {
-    spec["serverName"] = json!("PROXY_V");
-    for (side, word) in [("primary", "P"), ("backup", "B")] {
-        spec[side] = json!({
-            "serverName": format!("PROXY_{word}"),
-            "objectServer": {"name": format!("AGG_{word}"), "host": format!("agg{word}.example.com")},
-        });
-    }
-    let object = serde_json::from_value(json!({
-        "apiVersion": "proxypair.dev/v1alpha1",
-        "kind": "ProxyPair",
-        "metadata": {"name": format!("proxy-{number}"), "namespace": "netcool", "uid": number.to_string(), "generation": generation},
-        "spec": spec,
-    }));
-    match object.map(|object| Pair::validate(&object)) {
-        Ok(Ok(pair)) => pair,
-        Ok(Err(error)) => panic!("the plan has an invalid pair: {error}"),
-        Err(error) => panic!("the plan has an unreadable pair: {error}"),
-    }
-}
-
-impl PlannedFault {
-    fn of(pairs: &[PairPlan], operators: usize, calm_from: Time, random: &mut Random) -> Self {
-        let at = Time::ZERO + random.span(SETTLING, calm_from.since_start());
-        let kinds = [
-            CallKind::Intent,
-            CallKind::Selector,
-            CallKind::Fact,
-            CallKind::Read,
-            CallKind::Command,
-        ];
-        let when = if random.one_in(3) {
-            let longest = random.pick(&[0, 20, 3000]);
-            let after = random.millis(0, longest);
-            When::OnCall(random.pick(&kinds), random.below(3), after)
-        } else {
-            When::At(at)
-        };
-        let pair = random.below(pairs.len());
-        let pace = pairs[pair].pace();
-        let unresponsive = pairs[pair].pair.spec.health_check.unresponsive_after.get();
-        let lasts = match random.below(3) {
-            0 => random.mostly_short(pace),
-            1 => random.span(Duration::ZERO, pace * 2),
-            _ => unresponsive + random.millis(0, 400),
-        };
-        let fault = Fault::of(pair, operators, random);
-        Self { when, lasts, fault }
-    }
-}
-
-impl Fault {
-    fn of(pair: usize, operators: usize, random: &mut Random) -> Self {
-        let side = random.pick(&[Side::Primary, Side::Primary, Side::Backup]);
-        let operator = random.below(operators);
-        let busy = Duration::from_secs(random.pick(&[1, 2, 5, 120]));
-        match random.below(36) {
-            0..=4 => Self::ServerKilled(pair, side),
-            5..=6 => Self::ServerStalled(pair, side),
-            7 => Self::LoginRefused(pair, side),
-            8 => Self::WrongServer(pair, side),
-            9..=10 => Self::GateKilled(pair, side),
-            11 => Self::GateFrozen(pair, side),
-            12 => Self::PortClosed(pair, side),
-            13 => Self::PodDeleted(pair, side),
-            14 => random.pick(&[Self::PodDeleted(pair, side), Self::PodsDeleted(pair, side)]),
-            15 => Self::PodForced(pair, side),
-            16 => Self::NodeLost(pair, side),
-            17 => Self::GateCut(pair, side, Condition::of(random)),
-            18..=20 => Self::Link(Link::of(pair, side, operator, random), Condition::of(random)),
-            21 => Self::GatewayStopped(pair),
-            22..=24 => Self::OperatorKilled(operator),
-            25 => Self::OperatorStopped(operator),
-            26 => Self::Api(ApiTrouble::Slow(random.millis(10, 4000))),
-            27..=28 => Self::Api(random.pick(&[
-                ApiTrouble::AnswersLost,
-                ApiTrouble::Refuses,
-                ApiTrouble::Busy(busy),
-                ApiTrouble::RefusesStatus,
-                ApiTrouble::RefusesServices,
-                ApiTrouble::Silent,
-            ])),
-            29 => Self::WatchesStalled(operator),
-            30 => random.pick(&[Self::LeaseDeleted, Self::LeaseRestored]),
-            31 => Self::SelectorEdited(pair, random.pick(&[Selects::Other, Selects::Side(side)])),
-            32 => random.pick(&[
-                Self::ServiceDeleted(pair),
-                Self::SpecEdited(pair),
-                Self::TemplateEdited(pair),
-                Self::PairRecreated(pair),
-            ]),
-            33 => Self::OperatorRetired(operator),
-            34 => Self::OperatorBlind(operator),
-            _ => Self::ClockAhead(operator, random.pick(&[-3600, -10, 10, 3600])),
+            dead,
         }
     }
 }

@@ -105,10 +105,25 @@ impl World {
         let Some(template) = self.pairs[pair].deployments[side].template else {
             return;
         };
+        self.scale_down(pair, side);
         let replicas = usize::try_from(self.plan.pairs[pair].pair.replicas(side)).unwrap_or(1);
         match replicas {
             1 => self.deploy_one(pair, side, template),
             _ => self.deploy_several(pair, side, template, replicas),
+        }
+    }
+
+    /// Of pods with the newest template that are too many the youngest is deleted.
+    fn scale_down(&mut self, pair: usize, side: Side) {
+        let Some(template) = self.pairs[pair].deployments[side].template else {
+            return;
+        };
+        let replicas = usize::try_from(self.plan.pairs[pair].pair.replicas(side)).unwrap_or(1);
+        let is_it = |pod: &&Pod| pod.terminating.is_none() && pod.template == template;
+        let living: Vec<_> = self.pods_of(pair, side).filter(is_it).map(|pod| pod.id).collect();
+        let grace = self.grace(pair);
+        for pod in living.into_iter().skip(replicas) {
+            self.delete_pod(pod, grace);
         }
     }
 
@@ -251,6 +266,7 @@ impl World {
                     return;
                 }
                 let freed = pod.ip;
+                self.guarantee_09_kubelet_cuts_nothing(pair, id);
                 self.end_gate(id, "SIGKILL");
                 self.pairs[pair].free_addresses.extend(freed);
                 self.pairs[pair].pods.retain(|pod| pod.id != id);

@@ -1,13 +1,17 @@
 //! What is true, to compare with what the product believes: how each operator could see each side if it looked everywhere at once.
 
+mod record;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use proxypair::{
     api::{Side, Sides},
-    domain::evidence::Timing,
+    domain::{evidence::Timing, machine::Selects},
     gate::mode::Listening,
 };
 
+use self::record::Glance;
+pub use self::record::{Record, Sight};
 use super::{
     clock::Time,
     network::{Link, Passage},
@@ -16,75 +20,56 @@ use super::{
     world::World,
 };
 
-/// A side as an operator could see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sight {
-    /// Everything answers.
-    Good,
-    /// Something is slow, on its way, or says nothing about events.
-    Doubtful,
-    /// Something answers nothing.
-    Silent,
-    /// A kernel, a certificate or a server says that it does not work.
-    Broken,
-    /// A pod of it is being deleted.
-    Leaving,
-}
-
-/// A sight over time.
-#[derive(Clone, Copy, Debug)]
-pub struct Record {
-    pub sight: Sight,
-    pub since: Time,
-    /// Since when it was neither good nor doubtful.
-    pub ill_since: Option<Time>,
-    /// It was silent at some moment since then.
-    pub was_silent: bool,
-    /// The last moment at which it had been good for so long that every check must have noticed.
-    pub solid_until: Time,
-    /// Since then it was nothing but silent.
-    pub only_silent: bool,
-    /// Since then a pod of it was being deleted.
-    pub was_leaving: bool,
-    /// Since then it was neither good nor doubtful at some moment.
-    pub was_ill: bool,
-}
-
 /// All of them.
 pub struct Truth {
     /// By operator, then by pair.
     records: Vec<Vec<Sides<Record>>>,
-    /// Since when each side has had no pod with an address.
+    /// Since when each side has had no pod with an address that a Service would lead to.
     pub missing_since: Vec<Sides<Option<Time>>>,
     /// Since when no pod of each side has accepted probes.
     pub closed_since: Vec<Sides<Option<Time>>>,
     /// Since when each operator has led and heard of everything.
     pub informed_since: Vec<Option<Time>>,
-    /// Since when each pod has been good, by operator and pod.
-    pub good_since: BTreeMap<(usize, u64), Time>,
+    /// By operator and pod.
+    pub gates: BTreeMap<(usize, u64), GateRecord>,
+    /// Since when each operator has reached the gates and the ObjectServer of each side without delay, by operator and pair.
+    pub links_free_since: Vec<Vec<Sides<Option<Time>>>>,
+    /// The last moment at which each pod was in EndpointSlices.
+    pub endpoint_until: BTreeMap<u64, Time>,
+    /// Since when the EndpointSlices of each virtual Service that selects a side have been empty.
+    pub endpointless_since: Vec<Option<Time>>,
+    /// The last moment at which another server answered in the place of each ObjectServer.
+    pub other_until: Vec<Sides<Option<Time>>>,
     /// Since when each ObjectServer cannot be reached by its gates, and whether there was silence since then.
     pub away_since: Vec<Sides<Option<(Time, bool)>>>,
 }
 
+/// A gate over time, as an operator could see it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GateRecord {
+    pub good_since: Option<Time>,
+    /// Since when it has been silent, and since when broken: who knows of one has yet to notice the other.
+    pub silent_since: Option<Time>,
+    pub broken_since: Option<Time>,
+    /// Since when nothing comes back on the connection to its control port.
+    pub mute_since: Option<Time>,
+    /// The last moment at which that had lasted for `unresponsiveAfter`.
+    pub mute_until: Option<Time>,
+}
+
 impl Truth {
     pub fn new(plan: &Plan) -> Self {
-        let record = Record {
-            sight: Sight::Broken,
-            since: Time::ZERO,
-            ill_since: Some(Time::ZERO),
-            was_silent: false,
-            solid_until: Time::ZERO,
-            only_silent: false,
-            was_leaving: true,
-            was_ill: true,
-        };
         let pairs = plan.pairs.len();
         Self {
-            records: vec![vec![both(|_| record); pairs]; plan.operators],
+            records: vec![vec![both(|_| Record::new()); pairs]; plan.operators],
             missing_since: vec![both(|_| Some(Time::ZERO)); pairs],
             closed_since: vec![both(|_| Some(Time::ZERO)); pairs],
             informed_since: vec![None; plan.operators],
-            good_since: BTreeMap::new(),
+            gates: BTreeMap::new(),
+            links_free_since: vec![vec![both(|_| None); pairs]; plan.operators],
+            endpoint_until: BTreeMap::new(),
+            endpointless_since: vec![None; pairs],
+            other_until: vec![both(|_| None); pairs],
             away_since: vec![both(|_| None); pairs],
         }
     }
@@ -92,43 +77,16 @@ impl Truth {
     pub fn of(&self, operator: usize, pair: usize, side: Side) -> &Record {
         &self.records[operator][pair][side]
     }
-}
 
-impl Record {
-    fn see(&mut self, sight: Sight, now: Time, solid_after: Duration) {
-        if self.sight == Sight::Good && now.after(self.since) >= solid_after {
-            self.solid_until = now;
-            self.only_silent = true;
-            self.was_leaving = false;
-            self.was_ill = false;
-        }
-        if sight == self.sight {
-            return;
-        }
-        // What is seen of a pod that leaves says nothing about its successor, whose silence begins to be noticed now.
-        if self.sight == Sight::Leaving && sight == Sight::Silent {
-            self.ill_since = None;
-        }
-        self.sight = sight;
-        self.since = now;
-        match sight {
-            Sight::Good | Sight::Doubtful => {
-                self.ill_since = None;
-                self.was_silent = false;
-            }
-            Sight::Silent | Sight::Broken | Sight::Leaving => {
-                self.ill_since.get_or_insert(now);
-                self.was_silent |= sight == Sight::Silent;
-                self.was_ill = true;
-            }
-        }
-        self.only_silent &= sight == Sight::Silent;
-        self.was_leaving |= sight == Sight::Leaving;
+    pub fn gate(&self, operator: usize, pod: u64) -> GateRecord {
+        self.gates.get(&(operator, pod)).copied().unwrap_or_default()
     }
 }
 
 /// How long the checks may take to be connected to an ObjectServer that has taken the place of another one.
 pub const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
+/// How long before it ceased to answer a gate may have been asked.
+const TRIP: Duration = Duration::from_millis(20);
 /// How long after its grace period a pod may still be there.
 const ENDS_WITHIN: Duration = Duration::from_millis(1500);
 
@@ -174,8 +132,14 @@ impl World {
             *since = is_informed.then(|| since.unwrap_or(now));
         }
         for pair in 0..self.pairs.len() {
+            for pod in &self.pairs[pair].slices {
+                self.watchdog.truth.endpoint_until.insert(*pod, now);
+            }
+            let is_endpointless = matches!(self.selected(pair), Selects::Side(_)) && self.pairs[pair].slices.is_empty();
+            let endpointless = &mut self.watchdog.truth.endpointless_since[pair];
+            *endpointless = is_endpointless.then(|| endpointless.unwrap_or(now));
             for side in Side::BOTH {
-                let is_missing = !self.pods_of(pair, side).any(|pod| pod.ip.is_some());
+                let is_missing = !self.pods_of(pair, side).any(|pod| pod.ip.is_some() && pod.routed);
                 let missing = &mut self.watchdog.truth.missing_since[pair][side];
                 *missing = is_missing.then(|| missing.unwrap_or(now));
                 let is_open = |pod: &Pod| pod.gate.as_ref().is_some_and(|gate| gate.listening == Listening::Yes);
@@ -187,28 +151,79 @@ impl World {
                 let since = known.map_or(now, |(since, _)| since);
                 let was_silent = known.is_some_and(|(_, is_silent)| is_silent);
                 self.watchdog.truth.away_since[pair][side] = away.map(|is_silent| (since, is_silent || was_silent));
+                if self.pairs[pair].servers[side].is_other {
+                    self.watchdog.truth.other_until[pair][side] = Some(now);
+                }
                 for operator in 0..self.operators.len() {
-                    let sights = self.sights(operator, pair, side);
-                    for seen in &sights {
-                        let good_since = &mut self.watchdog.truth.good_since;
-                        match seen.sight {
-                            Sight::Good => drop(good_since.entry((operator, seen.pod)).or_insert(now)),
-                            _ => drop(good_since.remove(&(operator, seen.pod))),
-                        }
-                    }
-                    let sight = together(&sights);
-                    let timing = Timing::from(&self.plan.pairs[pair].pair.spec.health_check);
-                    let is_leaving = self.pods_of(pair, side).any(|pod| pod.terminating.is_some());
-                    let is_refused = self.refuses_anew(operator, pair, side);
-                    let record = &mut self.watchdog.truth.records[operator][pair][side];
-                    // A side that was down stays so until then.
-                    record.see(sight, now, solid_after(&timing) + timing.healthy_after);
-                    record.was_leaving |= is_leaving;
-                    record.only_silent &= !is_refused;
+                    self.look_at_side(operator, pair, side);
                 }
             }
             self.guarantee_04_another_server_is_left(pair);
         }
+    }
+
+    fn look_at_side(&mut self, operator: usize, pair: usize, side: Side) {
+        let now = self.now;
+        let sights = self.sights(operator, pair, side);
+        let timing = self.timing(pair);
+        for seen in &sights {
+            let is_mute = self.is_mute(operator, pair, seen.pod);
+            let known = self.watchdog.truth.gates.entry((operator, seen.pod)).or_default();
+            let keep = |since: &mut Option<Time>, is_so: bool| *since = is_so.then(|| since.unwrap_or(now));
+            keep(&mut known.good_since, seen.sight == Sight::Good);
+            keep(&mut known.silent_since, seen.sight == Sight::Silent);
+            keep(&mut known.broken_since, seen.sight == Sight::Broken);
+            let was_mute = known.mute_since;
+            keep(&mut known.mute_since, is_mute);
+            if was_mute.is_some_and(|since| now.after(since) + TRIP >= timing.unresponsive_after) {
+                known.mute_until = Some(now);
+            }
+        }
+        let links = [
+            Link::OperatorGate(operator, pair, side),
+            Link::OperatorServer(operator, pair, side),
+        ];
+        let is_free = links.iter().all(|link| self.network.is_free(*link));
+        let free = &mut self.watchdog.truth.links_free_since[operator][pair][side];
+        *free = is_free.then(|| free.unwrap_or(now));
+        let glance = self.glance(operator, pair, side, &sights, solid_after(&timing));
+        let record = &mut self.watchdog.truth.records[operator][pair][side];
+        record.see(&glance, &timing, now);
+    }
+
+    fn glance(&self, operator: usize, pair: usize, side: Side, sights: &[Seen], known_after: Duration) -> Glance {
+        let is_led_to = |pod: &&Pod| pod.routed && pod.ip.is_some();
+        let led_to = || self.pods_of(pair, side).filter(is_led_to);
+        let is_open = |pod: &Pod| pod.gate.as_ref().is_some_and(|gate| gate.listening == Listening::Yes);
+        let is_one = |wanted: Sight| led_to().any(|pod| self.sight_with_open_eyes(operator, pair, pod) == wanted);
+        let is_leaving = self.is_leaving(operator, pair, side, known_after);
+        let is_refused = self.refuses_anew(operator, pair, side);
+        Glance {
+            sight: together(sights),
+            is_leaving,
+            is_broken: is_refused || is_leaving || !led_to().any(is_open) || is_one(Sight::Broken),
+            is_silent: is_one(Sight::Silent),
+        }
+    }
+
+    /// A pod of the side is being deleted, and there is no other one that has been good for long enough to take its place.
+    fn is_leaving(&self, operator: usize, pair: usize, side: Side, known_after: Duration) -> bool {
+        let truth = &self.watchdog.truth;
+        let takes_over = |pod: &Pod| {
+            let good_since = truth.gate(operator, pod.id).good_since;
+            let is_led_to = pod.routed && pod.ip.is_some() && pod.terminating.is_none();
+            is_led_to && good_since.is_some_and(|since| self.now.after(since) >= known_after)
+        };
+        self.pods_of(pair, side).any(|pod| pod.terminating.is_some()) && !self.pods_of(pair, side).any(takes_over)
+    }
+
+    /// Nothing comes back from the control port of that gate.
+    fn is_mute(&self, operator: usize, pair: usize, id: u64) -> bool {
+        let Some((_, pod)) = self.pod(id) else { return false };
+        let link = Link::OperatorGate(operator, pair, pod.side);
+        let passage = self.network.at_pod(id, link, false);
+        let is_frozen = pod.gate.as_ref().is_some_and(|gate| gate.is_frozen);
+        is_frozen || matches!(passage, Passage::Silent | Passage::OneWay)
     }
 
     /// Whether the gates of that side cannot reach their ObjectServer; then whether they meet silence.
@@ -247,6 +262,14 @@ impl World {
     }
 
     pub fn sight_of_pod(&self, operator: usize, pair: usize, pod: &Pod) -> Sight {
+        if self.operators[operator].is_blind && pod.terminating.is_none() {
+            return Sight::Doubtful;
+        }
+        self.sight_with_open_eyes(operator, pair, pod)
+    }
+
+    /// What the operator could see if it lacked nothing.
+    fn sight_with_open_eyes(&self, operator: usize, pair: usize, pod: &Pod) -> Sight {
         let side = pod.side;
         let check = &self.plan.pairs[pair].pair.spec.health_check;
         let has_login = check.login.is_some();
@@ -254,9 +277,6 @@ impl World {
             // kubelet ends it then; how soon that is seen is not the operator's to say.
             let is_ending = known.until <= self.now && self.now < known.until + ENDS_WITHIN;
             return if is_ending { Sight::Doubtful } else { Sight::Leaving };
-        }
-        if self.operators[operator].is_blind {
-            return Sight::Doubtful;
         }
         let links = [Link::OperatorGate(operator, pair, side), Link::GateServer(pair, side)];
         let passages = links.map(|link| self.network.at_pod(pod.id, link, false));
@@ -279,6 +299,7 @@ impl World {
         match passage {
             Passage::Silent | Passage::OneWay => return Sight::Silent,
             Passage::Refused => return Sight::Broken,
+            Passage::Free(delay) if delay >= check.unresponsive_after.get() => return Sight::Silent,
             Passage::Free(delay) if !delay.is_zero() => return Sight::Doubtful,
             Passage::Free(_) => {}
         }

@@ -167,11 +167,20 @@ impl World {
     }
 
     pub fn look_at_pods(&mut self, operator: usize, pair: usize) {
-        let pods = both(|side| {
+        let pods = self.pod_views(pair);
+        self.take_pods(operator, pair, pods);
+    }
+
+    /// The pods as the API server shows them.
+    pub fn pod_views(&self, pair: usize) -> Sides<Vec<PodView>> {
+        both(|side| {
             let mut views: Vec<_> = self.pods_of(pair, side).map(super::pod::Pod::view).collect();
             views.sort_by(|a, b| a.uid.cmp(&b.uid));
             views
-        });
+        })
+    }
+
+    pub fn take_pods(&mut self, operator: usize, pair: usize, pods: Sides<Vec<PodView>>) {
         let Some(worker) = self.worker_mut(operator, pair) else {
             return;
         };
@@ -335,15 +344,26 @@ impl World {
             Call::PatchSelector(side) => {
                 self.count_call(CallKind::Selector);
                 self.guarantee_02_only_to_a_side_that_may_serve(operator, pair, side);
+                self.guarantee_02_only_to_open_gates(pair, side);
                 self.guarantee_01_a_switch_has_an_endpoint(operator, pair, side);
+                self.a_failback_is_still_due(operator, pair, side);
                 Request::PatchSelector(pair, service, side)
             }
             Call::Read => {
                 self.count_call(CallKind::Read);
                 Request::ReadObject(pair)
             }
-            Call::LabelPod { uid, routed, .. } => Request::LabelPod(pod_id(&uid), routed),
-            Call::DeletePod { uid, grace, .. } => Request::DeletePod(pod_id(&uid), grace),
+            Call::LabelPod { uid, routed, .. } => {
+                if !routed {
+                    self.guarantee_18_a_good_gate_stays(operator, pair, pod_id(&uid));
+                }
+                Request::LabelPod(pod_id(&uid), routed)
+            }
+            Call::DeletePod { uid, grace, .. } => {
+                self.look_at_the_truth();
+                self.only_a_lost_pod_is_deleted(operator, pair, pod_id(&uid), grace);
+                Request::DeletePod(pod_id(&uid), grace)
+            }
         };
         self.call(operator, Caller::Worker(pair, number), request, DEADLINE);
     }
@@ -388,7 +408,9 @@ impl World {
             ),
         );
         if switch.kind == SwitchKind::Failback {
+            self.look_at_the_truth();
             self.guarantee_08_no_failback_before_the_resync(operator, pair);
+            self.a_failback_waits(operator, pair);
         } else {
             self.look_at_the_truth();
             self.guarantee_05_silence_has_lasted(operator, pair, &switch);
@@ -437,7 +459,11 @@ impl World {
                 });
                 Ok(CallDone::Written)
             }
-            (Call::DeletePod { .. } | Call::LabelPod { .. }, Answer::Written(_)) => Ok(CallDone::Written),
+            (Call::DeletePod { uid, grace, .. }, Answer::Written(_)) => {
+                self.pod_was_deleted(number, pod_id(&uid), grace);
+                Ok(CallDone::Written)
+            }
+            (Call::LabelPod { .. }, Answer::Written(_)) => Ok(CallDone::Written),
             (Call::Read, Answer::Object(object)) if object.pair.uid != worker.pair.uid => {
                 Err(CallError::Stop(StopReason::Gone))
             }

@@ -204,6 +204,7 @@ impl World {
                 self.disturbed();
                 self.look_at_the_truth();
             }
+            self.patrol();
             if self.is_over() {
                 break;
             }

@@ -104,6 +104,10 @@ impl CheckStep<'_> {
         let now = self.world.now;
         let (late, end) = (since + interval.min(ATTEMPT), since + ATTEMPT);
         if now >= end {
+            // Also an attempt that is given up before it was late.
+            if !is_silent {
+                self.silent(since);
+            }
             self.set(State::Waiting { until: now + RETRY });
             return now + RETRY;
         }
@@ -182,6 +186,11 @@ impl CheckStep<'_> {
                     self.sends_command(Duration::ZERO);
                 }
                 let is_late = self.is_late(asked, interval, is_silent);
+                if self.asks_anything() && now >= asked + GIVE_UP {
+                    // Nobody will answer on this connection any more.
+                    self.set(State::Waiting { until: now + RETRY });
+                    return now + RETRY;
+                }
                 if !self.asks_anything() {
                     return now + Duration::from_secs(5);
                 }

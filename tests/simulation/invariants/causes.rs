@@ -65,6 +65,14 @@ impl World {
         }
     }
 
+    /// Another server has answered there so lately that what it was can still be the newest that is known.
+    pub(super) fn was_another_server_there(&self, pair: usize, side: Side) -> bool {
+        let check = &self.plan.pairs[pair].pair.spec.health_check;
+        let lasts = solid_after(&Timing::from(check)) + check.healthy_after.get();
+        let until = self.watchdog.truth.other_until[pair][side];
+        until.is_some_and(|until| self.now.after(until) <= lasts)
+    }
+
     /// 12: a refused login causes no switch.
     pub fn guarantee_12_a_refused_login_causes_no_switch(
         &mut self,
@@ -76,8 +84,11 @@ impl World {
         let record = *self.watchdog.truth.of(operator, pair, from);
         let server = &self.pairs[pair].servers[from];
         let is_refused = server.refuses_login && server.is_alive;
+        // What has failed before is no reason any more once the refusal must have been seen.
+        let seen_after = self.timing(pair).unreachable_after + self.tolerance(pair, true);
+        let is_well = self.now.after(record.ill_until) > seen_after;
         if switch.cause == Some(Cause::LoginRefused)
-            || (is_refused && !record.was_ill && self.reaches_server(operator, pair, from))
+            || (is_refused && is_well && self.reaches_server(operator, pair, from))
         {
             let text = format!("pair {pair}: the {} is left: {:?}", from.label(), switch.cause);
             self.violate("guarantee 12: a refused login causes no switch", text);

@@ -10,7 +10,7 @@ use proxypair::{
 };
 
 use super::super::{
-    plan::{ApiTrouble, Fault, PairPlan, Plan, PlannedFault},
+    plan::{ApiTrouble, Death, Fault, PairPlan, Plan, PlannedFault},
     pod::Pod,
     truth::Sight,
     world::World,
@@ -42,8 +42,7 @@ pub fn bound(plan: &Plan) -> Duration {
                 + check.interval.get() * 8
         });
         let failback = longest(|spec| spec.failback.stable_for.get() + spec.failback.minimum_on_backup.get());
-        let drain = &pair.pair.spec.failback.drain;
-        let drain = drain.grace_period.get() + drain.delay.get();
+        let drain = longest(|spec| spec.failback.drain.grace_period.get() + spec.failback.drain.delay.get());
         // A pod that is being deleted ends, its successor starts; with a rollout on both sides.
         let pods = (drain * 2 + Duration::from_secs(10)) * if rolls { 4 } else { 1 };
         let switches = Duration::from_secs(5 + 5 + 2) + drain * 2;
@@ -59,13 +58,23 @@ pub fn bound(plan: &Plan) -> Duration {
     let login = Duration::from_secs(if refuses { 61 } else { 0 });
     let is_busy = |fault: &PlannedFault| matches!(fault.fault, Fault::Api(ApiTrouble::Busy(_)));
     let busy = Duration::from_secs(if plan.faults.iter().any(is_busy) { 30 } else { 0 });
+    // A new pair waits for its primary.
+    let first = Duration::from_secs(if plan.dead.is_empty() { 0 } else { 35 });
     // A leader is found, and the first reconciliation may fail.
-    plan.lease * 4 + Duration::from_secs(20) + login + busy + pairs
+    plan.lease * 4 + Duration::from_secs(20) + login + busy + first + pairs
 }
 
 fn longest_interval(plan: &Plan) -> Duration {
     let intervals = plan.pairs.iter().map(|pair| pair.pair.spec.health_check.interval.get());
     intervals.max().unwrap_or_default()
+}
+
+/// How long a gate whose ObjectServer is gone for good may take to say all about it: that nothing has come, and that no dial is answered.
+fn dies_within(plan: &Plan) -> Duration {
+    let of_pair = |(pair, ..): &(usize, Side, Death)| {
+        plan.pairs[*pair].pair.spec.health_check.unresponsive_after.get() * 2 + Duration::from_secs(6)
+    };
+    plan.dead.iter().map(of_pair).max().unwrap_or_default()
 }
 
 impl World {
@@ -85,7 +94,7 @@ impl World {
             return false;
         }
         let (since, writes) = *self.watchdog.at_rest.get_or_insert((now, self.watchdog.writes));
-        let settled = SETTLED + longest_interval(&self.plan) * 3;
+        let settled = SETTLED + longest_interval(&self.plan) * 3 + dies_within(&self.plan);
         if now.after(since) < settled {
             self.watchdog.at_rest = Some((since, self.watchdog.writes));
         } else {
@@ -135,11 +144,18 @@ impl World {
         let Some(leader) = (0..self.operators.len()).find(|operator| self.claims(*operator).is_some()) else {
             return Some(("once the faults are over an operator leads", "none does".to_owned()));
         };
-        if self.pairs.iter().any(|pair| pair.gateway.behind_since.is_some()) {
+        let is_behind =
+            |pair: &usize| !self.plan.stays_behind(*pair) && self.pairs[*pair].gateway.behind_since.is_some();
+        if (0..self.pairs.len()).any(|pair| is_behind(&pair)) {
             return Some((
                 "once the faults are over the gateway resynchronises",
                 "it has not".to_owned(),
             ));
+        }
+        let ends = |pod: &&Pod| pod.terminating.is_some();
+        if let Some(pod) = self.pairs.iter().flat_map(|pair| &pair.pods).find(ends) {
+            let text = format!("pod {} is still there", pod.id);
+            return Some(("once the faults are over a pod that is deleted ends", text));
         }
         if self.now < self.watchdog.waits_until {
             let text = "it was asked to wait".to_owned();
@@ -168,13 +184,18 @@ impl World {
                 format!("pair {pair}: selected {side:?}, serving {serving:?}, target {target:?}"),
             ));
         }
+        let dead = self.plan.dead_side(pair);
+        if dead == Some(side) {
+            let text = format!("pair {pair}: the {} serves, which is gone for good", side.label());
+            return Some((rule, text));
+        }
         let is_automatic = self.plan.pairs[pair].pair.spec.failback.mode == FailbackMode::Automatic;
-        if side == Side::Backup && is_automatic {
+        if side == Side::Backup && is_automatic && dead.is_none() {
             let waits = status.failback.as_ref().map(|failback| failback.waiting_for.join("; "));
             let text = format!("pair {pair}: the backup serves, and a failback waits for {waits:?}");
             return Some(("once the faults are over a failback restores the primary", text));
         }
-        for side in Side::BOTH {
+        for side in Side::BOTH.into_iter().filter(|side| dead != Some(*side)) {
             let sight = self.watchdog.truth.of(leader, pair, side).sight;
             if sight != Sight::Good {
                 return Some((rule, format!("pair {pair}: the {} is {sight:?}", side.label())));
@@ -209,9 +230,17 @@ impl World {
     fn wrong_status(&self, pair: usize) -> Option<(&'static str, String)> {
         let rule = "status agrees with the world";
         let status = &self.api.objects[pair].status;
+        let dead = self.plan.dead_side(pair);
         for wanted in ["Ready", "Protected"] {
             let condition = status.conditions.iter().find(|condition| condition.type_ == wanted);
             // A node that came back has ended the sessions of a gate whose pod was deleted without grace; the operator cannot know that.
+            if wanted == "Protected" && dead.is_some() {
+                if condition.is_none_or(|condition| condition.status != "False") {
+                    let text = format!("pair {pair}: one side is gone for good, and {wanted} is {condition:?}");
+                    return Some((rule, text));
+                }
+                continue;
+            }
             let may_hang = !status.lost_gates.is_empty();
             let is_true = |condition: &_| {
                 let Condition { status, reason, .. } = condition;
@@ -228,13 +257,17 @@ impl World {
                 .iter()
                 .filter(|session| session.side == side)
                 .count();
-            if shown.health != Health::Up || usize::try_from(shown.connections).ok() != Some(sessions) {
+            let health = if dead == Some(side) { Health::Down } else { Health::Up };
+            if shown.health != health || usize::try_from(shown.connections).ok() != Some(sessions) {
                 let (health, connections) = (shown.health, shown.connections);
                 let text = format!(
                     "pair {pair}: the {} is {health:?} with {connections} sessions in status, and has {sessions}",
                     side.label()
                 );
                 return Some((rule, text));
+            }
+            if dead == Some(side) {
+                continue;
             }
             let living = |pod: &&Pod| pod.ip.is_some() && pod.terminating.is_none();
             let mut pods: Vec<_> = self.pods_of(pair, side).filter(living).map(Pod::uid).collect();
