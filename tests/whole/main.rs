@@ -12,7 +12,10 @@
 //! | `object_server` | ObjectServers that keep the events that they acknowledge |
 //! | `probe` | probes that number their events, and send again what was not acknowledged |
 //! | `plan` | what goes wrong in one history, drawn from its seed |
-//! | `world` | all of it, step by step |
+//! | `world`, `places` | all of it, step by step, and where it is |
+//! | `strikes` | the faults, as they begin and end |
+//! | `touches` | what each of them touches |
+//! | `show`, `log` | the timeline |
 //! | `rules` | what must hold |
 //!
 //! Each history runs in a process of its own, because a hash map's order depends on those made before. `make simulate-whole` runs histories until it
@@ -22,13 +25,19 @@
 
 mod chance;
 mod kubernetes;
+mod log;
 mod object_server;
+mod places;
 mod plan;
 mod probe;
 mod rules;
+mod show;
+mod strikes;
+mod touches;
 mod world;
 
 use std::{
+    collections::BTreeMap,
     env,
     process::{Command, ExitCode, Output},
     time::{Duration, Instant},
@@ -39,7 +48,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use self::{plan::Plan, world::World};
 
 /// The fixed seeds of `make check`: about a minute on two cores.
-const HISTORIES: u64 = 100;
+const HISTORIES: u64 = 60;
 
 fn main() -> ExitCode {
     if let Some(seed) = number("HISTORY") {
@@ -74,6 +83,9 @@ fn history(seed: u64) -> ExitCode {
     let mut world = World::new(plan);
     let outcome = world.run();
     println!("{}", world.timeline());
+    for (kind, times) in &world.struck {
+        println!("struck {kind} {times}");
+    }
     println!(
         "faults {faults} switches {} seconds {}",
         world.switches(),
@@ -153,6 +165,8 @@ struct Summary {
     seconds: u64,
     faults: u64,
     switches: u64,
+    /// How often each kind of fault has struck, and in how many histories.
+    struck: BTreeMap<String, (u64, u64)>,
     violations: Vec<(u64, String)>,
 }
 
@@ -160,6 +174,14 @@ impl Summary {
     fn add(&mut self, seed: u64, output: &Output) {
         self.histories += 1;
         let text = text(output);
+        for line in text.lines().filter_map(|line| line.strip_prefix("struck ")) {
+            let Some((kind, times)) = line.split_once(' ') else {
+                continue;
+            };
+            let (struck, histories) = self.struck.entry(kind.to_owned()).or_default();
+            *struck += times.parse::<u64>().unwrap_or_default();
+            *histories += 1;
+        }
         let line = text
             .lines()
             .find(|line| line.starts_with("faults "))
@@ -185,6 +207,13 @@ impl Summary {
         );
         for (seed, rule) in self.violations.iter().take(20) {
             println!("  seed {seed}: {rule}");
+        }
+    }
+
+    /// What has struck.
+    fn print_struck(&self) {
+        for (kind, (struck, histories)) in &self.struck {
+            println!("  {kind}: {struck} times in {histories} histories");
         }
     }
 }
@@ -234,6 +263,7 @@ fn many(seconds: u64) -> ExitCode {
             summary.print(began);
         }
     });
+    summary.print_struck();
     summary.print(began);
     ExitCode::from(u8::from(!summary.violations.is_empty()))
 }

@@ -15,7 +15,9 @@ const SPAN: Duration = Duration::from_secs(60);
 pub struct Plan {
     pub seed: u64,
     pub timing: Timing,
-    pub probes: u32,
+    pub probes: usize,
+    /// `proxy.replicas`.
+    pub replicas: usize,
     /// Each with when it begins and how long it lasts.
     pub faults: Vec<(Duration, Duration, Fault)>,
 }
@@ -42,12 +44,20 @@ pub enum Fault {
     ServerKilled(Side),
     ServerStalled(Side),
     NameGone(Side),
-    GateKilled(Side),
-    PodDeleted(Side),
+    GateKilled(Side, Which),
+    PodDeleted(Side, Which),
     /// Nothing comes back between two hosts.
     Silent(Link),
     PairEdited,
     KeysDeleted,
+}
+
+/// Which gates of a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    All,
+    /// One alone, by its age.
+    One(usize),
 }
 
 /// What the API server does to the requests of an operator.
@@ -67,9 +77,9 @@ pub enum ApiFault {
 /// Two hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
-    OperatorGate(usize, Side),
+    OperatorGate(usize, Side, Which),
     OperatorServer(usize, Side),
-    GateServer(Side),
+    GateServer(Side, Which),
 }
 
 const KINDS: [&str; 5] = ["services", "deployments", "poddisruptionbudgets", "secrets", "events"];
@@ -114,7 +124,8 @@ impl Plan {
         Self {
             seed,
             timing,
-            probes: chance.u32(1..5),
+            probes: chance.usize(1..5),
+            replicas: [1, 2, 2, 3][chance.usize(0..4)],
             faults,
         }
     }
@@ -136,6 +147,27 @@ impl Plan {
 }
 
 impl Fault {
+    /// What it is counted as.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::OperatorKilled(_) => "operator-killed",
+            Self::LeaseDeleted => "lease-deleted",
+            Self::Api(_, fault) => fault.kind(),
+            Self::WatchesEnd => "watches-end",
+            Self::HistoryForgotten => "history-forgotten",
+            Self::ServerKilled(_) => "server-killed",
+            Self::ServerStalled(_) => "server-stalled",
+            Self::NameGone(_) => "name-gone",
+            Self::GateKilled(_, Which::All) => "gates-killed",
+            Self::GateKilled(..) => "gate-killed",
+            Self::PodDeleted(_, Which::All) => "pods-deleted",
+            Self::PodDeleted(..) => "pod-deleted",
+            Self::Silent(_) => "link-silent",
+            Self::PairEdited => "pair-edited",
+            Self::KeysDeleted => "keys-deleted",
+        }
+    }
+
     fn drawn(chance: &mut Rng) -> Self {
         let side = if chance.bool() { Side::Primary } else { Side::Backup };
         match chance.u32(0..17) {
@@ -147,12 +179,12 @@ impl Fault {
             8 | 9 => Self::ServerKilled(side),
             10 => Self::ServerStalled(side),
             11 => Self::NameGone(side),
-            12 => Self::GateKilled(side),
-            13 => Self::PodDeleted(side),
+            12 => Self::GateKilled(side, Which::drawn(chance)),
+            13 => Self::PodDeleted(side, Which::drawn(chance)),
             14 => Self::Silent(match chance.u32(0..3) {
-                0 => Link::OperatorGate(chance.usize(0..2), side),
+                0 => Link::OperatorGate(chance.usize(0..2), side, Which::drawn(chance)),
                 1 => Link::OperatorServer(chance.usize(0..2), side),
-                _ => Link::GateServer(side),
+                _ => Link::GateServer(side, Which::drawn(chance)),
             }),
             15 => Self::PairEdited,
             _ => Self::KeysDeleted,
@@ -160,7 +192,29 @@ impl Fault {
     }
 }
 
+impl Which {
+    fn drawn(chance: &mut Rng) -> Self {
+        match chance.u32(0..3) {
+            0 => Self::All,
+            _ => Self::One(chance.usize(0..3)),
+        }
+    }
+}
+
 impl ApiFault {
+    const fn kind(self) -> &'static str {
+        match self {
+            Self::Slow => "api-slow",
+            Self::LostBefore => "api-lost-before",
+            Self::LostAfter => "api-lost-after",
+            Self::Busy => "api-429",
+            Self::Failing => "api-500",
+            Self::Silent => "api-silent",
+            Self::Forbids(_) => "api-403",
+            Self::Rejects(_) => "api-422",
+        }
+    }
+
     fn drawn(chance: &mut Rng) -> Self {
         let kind = KINDS[chance.usize(0..KINDS.len())];
         match chance.u32(0..8) {

@@ -1,5 +1,7 @@
 //! What must hold.
 
+mod gates;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -7,6 +9,7 @@ use std::{
 
 use proxypair::api::{Side, Sides};
 
+pub use self::gates::Routed;
 use super::{plan::Fault, probe::event, world::World};
 
 /// How long a pair must be at rest after the faults.
@@ -36,7 +39,8 @@ impl World {
     /// # Errors
     ///
     /// What is violated.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&mut self) -> Result<(), String> {
+        self.guarantee_18_the_last_gate_stays()?;
         if let Some(usurper) = &self.usurper {
             return Err(format!("only the leader writes: {usurper}"));
         }
@@ -48,6 +52,7 @@ impl World {
         else {
             return Ok(());
         };
+        self.guarantee_18_one_gate_moves_nothing(*side)?;
         // Its gate says within milliseconds that its ObjectServer is gone, unless something else is in the way.
         let limit = Duration::from_secs(3) + Duration::from_millis(self.plan.timing.interval);
         let is_disturbed = self.plan.faults.iter().any(|(begins, lasts, fault)| {
@@ -125,7 +130,7 @@ impl World {
                 stored.entry(event).or_default().push(*at);
             }
         }
-        for (number, probe) in (0..).zip(&self.probes) {
+        for (number, probe) in self.probes.iter().enumerate() {
             let acknowledged = probe.borrow().acknowledged.map_or(0, |(newest, _)| newest);
             let events: BTreeSet<_> = (1..=acknowledged).map(|newest| event(number, newest)).collect();
             if let Some(lost) = events.iter().find(|event| !stored.contains_key(event.as_str())) {
