@@ -45,20 +45,21 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether anything comes back between two hosts from now on.
-    pub fn set_silent(&mut self, a: IpAddr, b: IpAddr, silent: bool) {
+    /// Since when nothing comes back between two hosts; `None` if it does from now on. What decides that is outside of all hosts, where no time
+    /// passes.
+    pub fn set_silent(&mut self, a: IpAddr, b: IpAddr, since: Option<Duration>) {
         let link = (a.min(b), a.max(b));
-        match silent {
-            true => drop(self.silent.entry(link).or_insert_with(elapsed)),
-            false => drop(self.silent.remove(&link)),
+        match since {
+            Some(since) => drop(self.silent.entry(link).or_insert(since)),
+            None => drop(self.silent.remove(&link)),
         }
     }
 
-    /// Whether what `from` sends gets lost on its way to `to` from now on.
-    pub fn set_one_way(&mut self, from: IpAddr, to: IpAddr, lost: bool) {
-        match lost {
-            true => drop(self.one_way.entry((from, to)).or_insert_with(elapsed)),
-            false => drop(self.one_way.remove(&(from, to))),
+    /// Since when what `from` sends gets lost on its way to `to`; `None` if it arrives from now on.
+    pub fn set_one_way(&mut self, from: IpAddr, to: IpAddr, since: Option<Duration>) {
+        match since {
+            Some(since) => drop(self.one_way.entry((from, to)).or_insert(since)),
+            None => drop(self.one_way.remove(&(from, to))),
         }
     }
 

@@ -2,6 +2,7 @@
 //! EndpointSlices; and the rules of the nodes, which follow them later.
 
 mod deployments;
+mod objects;
 mod pods;
 mod services;
 
@@ -15,7 +16,7 @@ use proxypair::api::{LABEL_ROUTED, ROUTED, Side};
 use turmoil::Sim;
 
 pub use self::services::name_of;
-use self::{pods::PodProcess, services::Routes};
+use self::{objects::Objects, pods::PodProcess, services::Routes};
 use super::log::Log;
 
 /// The namespace of all objects.
@@ -33,8 +34,12 @@ pub struct Kubernetes {
     living: Vec<String>,
     /// How many Services there have been.
     published: u8,
-    /// The version of the API server that was looked at last.
-    seen: u64,
+    /// How much longer than others the next pods need to start, and until when.
+    slow_starts: Option<(Duration, Duration)>,
+    /// What is stored, as it was looked at last.
+    objects: Objects,
+    /// There is something to look at, whatever has changed.
+    must_look: bool,
 }
 
 /// A pod as the rules see it.
@@ -65,7 +70,9 @@ impl Kubernetes {
             services: BTreeMap::new(),
             living: Vec::new(),
             published: 0,
-            seen: 0,
+            slow_starts: None,
+            objects: Objects::default(),
+            must_look: true,
         }
     }
 
@@ -82,15 +89,13 @@ impl Kubernetes {
         let mut gates: Vec<_> = self.pods.iter().filter(|(_, pod)| pod.has_started).collect();
         gates.sort_by_key(|(_, pod)| pod.number);
         let gate = |(name, pod): (&String, &PodProcess)| {
-            let object = self.api.get::<Pod>(NAMESPACE, name);
+            let object = self.objects.pods.get(name);
             Gate {
                 pod: name.clone(),
                 side: pod.side,
                 address: pod.address,
                 runs_since: pod.runs_since,
-                stays: object
-                    .as_ref()
-                    .is_some_and(|pod| pod.metadata.deletion_timestamp.is_none()),
+                stays: object.is_some_and(|pod| pod.metadata.deletion_timestamp.is_none()),
                 is_routed: object
                     .is_some_and(|pod| pod.labels().get(LABEL_ROUTED).is_some_and(|routed| routed == ROUTED)),
                 is_lost: pod.is_lost,
@@ -106,12 +111,18 @@ impl Kubernetes {
         gates
     }
 
+    /// Pods that are made before `until` need `longer` than others to start.
+    pub fn slow_down_starts(&mut self, longer: Duration, until: Duration) {
+        self.slow_starts = Some((longer, until));
+    }
+
     /// Does what is due.
     pub fn step(&mut self, sim: &mut Sim<'static>, now: Duration, log: &mut Log) {
-        if !self.is_due(now, sim) {
+        let has_changed = self.objects.refresh(&self.api);
+        if !has_changed && !self.must_look && !self.is_due(now, sim) {
             return;
         }
-        self.seen = self.api.version();
+        self.must_look = false;
         self.collect_garbage(now, log);
         self.keep_deployments(now, log);
         let names: Vec<_> = self.pods.keys().cloned().collect();
@@ -121,13 +132,20 @@ impl Kubernetes {
                 log.say(now, format_args!("pod {name} is gone"));
             }
         }
+        // What each of these writes counts for the others.
+        self.must_look |= self.objects.refresh(&self.api);
         self.keep_services(now, log);
+        self.must_look |= self.objects.refresh(&self.api);
     }
 
-    /// Whether an object or a process has changed, or it is time for something.
+    /// The pods that are stored.
+    pub fn pods(&self) -> &BTreeMap<String, Pod> {
+        &self.objects.pods
+    }
+
+    /// Whether a process has ended, or it is time for something.
     fn is_due(&self, now: Duration, sim: &mut Sim<'static>) -> bool {
-        self.api.version() != self.seen
-            || self.services.values().any(|routes| routes.is_due(now))
+        self.services.values().any(|routes| routes.is_due(now))
             || self
                 .pods
                 .values()

@@ -15,7 +15,7 @@ const EVERY: Duration = Duration::from_millis(200);
 /// Time from a connection that failed to the next.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long a probe waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is seen of it.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use k8s_openapi::api::{
     core::v1::{Pod, Service},
 };
 use kube::ResourceExt;
-use proxypair::api::{LABEL_ROUTED, LABEL_SIDE, NOT_ROUTED, ProxyPair, Side};
+use proxypair::api::{LABEL_ROUTED, LABEL_SIDE, NOT_ROUTED, ProxyPair, ProxyPairStatus, Side};
 
 use super::{
     kubernetes::NAMESPACE,
@@ -25,26 +25,39 @@ impl World {
         }
     }
 
-    /// The pair as it is stored.
-    pub fn pair(&self) -> Option<ProxyPair> {
-        self.api.get::<ProxyPair>(NAMESPACE, PAIR)
+    /// The status of the pair as it is stored.
+    pub fn status(&self) -> Option<ProxyPairStatus> {
+        let pair = self.api.json::<ProxyPair>(NAMESPACE, PAIR)?;
+        // The spec may be what nobody can read.
+        serde_json::from_value(pair["status"].clone()).ok()
     }
 
     /// Adds to the log what has changed.
     pub(super) fn show(&mut self, now: Duration) {
         let connected: Vec<_> = self.probes.iter().map(|probe| probe.borrow().connected).collect();
-        if (self.api.version(), &connected) == (self.seen.0, &self.seen.1) {
+        let versions = [
+            self.api.version_of::<Lease>(),
+            self.api.version_of::<Service>(),
+            self.api.version_of::<Pod>(),
+            self.api.version_of::<ProxyPair>(),
+        ];
+        let before = std::mem::replace(&mut self.seen, (versions, connected));
+        if before.0[0] != versions[0] {
+            self.look_at_lease(now);
+        }
+        if before.0[1..] == versions[1..] && before.1 == self.seen.1 {
             return;
         }
-        self.seen = (self.api.version(), connected);
-        self.look_at_lease(now);
         let selects = self.selects();
+        if selects.is_none() {
+            self.selected.clear();
+        }
         if let Some(side) = selects
             && self.selected.last().is_none_or(|(_, last)| *last != side)
         {
             self.selected.push((now, side));
         }
-        let status = self.pair().and_then(|pair| pair.status).unwrap_or_default();
+        let status = self.status().unwrap_or_default();
         let mut shown = vec![
             format!("the Service selects {selects:?}"),
             format!("status: serving {:?} target {:?}", status.serving, status.target),
@@ -55,7 +68,7 @@ impl World {
                 condition.type_, condition.status, condition.reason
             ));
         }
-        for pod in self.api.list::<Pod>() {
+        for pod in self.kubernetes.pods().values() {
             if pod
                 .labels()
                 .get(LABEL_ROUTED)

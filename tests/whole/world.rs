@@ -8,26 +8,25 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
 use fake_api_server::ApiServer;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use proxypair::{
-    api::{ProxyPair, Side, Sides},
+    api::{Side, Sides},
     net::network,
-    operator::{self, OperatorArgs},
 };
-use serde_json::json;
-use tokio::sync::watch;
 use turmoil::{Builder, Sim};
 
 use super::{
-    kubernetes::{Kubernetes, NAMESPACE},
+    faults::How,
+    kubernetes::Kubernetes,
     log::Log,
+    manifest,
     object_server::{self, ObjectServer},
-    places::{OPERATORS, host_of, identity, operator_address, probe_address, server_address, server_name},
-    plan::{Fault, Plan},
+    operators::Operators,
+    places::{OPERATORS, host_of, probe_address, server_address},
+    plan::Plan,
     probe::{self, Probe},
-    rules::Routed,
+    rules::{REST, Routed, Session},
     touches::Touch,
 };
 
@@ -37,16 +36,6 @@ pub const LEASE: &str = "proxypair-operator";
 pub const TICK: Duration = Duration::from_millis(5);
 /// When probes start: the pair was made before.
 const PROBES_AT: Duration = Duration::from_secs(12);
-/// `leaseDuration` of the chart's default.
-const LEASE_LASTS: Duration = Duration::from_secs(5);
-/// Time from the end of an operator's process to the next.
-const RESTARTS_AFTER: Duration = Duration::from_secs(1);
-
-#[derive(Parser)]
-struct Operator {
-    #[command(flatten)]
-    args: OperatorArgs,
-}
 
 pub struct World {
     pub plan: Plan,
@@ -66,25 +55,33 @@ pub struct World {
     /// When the virtual Service came to select a side.
     pub selected: Vec<(Duration, Side)>,
     pub(super) sim: Sim<'static>,
-    /// What lies between each operator and the API server.
-    pub(super) networks: [ApiServer; OPERATORS],
-    pub(super) killed: [bool; OPERATORS],
+    pub(super) operators: Operators,
     /// The faults that last, and until when.
     pub(super) active: BTreeMap<usize, Duration>,
-    /// The links that each fault has cut.
-    pub(super) cut: BTreeMap<usize, Vec<(IpAddr, IpAddr)>>,
+    /// The links that each fault has cut, and how.
+    pub(super) cut: BTreeMap<usize, (How, Vec<(IpAddr, IpAddr)>)>,
+    /// The pods that each fault has lost with their nodes.
+    pub(super) lost: BTreeMap<usize, Vec<String>>,
+    /// The machine that each ObjectServer runs on.
+    pub(super) machines: Sides<usize>,
     /// How often each kind of fault has struck.
     pub struck: BTreeMap<&'static str, u32>,
     pub(super) shown: Vec<String>,
     pub(super) renewed: Option<MicroTime>,
-    /// The version of the API server, and where the probes were connected, when that was shown.
-    pub(super) seen: (u64, Vec<Option<SocketAddr>>),
+    /// The versions of what is shown, and where the probes were connected.
+    pub(super) seen: ([u64; 4], Vec<Option<SocketAddr>>),
+    /// Since when each side has had no pod with an address.
+    pub(super) missing: Sides<Option<Duration>>,
+    /// What served by status, and the version of the ProxyPairs of which that was so.
+    pub(super) serving: Option<Side>,
+    pub(super) served_at: u64,
+    /// Of each probe.
+    pub(super) sessions: Vec<Session>,
     /// What faults touch.
     pub touches: Vec<Touch>,
-    /// Which pods are led to, and the version of the API server of which that was so.
+    /// Which pods are led to, and the version of the pods of which that was so.
     pub(super) routed: Routed,
     pub(super) routed_at: u64,
-    restarts: [Option<Duration>; OPERATORS],
 }
 
 impl World {
@@ -102,20 +99,17 @@ impl World {
         let api = ApiServer::new();
         let servers = Sides::from_fn(|side| {
             let server = Rc::new(RefCell::new(ObjectServer::default()));
-            server.borrow().runs.send_replace(true);
-            let process = Rc::clone(&server);
-            sim.host(server_address(side, 0), move || {
-                let server = Rc::clone(&process);
-                async move { Ok(object_server::machine(server).await?) }
-            });
+            for machine in 0..2 {
+                let process = Rc::clone(&server);
+                sim.host(server_address(side, machine), move || {
+                    let server = Rc::clone(&process);
+                    async move { Ok(object_server::machine(server, side, machine).await?) }
+                });
+            }
             network(|network| network.names.insert(host_of(side).to_owned(), server_address(side, 0)));
             server
         });
-        let networks = [api.another_network(), api.another_network()];
-        for (number, network) in networks.iter().enumerate() {
-            let network = network.clone();
-            sim.host(operator_address(number), move || run_operator(network.clone(), number));
-        }
+        let operators = Operators::new(&mut sim, &api, plan.lease);
         let world = Self {
             kubernetes: Kubernetes::new(api.clone(), plan.seed),
             plan,
@@ -129,55 +123,28 @@ impl World {
             usurper: None,
             selected: Vec::new(),
             sim,
-            networks,
-            killed: [false; OPERATORS],
+            operators,
+            machines: Sides::default(),
             active: BTreeMap::new(),
             cut: BTreeMap::new(),
+            lost: BTreeMap::new(),
             struck: BTreeMap::new(),
             shown: Vec::new(),
             renewed: None,
-            seen: (0, Vec::new()),
+            seen: ([0; 4], Vec::new()),
+            missing: Sides::default(),
+            serving: None,
+            served_at: 0,
+            sessions: Vec::new(),
             touches: Vec::new(),
             routed: Routed::new(),
             routed_at: 0,
-            restarts: [None; OPERATORS],
         };
-        world.declare();
+        manifest::declare(&world.api, &world.plan);
+        if world.plan.has_login {
+            manifest::declare_login(&world.api, object_server::PASSWORD);
+        }
         world
-    }
-
-    fn declare(&self) {
-        let timing = self.plan.timing;
-        let millis = |millis: u64| format!("{millis}ms");
-        let side = |name: &str, side| {
-            json!({
-                "serverName": name,
-                "objectServer": {"name": server_name(side), "host": host_of(side), "port": object_server::PORT},
-            })
-        };
-        let manifest = json!({
-            "apiVersion": "proxypair.dev/v1alpha1",
-            "kind": "ProxyPair",
-            "metadata": {"name": PAIR, "namespace": NAMESPACE},
-            "spec": {
-                "serverName": "PROXY_V",
-                "proxy": {"replicas": self.plan.replicas},
-                "primary": side("PROXY_P", Side::Primary),
-                "backup": side("PROXY_B", Side::Backup),
-                "healthCheck": {
-                    "interval": millis(timing.interval),
-                    "unreachableAfter": millis(timing.unreachable_after),
-                    "unresponsiveAfter": millis(timing.unresponsive_after),
-                    "healthyAfter": millis(timing.healthy_after),
-                },
-                "failback": {
-                    "stableFor": millis(timing.stable_for),
-                    "drain": {"gracePeriod": "10s"},
-                },
-            },
-        });
-        self.api
-            .put::<ProxyPair>(&serde_json::from_value(manifest).expect("a ProxyPair"));
     }
 
     /// Runs the history to its end.
@@ -197,7 +164,7 @@ impl World {
             match self.unrest() {
                 None => {
                     let since = *rests_since.get_or_insert(now);
-                    if now >= since + super::rules::REST {
+                    if now >= since + REST {
                         return self.check_rest(since);
                     }
                 }
@@ -216,7 +183,7 @@ impl World {
         let now = self.sim.elapsed();
         self.take_requests(now);
         self.kubernetes.step(&mut self.sim, now, &mut self.log);
-        self.keep_operators(now);
+        self.operators.keep(&mut self.sim, now, &mut self.log);
         if now >= PROBES_AT && self.probes.is_empty() {
             self.start_probes();
         }
@@ -236,7 +203,7 @@ impl World {
                     self.log.say(now, format_args!("fault {number} is over: {fault:?}"));
                     self.active.remove(&number);
                     self.untouch(number, now);
-                    self.end(number, fault);
+                    self.end(number, fault, now);
                 }
                 _ => {}
             }
@@ -246,8 +213,8 @@ impl World {
     }
 
     fn take_requests(&mut self, now: Duration) {
-        for number in 0..self.networks.len() {
-            for request in self.networks[number].take_requests() {
+        for number in 0..OPERATORS {
+            for request in self.operators.networks[number].take_requests() {
                 let is_small = ["leases", "events"].contains(&request.resource.as_str());
                 if request.verb.writes() && !is_small {
                     self.usurper = self.usurper.take().or_else(|| self.usurper_of(number, now));
@@ -255,35 +222,6 @@ impl World {
                     let what = format!("operator {number}: {:?} {} {name}", request.verb, request.resource);
                     self.writes.push((now, what));
                 }
-            }
-        }
-    }
-
-    /// What is wrong with a write of that operator: another one has held the Lease, longer than the claim of a leader can last whose Lease was
-    /// deleted.
-    fn usurper_of(&self, operator: usize, now: Duration) -> Option<String> {
-        let (holder, since, _) = self.leader.as_ref()?;
-        let may_overlap = self.plan.faults.iter().any(|(.., fault)| *fault == Fault::LeaseDeleted);
-        let tolerated = if may_overlap { LEASE_LASTS } else { TICK * 2 };
-        let is_late = *holder != identity(operator) && now > *since + tolerated;
-        is_late
-            .then(|| format!("operator {operator} writes at {now:?}, and {holder} has held the Lease since {since:?}"))
-    }
-
-    fn keep_operators(&mut self, now: Duration) {
-        for number in 0..OPERATORS {
-            let host = operator_address(number);
-            if self.killed[number] || self.sim.is_host_running(host) {
-                continue;
-            }
-            let due = *self.restarts[number].get_or_insert_with(|| {
-                self.log.say(now, format_args!("operator {number} has ended"));
-                now + RESTARTS_AFTER
-            });
-            if now >= due {
-                self.restarts[number] = None;
-                self.sim.bounce(host);
-                self.log.say(now, format_args!("operator {number} starts"));
             }
         }
     }
@@ -317,17 +255,4 @@ impl World {
     pub fn seconds(&self) -> u64 {
         self.sim.elapsed().as_secs()
     }
-}
-
-async fn run_operator(api: ApiServer, number: usize) -> turmoil::Result {
-    let Operator { args } = Operator::parse_from([
-        "operator",
-        "--image=proxypair:1",
-        &format!("--identity={}", identity(number)),
-        &format!("--namespace={NAMESPACE}"),
-    ]);
-    let (_stop, stopped) = watch::channel(false);
-    // Leadership that was lost is the end of the process, and no failure of the simulation.
-    let _ended = operator::run_until(args, api.client(), stopped).await;
-    Ok(())
 }

@@ -13,7 +13,7 @@ use k8s_openapi::{
     },
 };
 use kube::{Resource, ResourceExt};
-use proxypair::api::ProxyPair;
+use proxypair::{api::ProxyPair, domain::children::gate_image};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ impl Kubernetes {
     /// As for ReplicaSets: a pod that ends does not count, so that its successor is made at once. Strategy `Recreate` waits for the end of all pods
     /// of an older template, `RollingUpdate` replaces one by one.
     pub(super) fn keep_deployments(&mut self, now: Duration, log: &mut Log) {
-        for deployment in self.api.list::<Deployment>() {
+        for deployment in self.objects.deployments.clone() {
             let name = deployment.name_any();
             let spec = deployment.spec.unwrap_or_default();
             let template = json!(spec.template);
@@ -74,7 +74,7 @@ impl Kubernetes {
             .collect();
         pods.sort_by_key(|(_, pod)| pod.number);
         for (name, pod) in pods {
-            let Some(object) = self.api.get::<Pod>(NAMESPACE, name) else {
+            let Some(object) = self.objects.pods.get(name) else {
                 continue;
             };
             let is_old = pod.template != *template;
@@ -88,6 +88,21 @@ impl Kubernetes {
             list.push(name.clone());
         }
         living
+    }
+
+    /// What is left to do of the rollouts; `image` is that of the newest gates.
+    pub fn unfinished(&self, image: u32) -> Option<String> {
+        let unfinished = self.objects.deployments.iter().find_map(|deployment| {
+            let name = deployment.name_any();
+            let spec = deployment.spec.clone().unwrap_or_default();
+            let living = self.living(&name, &json!(spec.template), Duration::ZERO, Duration::MAX);
+            let wanted = usize::try_from(spec.replicas.unwrap_or(1)).ok();
+            let is_newest = gate_image(deployment).is_some_and(|found| found == format!("proxypair:{image}"));
+            let is_finished = is_newest && living.old.is_empty() && Some(living.current.len()) == wanted;
+            (!is_finished).then(|| format!("{name} has {} pods of {wanted:?}", living.current.len()))
+        });
+        let ends = || self.pods.iter().find(|(_, pod)| !pod.has_started || pod.ends());
+        unfinished.or_else(|| ends().map(|(name, _)| format!("pod {name} starts or ends")))
     }
 
     /// Asks for the end of a pod, with the grace of its template.
@@ -119,8 +134,13 @@ impl Kubernetes {
             "spec": template["spec"],
             "status": {"phase": "Pending"},
         });
-        self.api.put::<Pod>(&serde_json::from_value(object).expect("a pod"));
-        let starts_at = now + Duration::from_millis(self.chance.u64(300..2000));
+        let object = self.api.put::<Pod>(&serde_json::from_value(object).expect("a pod"));
+        self.objects.pods.insert(name.clone(), object);
+        let longer = match self.slow_starts {
+            Some((longer, until)) if now < until => longer,
+            _ => Duration::ZERO,
+        };
+        let starts_at = now + longer + Duration::from_millis(self.chance.u64(300..2000));
         // Its pods prefer different nodes.
         let node = (1..).find(|node| self.pods.values().all(|pod| pod.node != *node));
         let pod = PodProcess::new(
@@ -139,14 +159,14 @@ impl Kubernetes {
 
     /// Deletes what belongs to a ProxyPair that is no more.
     pub(super) fn collect_garbage(&mut self, now: Duration, log: &mut Log) {
-        let pairs = self.api.list::<ProxyPair>();
-        let living: Vec<_> = pairs.iter().filter_map(ResourceExt::uid).collect();
+        let living = self.api.uids::<ProxyPair>();
         if self.living.is_empty() {
             self.living.clone_from(&living);
         }
         if self.living == living {
             return;
         }
+        self.must_look = true;
         self.collect::<Deployment>(&living, now, log);
         self.collect::<Service>(&living, now, log);
         self.collect::<Secret>(&living, now, log);
@@ -157,8 +177,11 @@ impl Kubernetes {
             .map(ResourceExt::name_any)
             .collect();
         for (name, pod) in &self.pods {
-            let object = self.api.get::<Pod>(NAMESPACE, name);
-            let stays = object.is_some_and(|object| object.metadata.deletion_timestamp.is_none());
+            let stays = self
+                .objects
+                .pods
+                .get(name)
+                .is_some_and(|object| object.metadata.deletion_timestamp.is_none());
             if stays && !deployments.contains(&pod.deployment) {
                 self.end_pod(name);
             }

@@ -43,6 +43,8 @@ pub struct PodProcess {
     ends_at: Option<Duration>,
     stop: watch::Sender<bool>,
     files: BTreeMap<PathBuf, Vec<u8>>,
+    /// The version of the Secrets that the files are of.
+    files_at: u64,
 }
 
 #[derive(Parser)]
@@ -79,7 +81,13 @@ impl PodProcess {
             ends_at: None,
             stop: watch::Sender::new(false),
             files: BTreeMap::new(),
+            files_at: 0,
         }
+    }
+
+    /// Whether it was asked to end.
+    pub const fn ends(&self) -> bool {
+        self.ends_at.is_some()
     }
 
     /// Whether it is time for something: it starts, starts again, ends, or counts as available.
@@ -95,9 +103,18 @@ impl PodProcess {
 }
 
 impl Kubernetes {
+    /// The node of a pod is lost, or found again.
+    pub fn set_lost(&mut self, pod: &str, is_lost: bool) {
+        if let Some(pod) = self.pods.get_mut(pod) {
+            pod.is_lost = is_lost;
+            // Then its kubelet looks at once.
+            self.must_look = true;
+        }
+    }
+
     /// Whether the pod is still there.
     pub(super) fn keep_pod(&mut self, name: &str, sim: &mut Sim<'static>, now: Duration, log: &mut Log) -> bool {
-        let object = self.api.get::<Pod>(NAMESPACE, name);
+        let object = self.objects.pods.get(name);
         let Some(pod) = self.pods.get_mut(name) else {
             return false;
         };
@@ -149,7 +166,11 @@ impl Kubernetes {
             return true;
         }
         if is_running {
-            files(&self.api, pod, &self.directory.join(name));
+            let version = self.api.version_of::<Secret>();
+            if pod.files_at != version {
+                pod.files_at = version;
+                files(&self.api, pod, &self.directory.join(name));
+            }
             return true;
         }
         network(|network| network.refusing.insert(pod.address));
@@ -186,10 +207,10 @@ fn files(api: &ApiServer, pod: &mut PodProcess, directory: &Path) -> bool {
             return false;
         };
         let mount = directory.join(volume["name"].as_str().unwrap_or_default());
-        fs::create_dir_all(&mount).expect("a directory for a volume");
         for (key, content) in secret.data.unwrap_or_default() {
             let path = mount.join(key);
             if pod.files.get(&path) != Some(&content.0) {
+                fs::create_dir_all(&mount).expect("a directory for a volume");
                 fs::write(&path, &content.0).expect("a file of a volume");
                 pod.files.insert(path, content.0);
             }

@@ -41,7 +41,7 @@ pub fn name_of(service: &str) -> String {
 
 impl Kubernetes {
     pub(super) fn keep_services(&mut self, now: Duration, log: &mut Log) {
-        let (pods, services) = (self.api.list::<Pod>(), self.api.list::<Service>());
+        let services = self.objects.services.clone();
         let api = self.api.clone();
         self.services.retain(|name, routes| {
             let is_there = services.iter().any(|service| service.name_any() == *name);
@@ -69,7 +69,7 @@ impl Kubernetes {
             }
             let selector = spec.selector.unwrap_or_default();
             let is_selected = |pod: &&Pod| selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value));
-            let addresses = pods.iter().filter(is_selected).filter_map(|pod| {
+            let addresses = self.objects.pods.values().filter(is_selected).filter_map(|pod| {
                 let address = pod.status.as_ref()?.pod_ip.as_ref()?;
                 address.parse::<IpAddr>().ok()
             });

@@ -26,12 +26,12 @@ impl World {
 
     /// 18: the last gate that the virtual Service leads to is never taken out.
     pub(super) fn guarantee_18_the_last_gate_stays(&mut self) -> Result<(), String> {
-        if self.seen.0 == self.routed_at {
+        let version = self.api.version_of::<Pod>();
+        if version == self.routed_at {
             return Ok(());
         }
-        self.routed_at = self.seen.0;
-        let pods = self.api.list::<Pod>();
-        let with_address = pods.iter().filter(|pod| {
+        self.routed_at = version;
+        let with_address = self.kubernetes.pods().values().filter(|pod| {
             let status = pod.status.as_ref();
             status.is_some_and(|status| status.pod_ip.is_some())
         });
