@@ -224,11 +224,12 @@ impl Summary {
     }
 }
 
-/// Runs histories on both cores until there are enough, or it is time.
+/// Runs histories on both cores until there are enough, it is time, or with `stops` one violates something.
 fn run_many(
     first: u64,
     histories: u64,
     time: Option<Duration>,
+    stops: bool,
     mut progress: impl FnMut(&Summary, Instant),
 ) -> (Summary, Instant) {
     let began = Instant::now();
@@ -256,6 +257,10 @@ fn run_many(
         for (seed, output) in results {
             summary.add(seed, &output);
             progress(&summary, began);
+            if stops && !summary.violations.is_empty() {
+                // No further history begins: nobody takes its result.
+                break;
+            }
         }
     });
     (summary, began)
@@ -264,7 +269,7 @@ fn run_many(
 fn many(seconds: u64) -> ExitCode {
     let time = (seconds > 0).then(|| Duration::from_secs(seconds));
     let (first, histories) = (number("FIRST").unwrap_or(1), number("HISTORIES").unwrap_or(u64::MAX));
-    let (summary, began) = run_many(first, histories, time, |summary, began| {
+    let (summary, began) = run_many(first, histories, time, number("STOPS").is_some(), |summary, began| {
         if summary.histories.is_multiple_of(50) {
             summary.print(began);
         }
@@ -275,7 +280,7 @@ fn many(seconds: u64) -> ExitCode {
 }
 
 fn fixed_seeds() -> Result<(), Failed> {
-    let (summary, _) = run_many(1, HISTORIES, None, |_, _| {});
+    let (summary, _) = run_many(1, HISTORIES, None, false, |_, _| {});
     match summary.violations.first() {
         None => Ok(()),
         Some((seed, rule)) => Err(format!("seed {seed}\n{}", text(&shrunk(*seed, rule))).into()),
