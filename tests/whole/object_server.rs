@@ -33,6 +33,8 @@ pub struct ObjectServer {
     pub events: Vec<Stored>,
     /// It accepts connections, and answers nothing.
     pub is_stalled: bool,
+    /// How long it needs for a request: half of that before it stores an event.
+    pub answers_after: Duration,
     /// It refuses the user of the checks.
     pub refuses_login: bool,
     /// The process that runs.
@@ -65,6 +67,7 @@ impl Default for ObjectServer {
         Self {
             events: Vec::new(),
             is_stalled: false,
+            answers_after: Duration::ZERO,
             refuses_login: false,
             process: watch::Sender::new(Some(first)),
         }
@@ -132,8 +135,10 @@ async fn converse(
     if is_refused {
         return Ok(());
     }
+    let half = server.borrow().answers_after / 2;
     while let Some(message) = channel.receive().await? {
         until_it_answers(server).await;
+        sleep(half).await;
         // A language token: its type, its length in four bytes, a status, and the text.
         let text = message.payload.get(6..).unwrap_or_default();
         let text = String::from_utf8_lossy(text).into_owned();
@@ -148,6 +153,7 @@ async fn converse(
             server.borrow_mut().events.push(stored);
             written(login.order, &[Token::Done(Done::statement(0, Some(1)))])
         };
+        sleep(half).await;
         channel.send(PacketType::RESPONSE, &answer).await?;
     }
     Ok(())

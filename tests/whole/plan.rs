@@ -24,6 +24,8 @@ pub struct Plan {
     /// `leaseDuration` of the chart.
     pub lease: Duration,
     pub probes: usize,
+    /// How long the ObjectServers need for a request, in milliseconds.
+    pub answers_after: u64,
     /// `proxy.replicas`.
     pub replicas: usize,
     /// Each with when it begins and how long it lasts.
@@ -90,6 +92,7 @@ impl Plan {
             has_login,
             lease: Duration::from_secs([2, 3, 5, 5, 10][chance.usize(0..5)]),
             probes,
+            answers_after: [0, 0, 50, 300][chance.usize(0..4)],
             replicas: [1, 2, 2, 3][chance.usize(0..4)],
             faults,
         }
@@ -112,11 +115,12 @@ impl Plan {
             has_login,
             lease,
             probes,
+            answers_after,
             replicas,
             faults: _,
         } = self;
         format!(
-            "seed {seed}: {probes} probes, {replicas} gates a side, login {has_login}, leaseDuration {lease:?}, {timing:?}"
+            "seed {seed}: {probes} probes, {replicas} gates a side, answers after {answers_after} ms, login {has_login}, leaseDuration {lease:?}, {timing:?}"
         )
     }
 

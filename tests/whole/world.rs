@@ -99,6 +99,7 @@ impl World {
         let api = ApiServer::new();
         let servers = Sides::from_fn(|side| {
             let server = Rc::new(RefCell::new(ObjectServer::default()));
+            server.borrow_mut().answers_after = Duration::from_millis(plan.answers_after);
             for machine in 0..2 {
                 let process = Rc::clone(&server);
                 sim.host(server_address(side, machine), move || {
