@@ -15,7 +15,7 @@ use std::{
 use futures::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Interval, interval},
+    time::{Interval, interval, sleep},
 };
 
 use super::{ConnectError, Keepalive};
@@ -32,29 +32,51 @@ thread_local! {
 pub struct Network {
     /// Addresses of names. A name that is not here does not exist.
     pub names: HashMap<String, IpAddr>,
-    /// Where connections to the address of a Service lead. One that leads nowhere is refused.
-    pub services: HashMap<IpAddr, Option<IpAddr>>,
+    /// Where connections to the address of a Service lead, in turn. One that leads nowhere is refused.
+    pub services: HashMap<IpAddr, Vec<IpAddr>>,
     /// Machines on which no process listens.
     pub refusing: HashSet<IpAddr>,
     /// Since when nothing comes back between two hosts, counted from the begin of the simulation; the lower address first.
     silent: HashMap<(IpAddr, IpAddr), Duration>,
+    /// The same where what one host sends arrives, and nothing that the other one does: from the latter to the former.
+    one_way: HashMap<(IpAddr, IpAddr), Duration>,
+    /// How many connections to Services there have been.
+    turns: usize,
 }
 
 impl Network {
-    /// Whether anything comes back between two hosts from now on.
-    pub fn set_silent(&mut self, a: IpAddr, b: IpAddr, silent: bool) {
+    /// Since when nothing comes back between two hosts; `None` if it does from now on. What decides that is outside of all hosts, where no time
+    /// passes.
+    pub fn set_silent(&mut self, a: IpAddr, b: IpAddr, since: Option<Duration>) {
         let link = (a.min(b), a.max(b));
-        match silent {
-            true => drop(self.silent.entry(link).or_insert_with(elapsed)),
-            false => drop(self.silent.remove(&link)),
+        match since {
+            Some(since) => drop(self.silent.entry(link).or_insert(since)),
+            None => drop(self.silent.remove(&link)),
         }
     }
 
+    /// Since when what `from` sends gets lost on its way to `to`; `None` if it arrives from now on.
+    pub fn set_one_way(&mut self, from: IpAddr, to: IpAddr, since: Option<Duration>) {
+        match since {
+            Some(since) => drop(self.one_way.entry((from, to)).or_insert(since)),
+            None => drop(self.one_way.remove(&(from, to))),
+        }
+    }
+
+    /// Whether what `from` sends gets lost on its way to `to`, and not also what `to` sends.
+    fn is_one_way(&self, from: IpAddr, to: IpAddr) -> bool {
+        self.one_way.contains_key(&(from, to))
+    }
+
     /// Where a connection to an address leads, as the rules of kube-proxy say.
-    fn translated(&self, address: SocketAddr) -> io::Result<SocketAddr> {
+    fn translated(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
         let host = match self.services.get(&address.ip()) {
             None => Some(address.ip()),
-            Some(pod) => *pod,
+            Some(pods) if pods.is_empty() => None,
+            Some(pods) => {
+                self.turns += 1;
+                pods.get(self.turns % pods.len()).copied()
+            }
         };
         match host.filter(|host| !self.refusing.contains(host)) {
             Some(host) => Ok(SocketAddr::new(host, address.port())),
@@ -63,7 +85,13 @@ impl Network {
     }
 
     fn silence(&self, a: IpAddr, b: IpAddr) -> Duration {
-        let since = self.silent.get(&(a.min(b), a.max(b)));
+        // A keepalive is answered only if both directions work.
+        let since = [
+            self.silent.get(&(a.min(b), a.max(b))),
+            self.one_way.get(&(a, b)),
+            self.one_way.get(&(b, a)),
+        ];
+        let since = since.into_iter().flatten().min();
         since.map_or(Duration::ZERO, |since| elapsed().saturating_sub(*since))
     }
 }
@@ -101,7 +129,21 @@ impl TcpStream {
     /// The peer refused.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
         let address = network(|network| network.translated(address))?;
-        turmoil::net::TcpStream::connect(address).await.map(Self::new)
+        let stream = Self::new(turmoil::net::TcpStream::connect(address).await?);
+        // The handshake needs both directions.
+        while stream.loses(true) || stream.loses(false) {
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(stream)
+    }
+
+    /// Whether what the peer sends gets lost, or what is sent to it.
+    fn loses(&self, received: bool) -> bool {
+        let (Ok(here), Ok(there)) = (self.inner.local_addr(), self.inner.peer_addr()) else {
+            return false;
+        };
+        let (from, to) = if received { (there, here) } else { (here, there) };
+        network(|network| network.is_one_way(from.ip(), to.ip()))
     }
 
     /// See tokio's.
@@ -131,14 +173,16 @@ impl TcpStream {
         self.inner.local_addr()
     }
 
-    /// The error with which the connection ends because nothing has come back for too long.
+    /// The error with which the connection ends because nothing has come back for too long. Else the caller is woken to look again, if that may
+    /// come to be, or while what comes gets lost.
     fn poll_lost(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        let Some(limit) = *self.keepalive.get_mut().unwrap_or_else(PoisonError::into_inner) else {
+        let limit = *self.keepalive.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if limit.is_none() && !self.loses(true) {
             return Poll::Pending;
-        };
+        }
         let looks = self.looks.get_or_insert_with(|| interval(LOOK_EVERY));
         while looks.poll_tick(context).is_ready() {
-            if let (Ok(here), Ok(there)) = (self.inner.local_addr(), self.inner.peer_addr())
+            if let (Some(limit), Ok(here), Ok(there)) = (limit, self.inner.local_addr(), self.inner.peer_addr())
                 && network(|network| network.silence(here.ip(), there.ip())) >= limit
             {
                 return Poll::Ready(ErrorKind::TimedOut.into());
@@ -151,6 +195,10 @@ impl TcpStream {
 impl AsyncRead for TcpStream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // What gets lost is sent again until it arrives.
+        if this.loses(true) {
+            return this.poll_lost(context).map(Err);
+        }
         match Pin::new(&mut this.inner).poll_read(context, buffer) {
             Poll::Ready(done) => Poll::Ready(done),
             Poll::Pending => this.poll_lost(context).map(Err),
@@ -202,7 +250,13 @@ impl TcpListener {
 ///
 /// The connection was reset.
 pub async fn peek(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    stream.inner.peek(buffer).await
+    loop {
+        let length = stream.inner.peek(buffer).await?;
+        if !stream.loses(true) {
+            return Ok(length);
+        }
+        sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Opens a port. There is only IPv4.

@@ -8,11 +8,16 @@
 //!
 //! | module | stands for |
 //! |---|---|
+//! | `operators` | the processes of the operators |
+//! | `manifest` | users, and what they declare |
 //! | `kubernetes` | the controllers, kubelet and kube-proxy: pods of Deployments, EndpointSlices, files from Secrets |
 //! | `object_server` | ObjectServers that keep the events that they acknowledge |
 //! | `probe` | probes that number their events, and send again what was not acknowledged |
-//! | `plan` | what goes wrong in one history, drawn from its seed |
-//! | `world` | all of it, step by step |
+//! | `faults`, `plan` | what can go wrong, and what does in one history, drawn from its seed |
+//! | `world`, `places` | all of it, step by step, and where it is |
+//! | `strikes` | the faults, as they begin and end |
+//! | `touches` | what each of them touches |
+//! | `show`, `log` | the timeline |
 //! | `rules` | what must hold |
 //!
 //! Each history runs in a process of its own, because a hash map's order depends on those made before. `make simulate-whole` runs histories until it
@@ -21,14 +26,23 @@
 #![allow(clippy::expect_used)]
 
 mod chance;
+mod faults;
 mod kubernetes;
+mod log;
+mod manifest;
 mod object_server;
+mod operators;
+mod places;
 mod plan;
 mod probe;
 mod rules;
+mod show;
+mod strikes;
+mod touches;
 mod world;
 
 use std::{
+    collections::BTreeMap,
     env,
     process::{Command, ExitCode, Output},
     time::{Duration, Instant},
@@ -39,7 +53,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use self::{plan::Plan, world::World};
 
 /// The fixed seeds of `make check`: about a minute on two cores.
-const HISTORIES: u64 = 100;
+const HISTORIES: u64 = 50;
 
 fn main() -> ExitCode {
     if let Some(seed) = number("HISTORY") {
@@ -73,7 +87,11 @@ fn history(seed: u64) -> ExitCode {
     let faults = plan.faults.len();
     let mut world = World::new(plan);
     let outcome = world.run();
+    println!("{}", world.plan.told());
     println!("{}", world.timeline());
+    for (kind, times) in &world.struck {
+        println!("struck {kind} {times}");
+    }
     println!(
         "faults {faults} switches {} seconds {}",
         world.switches(),
@@ -153,6 +171,8 @@ struct Summary {
     seconds: u64,
     faults: u64,
     switches: u64,
+    /// How often each kind of fault has struck, and in how many histories.
+    struck: BTreeMap<String, (u64, u64)>,
     violations: Vec<(u64, String)>,
 }
 
@@ -160,6 +180,14 @@ impl Summary {
     fn add(&mut self, seed: u64, output: &Output) {
         self.histories += 1;
         let text = text(output);
+        for line in text.lines().filter_map(|line| line.strip_prefix("struck ")) {
+            let Some((kind, times)) = line.rsplit_once(' ') else {
+                continue;
+            };
+            let (struck, histories) = self.struck.entry(kind.to_owned()).or_default();
+            *struck += times.parse::<u64>().unwrap_or_default();
+            *histories += 1;
+        }
         let line = text
             .lines()
             .find(|line| line.starts_with("faults "))
@@ -187,13 +215,21 @@ impl Summary {
             println!("  seed {seed}: {rule}");
         }
     }
+
+    /// What has struck.
+    fn print_struck(&self) {
+        for (kind, (struck, histories)) in &self.struck {
+            println!("  {kind}: {struck} times in {histories} histories");
+        }
+    }
 }
 
-/// Runs histories on both cores until there are enough, or it is time.
+/// Runs histories on both cores until there are enough, it is time, or with `stops` one violates something.
 fn run_many(
     first: u64,
     histories: u64,
     time: Option<Duration>,
+    stops: bool,
     mut progress: impl FnMut(&Summary, Instant),
 ) -> (Summary, Instant) {
     let began = Instant::now();
@@ -221,6 +257,10 @@ fn run_many(
         for (seed, output) in results {
             summary.add(seed, &output);
             progress(&summary, began);
+            if stops && !summary.violations.is_empty() {
+                // No further history begins: nobody takes its result.
+                break;
+            }
         }
     });
     (summary, began)
@@ -229,17 +269,18 @@ fn run_many(
 fn many(seconds: u64) -> ExitCode {
     let time = (seconds > 0).then(|| Duration::from_secs(seconds));
     let (first, histories) = (number("FIRST").unwrap_or(1), number("HISTORIES").unwrap_or(u64::MAX));
-    let (summary, began) = run_many(first, histories, time, |summary, began| {
+    let (summary, began) = run_many(first, histories, time, number("STOPS").is_some(), |summary, began| {
         if summary.histories.is_multiple_of(50) {
             summary.print(began);
         }
     });
+    summary.print_struck();
     summary.print(began);
     ExitCode::from(u8::from(!summary.violations.is_empty()))
 }
 
 fn fixed_seeds() -> Result<(), Failed> {
-    let (summary, _) = run_many(1, HISTORIES, None, |_, _| {});
+    let (summary, _) = run_many(1, HISTORIES, None, false, |_, _| {});
     match summary.violations.first() {
         None => Ok(()),
         Some((seed, rule)) => Err(format!("seed {seed}\n{}", text(&shrunk(*seed, rule))).into()),

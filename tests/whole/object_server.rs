@@ -1,69 +1,126 @@
-//! An ObjectServer: it takes logins and events, and keeps each event that it acknowledges.
+//! An ObjectServer: it takes logins and events, keeps each event that it acknowledges, and says what it is called.
 
-use std::{cell::RefCell, io, rc::Rc, time::Duration};
+use std::{cell::RefCell, io, net::IpAddr, rc::Rc, time::Duration};
 
 use proxypair::{
+    api::Side,
     net::{TcpStream, bind},
     tds::{
         channel::{Channel, ReceiveError},
+        format::Column,
         login::LoginRecord,
         packet::PacketType,
-        response::{AnswerWriter, Done, LoginAck, Token},
+        response::{AnswerWriter, Done, LoginAck, ServerMessage, Token},
+        value::{DataType, Value},
         wire::ByteOrder,
     },
 };
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
+use super::places::server_name;
+
 /// Longest message.
 const LIMIT: usize = 64 * 1024;
 
+/// The user of the checks, and the password.
+pub const USER: &str = "check";
+pub const PASSWORD: &str = "secret";
+
 /// What outlives its process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ObjectServer {
-    /// Every event that was stored, in order, with when.
-    pub events: Vec<(String, Duration)>,
+    /// Every event that was stored, in order.
+    pub events: Vec<Stored>,
     /// It accepts connections, and answers nothing.
     pub is_stalled: bool,
-    /// Whether its process runs.
-    pub runs: watch::Sender<bool>,
+    /// How long it needs for a request: half of that before it stores an event.
+    pub answers_after: Duration,
+    /// It refuses the user of the checks.
+    pub refuses_login: bool,
+    /// The process that runs.
+    pub process: watch::Sender<Option<Process>>,
 }
 
-/// Its machine: the process runs as long as it should.
-///
-/// # Errors
-///
-/// The network's.
-pub async fn machine(server: Rc<RefCell<ObjectServer>>) -> io::Result<()> {
-    let mut runs = server.borrow().runs.subscribe();
-    loop {
-        // The sender lives as long as the world.
-        let _ = runs.wait_for(|runs| *runs).await;
-        tokio::select! {
-            ended = process(&server) => return ended,
-            _ = runs.wait_for(|runs| !*runs) => {}
+/// An event in its table.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub event: String,
+    pub at: Duration,
+    /// The address of the gate that it came through.
+    pub through: Option<IpAddr>,
+}
+
+/// A process of an ObjectServer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub machine: usize,
+    /// It is another server, with another name.
+    pub is_other: bool,
+}
+
+impl Default for ObjectServer {
+    fn default() -> Self {
+        let first = Process {
+            machine: 0,
+            is_other: false,
+        };
+        Self {
+            events: Vec::new(),
+            is_stalled: false,
+            answers_after: Duration::ZERO,
+            refuses_login: false,
+            process: watch::Sender::new(Some(first)),
         }
     }
 }
 
-async fn process(server: &Rc<RefCell<ObjectServer>>) -> io::Result<()> {
+/// One of its machines: the process runs as long as it should run there.
+///
+/// # Errors
+///
+/// The network's.
+pub async fn machine(server: Rc<RefCell<ObjectServer>>, side: Side, machine: usize) -> io::Result<()> {
+    let mut wanted = server.borrow().process.subscribe();
+    loop {
+        let here = wanted.borrow_and_update().filter(|process| process.machine == machine);
+        // The sender lives as long as the world.
+        let Some(here) = here else {
+            let _ = wanted.changed().await;
+            continue;
+        };
+        let name = if here.is_other { "OTHER" } else { server_name(side) };
+        tokio::select! {
+            ended = process(&server, name) => return ended,
+            _ = wanted.changed() => {}
+        }
+    }
+}
+
+async fn process(server: &Rc<RefCell<ObjectServer>>, name: &'static str) -> io::Result<()> {
     let listener = bind(([0, 0, 0, 0], PORT).into())?;
     // They end with the process.
     let mut sessions = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await?;
-        sessions.spawn_local(session(Rc::clone(server), stream));
+        sessions.spawn_local(session(Rc::clone(server), name, stream));
     }
 }
 
 /// Its port.
 pub const PORT: u16 = 4100;
 
-async fn session(server: Rc<RefCell<ObjectServer>>, stream: TcpStream) {
+async fn session(server: Rc<RefCell<ObjectServer>>, name: &'static str, stream: TcpStream) {
+    let through = stream.peer_addr().ok().map(|peer| peer.ip());
     // An error is the end of the session, as for a real one.
-    let _ended = converse(&server, Channel::new(stream, LIMIT)).await;
+    let _ended = converse(&server, name, through, Channel::new(stream, LIMIT)).await;
 }
 
-async fn converse(server: &RefCell<ObjectServer>, mut channel: Channel<TcpStream>) -> Result<(), ReceiveError> {
+async fn converse(
+    server: &RefCell<ObjectServer>,
+    name: &str,
+    through: Option<IpAddr>,
+    mut channel: Channel<TcpStream>,
+) -> Result<(), ReceiveError> {
     let Some(message) = channel.receive().await? else {
         return Ok(());
     };
@@ -71,30 +128,66 @@ async fn converse(server: &RefCell<ObjectServer>, mut channel: Channel<TcpStream
         return Ok(());
     };
     until_it_answers(server).await;
-    let accepted = LoginAck {
-        status: LoginAck::SUCCEED,
-        tds_version: [5, 0, 0, 0],
-        program: "SQL Server".to_owned(),
-        program_version: [15, 0, 0, 0],
-    };
-    let answer = written(
-        login.order,
-        &[Token::LoginAck(accepted), Token::Done(Done::statement(0, None))],
-    );
-    channel.send(PacketType::RESPONSE, &answer).await?;
+    let is_refused = login.user == USER && (server.borrow().refuses_login || login.password != PASSWORD);
+    channel
+        .send(PacketType::RESPONSE, &verdict(login.order, name, is_refused))
+        .await?;
+    if is_refused {
+        return Ok(());
+    }
+    let half = server.borrow().answers_after / 2;
     while let Some(message) = channel.receive().await? {
         until_it_answers(server).await;
+        sleep(half).await;
         // A language token: its type, its length in four bytes, a status, and the text.
         let text = message.payload.get(6..).unwrap_or_default();
         let text = String::from_utf8_lossy(text).into_owned();
-        server
-            .borrow_mut()
-            .events
-            .push((text, turmoil::sim_elapsed().unwrap_or_default()));
-        let answer = written(login.order, &[Token::Done(Done::statement(0, Some(1)))]);
+        let answer = if text.starts_with("select") {
+            properties(login.order, name)
+        } else {
+            let stored = Stored {
+                event: text,
+                at: turmoil::sim_elapsed().unwrap_or_default(),
+                through,
+            };
+            server.borrow_mut().events.push(stored);
+            written(login.order, &[Token::Done(Done::statement(0, Some(1)))])
+        };
+        sleep(half).await;
         channel.send(PacketType::RESPONSE, &answer).await?;
     }
     Ok(())
+}
+
+/// The answer to a login.
+fn verdict(order: ByteOrder, name: &str, is_refused: bool) -> Vec<u8> {
+    let status = if is_refused { LoginAck::FAIL } else { LoginAck::SUCCEED };
+    let mut tokens = vec![Token::LoginAck(LoginAck {
+        status,
+        tds_version: [5, 0, 0, 0],
+        program: "SQL Server".to_owned(),
+        program_version: [15, 0, 0, 0],
+    })];
+    if is_refused {
+        tokens.push(Token::Message(ServerMessage::new(4002, 14, name, "Login failed.")));
+    }
+    let status = if is_refused { Done::ERROR } else { 0 };
+    tokens.push(Token::Done(Done::statement(status, None)));
+    written(order, &tokens)
+}
+
+/// The rows of `catalog.properties`.
+fn properties(order: ByteOrder, name: &str) -> Vec<u8> {
+    let text = |text: &str| Value::Text(text.as_bytes().to_vec());
+    let columns = ["PropName", "Value"].map(|name| Column::nullable(name, DataType::VarChar(u8::MAX)));
+    let rows = [["Name", name], ["ActingPrimary", "TRUE"]];
+    let mut tokens = vec![Token::RowFormat {
+        wide: false,
+        columns: columns.into(),
+    }];
+    tokens.extend(rows.map(|row| Token::Row(row.map(text).into())));
+    tokens.push(Token::Done(Done::statement(0, Some(2))));
+    written(order, &tokens)
 }
 
 async fn until_it_answers(server: &RefCell<ObjectServer>) {

@@ -3,19 +3,31 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use proxypair::api::Side;
+
+use super::faults::Fault;
 
 /// When the first fault may come: the pair serves by then.
 const FIRST: Duration = Duration::from_secs(25);
 /// How long faults may begin.
 const SPAN: Duration = Duration::from_secs(60);
 
+/// Nodes are lost at least that long: their pods are to be taken out, deleted and replaced.
+const NODE_LOST_FOR: Duration = Duration::from_secs(15);
+
 /// One history.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
     pub timing: Timing,
-    pub probes: u32,
+    /// The checks log in.
+    pub has_login: bool,
+    /// `leaseDuration` of the chart.
+    pub lease: Duration,
+    pub probes: usize,
+    /// How long the ObjectServers need for a request, in milliseconds.
+    pub answers_after: u64,
+    /// `proxy.replicas`.
+    pub replicas: usize,
     /// Each with when it begins and how long it lasts.
     pub faults: Vec<(Duration, Duration, Fault)>,
 }
@@ -29,50 +41,6 @@ pub struct Timing {
     pub healthy_after: u64,
     pub stable_for: u64,
 }
-
-/// A kind of fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    OperatorKilled(usize),
-    LeaseDeleted,
-    /// To one operator, or to both.
-    Api(Option<usize>, ApiFault),
-    WatchesEnd,
-    HistoryForgotten,
-    ServerKilled(Side),
-    ServerStalled(Side),
-    NameGone(Side),
-    GateKilled(Side),
-    PodDeleted(Side),
-    /// Nothing comes back between two hosts.
-    Silent(Link),
-    PairEdited,
-    KeysDeleted,
-}
-
-/// What the API server does to the requests of an operator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ApiFault {
-    Slow,
-    LostBefore,
-    LostAfter,
-    Busy,
-    Failing,
-    Silent,
-    /// It refuses writes of one kind of object.
-    Forbids(&'static str),
-    Rejects(&'static str),
-}
-
-/// Two hosts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Link {
-    OperatorGate(usize, Side),
-    OperatorServer(usize, Side),
-    GateServer(Side),
-}
-
-const KINDS: [&str; 5] = ["services", "deployments", "poddisruptionbudgets", "secrets", "events"];
 
 impl Plan {
     pub fn of(seed: u64) -> Self {
@@ -101,20 +69,31 @@ impl Plan {
                 stable_for: chance.u64(0..10_000),
             },
         };
+        let has_login = chance.u32(0..3) == 0;
+        let probes = chance.usize(1..5);
         let count = chance.usize(1..7);
         let span = u64::try_from(SPAN.as_millis()).unwrap_or_default();
-        let mut faults: Vec<_> = (0..count)
+        let mut faults: Vec<(Duration, Duration, Fault)> = (0..count)
             .map(|_| {
                 let begins = FIRST + Duration::from_millis(chance.u64(0..span));
-                let lasts = Duration::from_millis(chance.u64(10..20_000));
-                (begins, lasts, Fault::drawn(&mut chance))
+                let mut lasts = Duration::from_millis(chance.u64(10..20_000));
+                let fault = Fault::drawn(&mut chance, has_login, probes);
+                // Shorter ones are cuts of all links.
+                if matches!(fault, Fault::NodeLost(..)) {
+                    lasts += NODE_LOST_FOR;
+                }
+                (begins, lasts, fault)
             })
             .collect();
         faults.sort_by_key(|(begins, ..)| *begins);
         Self {
             seed,
             timing,
-            probes: chance.u32(1..5),
+            has_login,
+            lease: Duration::from_secs([2, 3, 5, 5, 10][chance.usize(0..5)]),
+            probes,
+            answers_after: [0, 0, 50, 300][chance.usize(0..4)],
+            replicas: [1, 2, 2, 3][chance.usize(0..4)],
             faults,
         }
     }
@@ -128,50 +107,26 @@ impl Plan {
         });
     }
 
+    /// What the history is about, for people.
+    pub fn told(&self) -> String {
+        let Self {
+            seed,
+            timing,
+            has_login,
+            lease,
+            probes,
+            answers_after,
+            replicas,
+            faults: _,
+        } = self;
+        format!(
+            "seed {seed}: {probes} probes, {replicas} gates a side, answers after {answers_after} ms, login {has_login}, leaseDuration {lease:?}, {timing:?}"
+        )
+    }
+
     /// When the last fault is over.
     pub fn repaired_at(&self) -> Duration {
         let ends = self.faults.iter().map(|(begins, lasts, _)| *begins + *lasts);
         ends.max().unwrap_or(FIRST)
-    }
-}
-
-impl Fault {
-    fn drawn(chance: &mut Rng) -> Self {
-        let side = if chance.bool() { Side::Primary } else { Side::Backup };
-        match chance.u32(0..17) {
-            0 | 1 => Self::OperatorKilled(chance.usize(0..2)),
-            2 => Self::LeaseDeleted,
-            3..=5 => Self::Api([None, Some(0), Some(1)][chance.usize(0..3)], ApiFault::drawn(chance)),
-            6 => Self::WatchesEnd,
-            7 => Self::HistoryForgotten,
-            8 | 9 => Self::ServerKilled(side),
-            10 => Self::ServerStalled(side),
-            11 => Self::NameGone(side),
-            12 => Self::GateKilled(side),
-            13 => Self::PodDeleted(side),
-            14 => Self::Silent(match chance.u32(0..3) {
-                0 => Link::OperatorGate(chance.usize(0..2), side),
-                1 => Link::OperatorServer(chance.usize(0..2), side),
-                _ => Link::GateServer(side),
-            }),
-            15 => Self::PairEdited,
-            _ => Self::KeysDeleted,
-        }
-    }
-}
-
-impl ApiFault {
-    fn drawn(chance: &mut Rng) -> Self {
-        let kind = KINDS[chance.usize(0..KINDS.len())];
-        match chance.u32(0..8) {
-            0 => Self::Slow,
-            1 => Self::LostBefore,
-            2 => Self::LostAfter,
-            3 => Self::Busy,
-            4 => Self::Failing,
-            5 => Self::Silent,
-            6 => Self::Forbids(kind),
-            _ => Self::Rejects(kind),
-        }
     }
 }

@@ -171,9 +171,24 @@ impl ApiServer {
         objects.cloned().map(read).collect()
     }
 
+    /// The uids of all objects of a kind, by namespace and name, whatever else is in them.
+    pub fn uids<K: Resource<DynamicType = ()>>(&self) -> Vec<String> {
+        let store = lock(&self.store);
+        let (group, resource) = (K::group(&()), K::plural(&()));
+        let objects = store.of_resource(&group, &resource);
+        let uids = objects.filter_map(|object| object["metadata"]["uid"].as_str().map(str::to_owned));
+        uids.collect()
+    }
+
     /// The version of the newest change.
     pub fn version(&self) -> u64 {
         lock(&self.store).version
+    }
+
+    /// The version of the newest change of one kind of object; 0 if there was none.
+    pub fn version_of<K: Resource<DynamicType = ()>>(&self) -> u64 {
+        let kind = (K::group(&()).into_owned(), K::plural(&()).into_owned());
+        lock(&self.store).newest.get(&kind).copied().unwrap_or_default()
     }
 
     /// Changes an object, its status included. Returns it as stored.

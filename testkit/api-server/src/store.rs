@@ -59,6 +59,8 @@ pub(crate) struct Store {
     pub(crate) oldest: u64,
     /// Watches that were opened before this number was raised have ended.
     pub(crate) era: u64,
+    /// The version of the newest change of each kind.
+    pub(crate) newest: BTreeMap<(String, String), u64>,
     objects: BTreeMap<Key, Value>,
     applied: BTreeMap<Key, Applied>,
     made: u64,
@@ -296,6 +298,8 @@ impl Store {
             return object;
         }
         self.objects.insert(key.clone(), object.clone());
+        self.newest
+            .insert((key.group.clone(), key.resource.clone()), self.version);
         self.history.push(Change {
             version: self.version,
             key: key.clone(),
@@ -310,6 +314,8 @@ impl Store {
         let object = self.objects.remove(key)?;
         self.applied.remove(key);
         self.version += 1;
+        self.newest
+            .insert((key.group.clone(), key.resource.clone()), self.version);
         self.history.push(Change {
             version: self.version,
             key: key.clone(),
