@@ -356,7 +356,7 @@ impl World {
         }
         // Of several gates of a side the others are the way out.
         let is_sibling = |pod: &&super::pod::Pod| pod.routed && pod.ip.is_some() && pod.uid() != gate;
-        let may_serve = |pod| matches!(self.sight_of_pod(operator, pair, pod), Sight::Good | Sight::Doubtful);
+        let may_serve = |pod| !self.is_known_ill(operator, pair, pod);
         if self.pods_of(pair, side).filter(is_sibling).any(may_serve) {
             return;
         }

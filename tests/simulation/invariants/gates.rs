@@ -25,22 +25,24 @@ impl World {
         }
     }
 
+    /// Whether a gate cannot serve, if the operator must have noticed.
+    pub(super) fn is_known_ill(&self, operator: usize, pair: usize, pod: &Pod) -> bool {
+        let known = self.watchdog.truth.gate(operator, pod.id);
+        let ends = pod
+            .terminating
+            .is_some_and(|known| self.now.after(known.since) > NOTICED);
+        self.is_longer(known.silent_since, self.tolerance(pair, true))
+            || self.is_longer(known.broken_since, self.tolerance(pair, false))
+            || ends
+    }
+
     /// 18: a gate is taken out only if a sibling is left that is not known to have failed.
     pub fn guarantee_18_a_good_gate_stays(&mut self, operator: usize, pair: usize, id: u64) {
         let Some(side) = self.pod(id).map(|(_, pod)| pod.side) else {
             return;
         };
-        let truth = &self.watchdog.truth;
-        let is_known_ill = |pod: &Pod| {
-            let known = truth.gate(operator, pod.id);
-            let ends = pod
-                .terminating
-                .is_some_and(|known| self.now.after(known.since) > NOTICED);
-            self.is_longer(known.silent_since, self.tolerance(pair, true))
-                || self.is_longer(known.broken_since, self.tolerance(pair, false))
-                || ends
-        };
-        let stays = |pod: &&Pod| pod.id != id && pod.routed && pod.ip.is_some() && !is_known_ill(pod);
+        let stays =
+            |pod: &&Pod| pod.id != id && pod.routed && pod.ip.is_some() && !self.is_known_ill(operator, pair, pod);
         if self.pods_of(pair, side).find(stays).is_none() {
             let text = format!("pair {pair}: pod {id} is to be taken out, and no other one of its side can serve");
             self.violate("guarantee 18: the last good gate of a side is not taken out", text);

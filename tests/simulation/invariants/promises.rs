@@ -9,7 +9,13 @@ use proxypair::{
 };
 
 use super::{
-    super::{clock::Time, gate::Gate, pod::Pod, truth::solid_after, world::World},
+    super::{
+        clock::Time,
+        gate::Gate,
+        pod::Pod,
+        truth::{Sight, solid_after},
+        world::World,
+    },
     SLACK,
 };
 
@@ -66,9 +72,24 @@ impl World {
             .switching
             .as_ref()
             .is_some_and(|switching| switching.kind == SwitchKind::Failback);
-        if side == Side::Primary && is_pending && status.target == Some(side) && status.serving == Some(Side::Backup) {
+        let is_due = status.target == Some(side) && status.serving == Some(Side::Backup);
+        if side == Side::Primary && is_pending && is_due && !self.is_to_be_left(operator, pair, Side::Backup) {
             self.guarantee_08_no_failback_before_the_resync(operator, pair);
         }
+    }
+
+    /// That side has failed for as long as it takes to be left, whether or not the ObjectServers are in sync.
+    fn is_to_be_left(&self, operator: usize, pair: usize, side: Side) -> bool {
+        let timing = self.timing(pair);
+        let record = self.watchdog.truth.of(operator, pair, side);
+        let needed = match record.sight {
+            Sight::Silent => timing.unresponsive_after,
+            Sight::Good | Sight::Doubtful | Sight::Broken => timing.unreachable_after,
+            Sight::Leaving => Duration::ZERO,
+        };
+        record
+            .ill_since
+            .is_some_and(|since| self.now.after(since) + SLACK >= needed)
     }
 
     /// A gate is not drained before the nodes have had `drain.delay` to learn that the Service does not lead to it any more.

@@ -157,6 +157,15 @@ impl World {
             let text = format!("pod {} is still there", pod.id);
             return Some(("once the faults are over a pod that is deleted ends", text));
         }
+        // Whether its login is accepted now changes what is said of a side that is gone for good.
+        let is_tried_later = |pair: &usize| {
+            let worker = self.worker(leader, *pair);
+            worker.is_some_and(|worker| worker.refused_until.iter().any(|(_, until)| *until > self.now))
+        };
+        if (0..self.pairs.len()).any(|pair| self.plan.dead_side(pair).is_some() && is_tried_later(&pair)) {
+            let text = "it is to be tried again".to_owned();
+            return Some(("once the faults are over a login that was refused is tried again", text));
+        }
         if self.now < self.watchdog.waits_until {
             let text = "it was asked to wait".to_owned();
             return Some(("once the faults are over an operator says what it has seen", text));
