@@ -25,7 +25,7 @@ pub use tls::{TlsError, client_config, server_name};
 
 use crate::{
     domain::{evidence::Link, resync::GatewaySession},
-    protocol::Report,
+    protocol::{Report, Seen},
 };
 
 /// One of the three checks of a side, or that of the virtual Service.
@@ -65,6 +65,13 @@ pub enum Observation {
         at: Instant,
         /// Its content, [the rejection of a command](Report::rejected_command) included.
         report: Report,
+    },
+    /// What the machine of a gate sent back when the operator looked at it.
+    Machine {
+        /// As in [`GateCommands::question`].
+        question: u64,
+        /// What came back.
+        seen: Seen,
     },
     /// The ObjectServer's answer to the questions of one interval. Only checks that log in ask them.
     Server(ServerInfo),

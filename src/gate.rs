@@ -46,6 +46,7 @@ mod limits;
 mod listener;
 mod lobby;
 mod login;
+mod lookouts;
 pub(crate) mod metrics;
 pub mod mode;
 mod process;

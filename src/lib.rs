@@ -15,6 +15,7 @@ pub mod domain;
 pub mod foreign;
 pub mod gate;
 pub mod leader;
+pub mod lookout;
 pub mod metrics;
 pub mod net;
 pub mod omnibus;

@@ -17,12 +17,17 @@
 //! twice `--unresponsive-after` returns to [`Request::Admit`], unless it is terminating. A new gate process starts with
 //! [`Request::Admit`] in force and knows no terms; its [`instance`](Report::instance) differs from that of its predecessor.
 //!
+//! A ping may also say at which other gates this one is to look ([`LookAt`]): as long as that is so, reports say what it sees of them
+//! ([`Sight`]). That is the second pair of eyes when nothing comes back to the operator.
+//!
 //! On the port for probes a gate answers a second, much smaller protocol: a connection that begins with [`ROUTE_QUESTION`] is answered with
 //! the gate's name ([`Report::gate`]) and a line feed, and closed. It is neither a session nor counted as one. It shows to which gate an
 //! address leads, such as that of a Service. A closed port refuses it like a probe.
 //!
 //! Compatibility: unknown fields are ignored, unknown requests are rejected with a report, unknown causes are read as
 //! [`UnreachableCause::Other`]. Gates up to 0.1 also send `sequence` and `draining`; nothing reads them.
+
+use std::net::SocketAddr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -48,6 +53,9 @@ pub enum Request {
     Ping {
         /// Returned in [`Report::answers`].
         nonce: u64,
+        /// The gates to look at, from now on and no others. A gate that does not know this looks at none.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        look_at: Vec<LookAt>,
     },
     /// Accept sessions as long as the ObjectServer is reachable. Cancels a drain. Rejected once a terminating gate has
     /// begun its final drain.
@@ -64,6 +72,51 @@ pub enum Request {
     },
     /// Close every session at once and refuse new ones.
     Drop,
+}
+
+/// A gate that another one is to look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LookAt {
+    /// Its HTTP port.
+    pub address: SocketAddr,
+    /// 0: now and then, so that it is known whether this gate can see it at all. Any other number: now, again and again, and the number goes
+    /// into [`Sight::question`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub question: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What a gate sees of another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sight {
+    /// As in [`LookAt::address`].
+    pub address: SocketAddr,
+    /// As in [`LookAt::question`], when this look began.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub question: u64,
+    /// What came back.
+    pub seen: Seen,
+}
+
+/// What came back from a machine to fresh connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seen {
+    /// Nothing, from a machine that was seen from here before.
+    Nothing,
+    /// Its kernel has answered.
+    Machine,
+    /// Its gate has answered that it accepts probes.
+    Ready,
+    /// Not known: nothing was tried yet, it was never seen from here, or this machine could not look.
+    #[default]
+    #[serde(other)]
+    Untried,
 }
 
 /// A line from the gate: its complete state at one instant.
@@ -98,6 +151,9 @@ pub struct Report {
     /// Why the command just received was rejected. Sent once, on the connection that sent the command.
     #[serde(rename = "refusedOrder", default, skip_serializing_if = "Option::is_none")]
     pub rejected_command: Option<String>,
+    /// What it sees of the gates that it is to look at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sights: Vec<Sight>,
 }
 
 /// What happens to a probe that connects.
@@ -166,7 +222,29 @@ mod tests {
                 },
                 r#"{"type":"Hello","holder":"op-1","term":7}"#,
             ),
-            (Request::Ping { nonce: 1 }, r#"{"type":"Ping","nonce":1}"#),
+            (
+                Request::Ping {
+                    nonce: 1,
+                    look_at: Vec::new(),
+                },
+                r#"{"type":"Ping","nonce":1}"#,
+            ),
+            (
+                Request::Ping {
+                    nonce: 2,
+                    look_at: vec![
+                        LookAt {
+                            address: "10.0.0.1:4403".parse().unwrap(),
+                            question: 0,
+                        },
+                        LookAt {
+                            address: "[fd00::1]:4403".parse().unwrap(),
+                            question: 7,
+                        },
+                    ],
+                },
+                r#"{"type":"Ping","nonce":2,"lookAt":[{"address":"10.0.0.1:4403"},{"address":"[fd00::1]:4403","question":7}]}"#,
+            ),
             (Request::Admit, r#"{"type":"Admit"}"#),
             (
                 Request::Drain {
@@ -198,7 +276,21 @@ mod tests {
             listen_error: None,
             listener_certificate_expires: Some("2026-12-01T06:00:00Z".parse().unwrap()),
             rejected_command: Some("too late".to_owned()),
+            sights: Vec::new(),
         }
+    }
+
+    #[test]
+    fn what_a_gate_sees_of_another_one_is_read() {
+        let line = r#"{"address":"10.0.0.1:4403","question":7,"seen":"Nothing"}"#;
+        let sight = Sight {
+            address: "10.0.0.1:4403".parse().unwrap(),
+            question: 7,
+            seen: Seen::Nothing,
+        };
+        assert_eq!(serde_json::to_string(&sight).unwrap(), line);
+        assert_eq!(serde_json::from_str::<Sight>(line).unwrap(), sight);
+        assert_eq!(serde_json::from_str::<Seen>(r#""Bewitched""#).unwrap(), Seen::Untried);
     }
 
     #[test]

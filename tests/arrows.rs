@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("foreign", &[]),
     ("net", &[]),
     ("dial", &["address", "net", "tls"]),
+    ("lookout", &["net", "protocol"]),
     ("tds", &[]),
     ("tls", &["foreign"]),
     ("telemetry", &[]),
@@ -28,10 +29,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "gate",
         &[
-            "admin", "api", "clock", "dial", "net", "process", "protocol", "tds", "tls",
+            "admin", "api", "clock", "dial", "lookout", "net", "process", "protocol", "tds", "tls",
         ],
     ),
-    ("check", &["dial", "domain", "foreign", "net", "protocol", "tds", "tls"]),
+    (
+        "check",
+        &["dial", "domain", "foreign", "lookout", "net", "protocol", "tds", "tls"],
+    ),
     ("cluster", &["api", "domain", "leader", "metrics"]),
     (
         "worker",

@@ -27,6 +27,7 @@ const TIMING: Timing = Timing {
     interval: Duration::from_millis(100),
     unreachable_after: Duration::ZERO,
     unresponsive_after: DEADLINE,
+    lost_after: DEADLINE,
     healthy_after: Duration::ZERO,
 };
 
@@ -70,6 +71,8 @@ async fn is_not_seen_by_any_check_and_is_no_failure_of_a_side() {
         command: None,
         number: 0,
         ask: 0,
+        look_at: Vec::new(),
+        question: 0,
     });
     let mut checks = Vec::new();
     let mut channel = || {

@@ -396,6 +396,7 @@ async fn a_check_through_a_proxy_server_that_may_only_insert_is_answered() {
         interval: Duration::from_millis(50),
         unreachable_after: Duration::ZERO,
         unresponsive_after: Duration::from_secs(3),
+        lost_after: Duration::from_secs(1),
         healthy_after: Duration::ZERO,
     };
     let address = Address::new(home.listen.ip().to_string(), home.listen.port());

@@ -17,6 +17,7 @@ const TIMING: Timing = Timing {
     interval: Duration::from_millis(100),
     unreachable_after: Duration::ZERO,
     unresponsive_after: Duration::from_secs(3),
+    lost_after: Duration::from_secs(1),
     healthy_after: Duration::ZERO,
 };
 
@@ -234,6 +235,7 @@ async fn a_login_that_is_rejected_slowly_is_counted_once_for_both_checks_of_a_si
     let server = ObjectServer::start_with_agent("AGG_P", &["--password=right", "--refuse-after-ms=2000"]);
     let patient = Timing {
         unresponsive_after: DEADLINE,
+        lost_after: DEADLINE,
         ..TIMING
     };
     let refusals = Arc::<Refusals>::default();

@@ -135,6 +135,8 @@ reasons! {
     BothTerminating,
     /// `Protected` is `False`: the proxies of both sides, or all of one that has several, run on one node.
     SameNode,
+    /// `Protected` is `False`: the operator hears nothing from a gate that another gate sees serving.
+    ViewsDiffer,
     /// Event: new connections do not lead to a gate any more; the others of its side go on.
     GateTakenOut,
     /// Event: new connections lead to a gate again.

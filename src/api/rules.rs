@@ -355,6 +355,19 @@ pub fn unresponsive_after() -> SpecRule<HealthCheckSpec> {
     )
 }
 
+/// A machine is not given up for a packet that is late, and not later than a server that is slow.
+pub fn lost_after() -> SpecRule<HealthCheckSpec> {
+    SpecRule::new(
+        "duration(self.lostAfter) >= duration('500ms') && duration(self.lostAfter) <= duration(self.unresponsiveAfter)",
+        |check| {
+            let lost_after = check.lost_after.get();
+            lost_after >= Duration::from_millis(500) && lost_after <= check.unresponsive_after.get()
+        },
+        "lostAfter must be between 500ms and unresponsiveAfter: a machine of which nothing comes back is gone, one that is slow still \
+         acknowledges",
+    )
+}
+
 /// A side that is up again is believed within the time that a person waits.
 pub fn healthy_after() -> SpecRule<HealthCheckSpec> {
     SpecRule::new(

@@ -304,6 +304,7 @@ impl Default for ServiceSpec {
     validation = rules::interval().cel(),
     validation = rules::unreachable_after().cel(),
     validation = rules::unresponsive_after().cel(),
+    validation = rules::lost_after().cel(),
     validation = rules::healthy_after().cel(),
 )]
 pub struct HealthCheckSpec {
@@ -320,6 +321,12 @@ pub struct HealthCheckSpec {
     /// Choose more than a busy ObjectServer takes to answer.
     #[serde(default = "default_unresponsive_after")]
     pub unresponsive_after: Duration,
+
+    /// How long nothing at all may come back from the machine of a proxy, neither an answer nor the acknowledgement of a connection, until its
+    /// gate counts as lost: 500ms to `unresponsiveAfter`. Gates of the pair on other nodes must see nothing of it either; while none can be
+    /// asked, `unresponsiveAfter` counts.
+    #[serde(default = "default_lost_after")]
+    pub lost_after: Duration,
 
     /// How long a side that was down must pass every check until it counts as up, at most 1h.
     #[serde(default = "default_healthy_after")]
@@ -363,6 +370,10 @@ fn default_unresponsive_after() -> Duration {
     Duration::from_secs(15)
 }
 
+fn default_lost_after() -> Duration {
+    Duration::from_secs(1)
+}
+
 fn default_healthy_after() -> Duration {
     Duration::from_secs(5)
 }
@@ -373,6 +384,7 @@ impl Default for HealthCheckSpec {
             interval: default_interval(),
             unreachable_after: default_unreachable_after(),
             unresponsive_after: default_unresponsive_after(),
+            lost_after: default_lost_after(),
             healthy_after: default_healthy_after(),
             login: None,
         }

@@ -13,7 +13,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{self, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
 
@@ -25,7 +25,8 @@ use super::{
 use crate::{
     domain::evidence::{Link, Timing},
     foreign::{MESSAGE_MAX, cut, foreign},
-    protocol::{MAX_LINE, Report, Request, Upstream},
+    lookout::{self, Depth},
+    protocol::{LookAt, MAX_LINE, Report, Request, Upstream},
 };
 
 /// Time from a failed attempt to the next.
@@ -34,6 +35,10 @@ const RETRY: Duration = Duration::from_millis(100);
 const SHORT: Duration = Duration::from_secs(1);
 /// Pings sent at the least within `unresponsiveAfter`.
 const PINGS: u32 = 6;
+/// The same within `lostAfter`.
+const PINGS_WHILE_LOST: u32 = 2;
+/// After this time an unanswered ping is reported as silence: others may then be asked what they see.
+const SUSPECTED_AFTER: Duration = Duration::from_millis(200);
 /// Pings without an answer above which no further one is sent: a silent gate would only have to catch up on them.
 const UNANSWERED_MAX: usize = 2;
 
@@ -50,6 +55,10 @@ pub struct GateCommands {
     pub number: u64,
     /// Increased to get a report now instead of at the next ping.
     pub ask: u64,
+    /// The other gates that it is to look at.
+    pub look_at: Vec<LookAt>,
+    /// While this is not 0, the operator looks itself whether anything comes back from the machine of this gate, and says so with this number.
+    pub question: u64,
 }
 
 /// Keeps a session with the gate at `address` until the receiver of `out` or the sender of `commands` is dropped.
@@ -62,7 +71,27 @@ pub async fn check_gate(
     out: mpsc::Sender<Observation>,
 ) {
     let dial = || tls::connect(address, name.clone(), Arc::clone(&config), &timing);
-    let Err(ConsumerGone) = hold(&timing, dial, commands, out).await;
+    let looks = look_at_machine(address, commands.clone(), out.clone());
+    tokio::select! {
+        Err(ConsumerGone) = hold(&timing, dial, commands, out) => {}
+        Err(ConsumerGone) = looks => {}
+    }
+}
+
+/// Looks at the machine of a gate while there is a question about it.
+async fn look_at_machine(
+    address: SocketAddr,
+    mut commands: watch::Receiver<GateCommands>,
+    out: mpsc::Sender<Observation>,
+) -> Result<Infallible, ConsumerGone> {
+    loop {
+        let asked = commands.wait_for(|commands| commands.question != 0).await;
+        let question = asked.map_err(|_| ConsumerGone)?.question;
+        let seen = lookout::round(address, Depth::Machine).await;
+        let sent = out.send(Observation::Machine { question, seen }).await;
+        sent.map_err(|_| ConsumerGone)?;
+        sleep(lookout::AGAIN).await;
+    }
 }
 
 /// Makes one session after the other on what `dial` connects to.
@@ -86,6 +115,7 @@ where
                     reporter: &mut reporter,
                     unanswered: VecDeque::new(),
                     nonce: 0,
+                    look_at: Vec::new(),
                     has_reported: false,
                     is_silent: false,
                 };
@@ -118,6 +148,8 @@ struct ControlSession<'a, S> {
     /// Pings without an answer, oldest first, with the time at which each was sent.
     unanswered: VecDeque<(u64, Instant)>,
     nonce: u64,
+    /// The other gates that this one is to look at.
+    look_at: Vec<LookAt>,
     /// At least one report has come.
     has_reported: bool,
     /// The last state reported is silence.
@@ -132,27 +164,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlSession<'_, S> {
             term,
             command,
             number,
+            look_at,
             ask: _,
+            question: _,
         } = commands.borrow_and_update().clone();
+        self.look_at = look_at;
         self.send(&Request::Hello { holder, term }).await?;
         let mut sent = None;
         self.send_command(command, number, &mut sent).await?;
         // A silence counts from the ping that it leaves unanswered, so pings must be more frequent than silence is long.
-        let mut tick = interval(self.timing.interval.min(self.timing.unresponsive_after / PINGS));
+        let every = (self.timing.unresponsive_after / PINGS).min(self.timing.lost_after / PINGS_WHILE_LOST);
+        let mut tick = interval(self.timing.interval.min(every));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let suspected_at = self.suspected_at();
             tokio::select! {
                 line = self.lines.next() => {
                     let line = line.ok_or_else(|| Failure::connection("the gate closed the session"))?;
                     self.receive(&line.map_err(|error| lost(&error))?).await?;
                 }
                 _ = tick.tick() => {
-                    self.report_silence().await?;
+                    if self.is_silent {
+                        self.reporter.unchanged()?;
+                    }
                     self.ping().await?;
+                }
+                () = sleep_until(suspected_at), if !self.is_silent && !self.unanswered.is_empty() => {
+                    self.report_silence().await?;
                 }
                 changed = commands.changed() => {
                     changed.map_err(|_| ConsumerGone)?;
-                    let GateCommands { command, number, .. } = commands.borrow_and_update().clone();
+                    let GateCommands { command, number, look_at, .. } = commands.borrow_and_update().clone();
+                    self.look_at = look_at;
                     self.send_command(command, number, &mut sent).await?;
                     self.ping().await?;
                 }
@@ -188,19 +231,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlSession<'_, S> {
         }
         self.nonce += 1;
         self.unanswered.push_back((self.nonce, now()));
-        self.send(&Request::Ping { nonce: self.nonce }).await
+        let look_at = self.look_at.clone();
+        self.send(&Request::Ping {
+            nonce: self.nonce,
+            look_at,
+        })
+        .await
     }
 
-    /// Reports the beginning of a silence once, and then that it lasts.
+    /// When the oldest unanswered ping is late.
+    fn suspected_at(&self) -> time::Instant {
+        let sent = self.unanswered.front().map_or_else(now, |(_, sent)| *sent);
+        time::Instant::from_std(sent + SUSPECTED_AFTER)
+    }
+
+    /// Reports the beginning of a silence.
     async fn report_silence(&mut self) -> Result<(), ConsumerGone> {
-        match self.unanswered.front() {
-            Some((_, since)) if !self.is_silent => {
-                self.is_silent = true;
-                self.reporter.report(Link::Silent { since: *since }).await
-            }
-            Some(_) => self.reporter.unchanged(),
-            None => Ok(()),
-        }
+        let Some((_, since)) = self.unanswered.front() else {
+            return Ok(());
+        };
+        self.is_silent = true;
+        self.reporter.report(Link::Silent { since: *since }).await
     }
 
     async fn receive(&mut self, line: &str) -> Result<(), Failure> {

@@ -16,7 +16,9 @@ use k8s_openapi::{
 };
 
 pub use budget::disruption_budget;
-pub use deployment::{CHECK_PORT, CONTROL_PORT, GateImage, PROXY_PORT, deployment, gate_image, template_of};
+pub use deployment::{
+    ADMIN_PORT, CHECK_PORT, CONTROL_PORT, GateImage, PROXY_PORT, deployment, gate_image, template_of,
+};
 pub use kinds::{Child, is_orphan, is_owned, owners_after_adoption};
 pub use labels::{routed_selector, selector, side_selector};
 pub use probes::{Nodes, OMNI_DAT, PROBE_PROPS, Reach, probes, reach};

@@ -12,7 +12,7 @@ pub use classify::{classify, without_pod};
 use super::resync::ServerState;
 use crate::{
     api::{Cause, HealthCheckSpec},
-    protocol::{Report, UnreachableCause, Upstream},
+    protocol::{Report, Seen, UnreachableCause, Upstream},
 };
 
 /// The state of one persistent connection of the operator.
@@ -122,12 +122,45 @@ pub struct GateEvidence {
     pub pod_failure: Option<String>,
     /// The connection to its control port.
     pub control: Link,
+    /// Since when that has been answering, while it is.
+    pub heard_since: Option<Instant>,
     /// The newest report on that connection.
     pub report: Option<GateReport>,
     /// Since when it accepts no probes, by its reports, although it is commanded to admit them.
     pub refusing_since: Option<Instant>,
     /// The check session through the gate to the ObjectServer.
     pub path: Link,
+    /// What came back from its machine when it was looked at because it was silent.
+    pub looks: Looks,
+}
+
+/// What came back from the machine of a silent gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looks {
+    /// To the operator.
+    pub own: Seen,
+    /// To other gates of the pair: the most that any of them saw. [`Seen::Untried`] if none could say.
+    pub others: Seen,
+}
+
+impl Looks {
+    /// Nothing was tried.
+    pub const NONE: Self = Self {
+        own: Seen::Untried,
+        others: Seen::Untried,
+    };
+
+    /// Nobody sees anything of it any more.
+    #[must_use]
+    pub fn is_lost(self) -> bool {
+        self.own == Seen::Nothing && self.others == Seen::Nothing
+    }
+
+    /// Another gate sees that it accepts probes.
+    #[must_use]
+    pub fn differ(self) -> bool {
+        self.others == Seen::Ready
+    }
 }
 
 impl GateEvidence {
@@ -138,9 +171,11 @@ impl GateEvidence {
             pod,
             pod_failure,
             control: Link::Untried,
+            heard_since: None,
             report: None,
             refusing_since: None,
             path: Link::Untried,
+            looks: Looks::NONE,
         }
     }
 }
@@ -201,6 +236,8 @@ pub struct Timing {
     pub unreachable_after: Duration,
     /// How long a silence must last.
     pub unresponsive_after: Duration,
+    /// How long nothing may come back from a machine that nobody sees any more.
+    pub lost_after: Duration,
     /// How long a side that was down must be good.
     pub healthy_after: Duration,
 }
@@ -223,6 +260,7 @@ impl From<&HealthCheckSpec> for Timing {
             interval: spec.interval.get(),
             unreachable_after: spec.unreachable_after.get(),
             unresponsive_after: spec.unresponsive_after.get(),
+            lost_after: spec.lost_after.get(),
             healthy_after: spec.healthy_after.get(),
         }
     }

@@ -189,6 +189,7 @@ mod tests {
         interval: Duration::from_secs(1),
         unreachable_after: Duration::from_secs(1),
         unresponsive_after: Duration::from_secs(15),
+        lost_after: Duration::from_secs(1),
         healthy_after: Duration::from_secs(5),
     };
 

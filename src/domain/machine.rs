@@ -34,6 +34,7 @@ mod commands;
 mod defects;
 mod gate;
 mod input;
+mod looks;
 mod lost;
 mod outcome;
 mod phase;
@@ -140,6 +141,8 @@ struct Memory {
     watches_route: bool,
     /// Whether each side's ObjectServer is asked for its gateways.
     reads_gateways: Sides<bool>,
+    /// Questions about silent gates so far.
+    questions: u64,
 }
 
 impl Machine {
@@ -295,6 +298,7 @@ impl Machine {
 
     /// Decides on all that is known now.
     fn advance(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.take_looks();
         for (_, side) in self.sides.iter_mut() {
             side.order_gates(now.monotonic);
             side.assess(&self.timing, &self.endpoints, now.monotonic);
@@ -318,6 +322,7 @@ impl Machine {
         self.command_gates(now, effects);
         self.watch_route(effects);
         self.ask_for_gateways(effects);
+        self.ask_for_looks(effects);
         let certificates = self.announce_certificates(now, effects);
         self.wake_at = self.next_wake(
             now,

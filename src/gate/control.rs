@@ -62,6 +62,7 @@ where
     let mut status = gate.state.status();
     let mut mode = gate.state.mode();
     let mut sessions = gate.state.sessions();
+    let mut sights = gate.lookouts.changes();
     let mut certificate = gate.probe_port.certificate.subscribe();
     let mut last = gate.report();
     send(&mut lines, &last).await?;
@@ -85,6 +86,7 @@ where
             Ok(()) = status.changed() => {}
             Ok(()) = mode.changed() => {}
             Ok(()) = certificate.changed() => {}
+            Ok(()) = sights.changed() => {}
             Ok(()) = sessions.changed(), if !is_other_count => {}
             () = sleep_until(counters_due), if is_other_count => {}
             () = shutdown.cancelled() => {
@@ -124,7 +126,8 @@ fn compare(before: &Report, now: &Report) -> (bool, bool) {
 /// Carries out a request. Returns the answer, if the request has one besides the change that it makes.
 fn answer(gate: &GateProcess, holder: &str, term: u64, line: &str) -> Option<Report> {
     let error = match serde_json::from_str(line) {
-        Ok(Request::Ping { nonce }) => {
+        Ok(Request::Ping { nonce, look_at }) => {
+            gate.look_at(holder, term, &look_at);
             return Some(Report {
                 answers: Some(nonce),
                 ..gate.report()

@@ -17,6 +17,7 @@ use super::{
     files::{self, Current},
     limits::Limits,
     lobby::Lobby,
+    lookouts::Lookouts,
     metrics::GateMetrics,
     mode::Listening,
     route::Route,
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     dial::DialError,
-    protocol::{Report, Request},
+    protocol::{LookAt, Report, Request},
 };
 
 /// One gate process.
@@ -53,6 +54,8 @@ pub struct GateProcess {
     pub pacer: Pacer,
     /// What is counted.
     pub metrics: GateMetrics,
+    /// The other gates that it looks at.
+    pub lookouts: Lookouts,
     terms: Terms,
 }
 
@@ -105,6 +108,7 @@ impl GateProcess {
             state: SharedState::new(args.proxy.is_some(), &metrics),
             pacer: Pacer::default(),
             metrics,
+            lookouts: Lookouts::default(),
             terms: Terms::default(),
         }
     }
@@ -137,6 +141,15 @@ impl GateProcess {
             .act(holder, term, || self.state.accept(holder, term, request))
     }
 
+    /// Looks at these gates for an operator, unless a later one has connected.
+    pub fn look_at(&self, holder: &str, term: u64, wanted: &[LookAt]) {
+        // A former leader is told that it is one when it commands something.
+        let _ = self.terms.act(holder, term, || {
+            self.lookouts.set(wanted);
+            Ok(())
+        });
+    }
+
     /// The present state as the operator sees it.
     #[must_use]
     pub fn report(&self) -> Report {
@@ -157,6 +170,7 @@ impl GateProcess {
             },
             listener_certificate_expires: certificate.as_ref().ok().and_then(|shown| shown.expires),
             rejected_command: None,
+            sights: self.lookouts.sights(),
         }
     }
 }
@@ -170,6 +184,9 @@ pub struct Attendance<'a> {
 
 impl Drop for Attendance<'_> {
     fn drop(&mut self) {
-        self.gate.terms.leave(self.term, || self.gate.state.set_attended(false));
+        self.gate.terms.leave(self.term, || {
+            self.gate.state.set_attended(false);
+            self.gate.lookouts.calm();
+        });
     }
 }

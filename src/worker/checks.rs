@@ -34,7 +34,7 @@ use crate::{
         resync::ServerState,
     },
     foreign::{MESSAGE_MAX, cut},
-    protocol::Request,
+    protocol::{LookAt, Request},
     tls::ObjectServerTls,
 };
 
@@ -64,6 +64,8 @@ pub trait Checks: Send {
     fn watch_route(&mut self, address: Option<SocketAddr>);
     /// Asks a gate for a report now.
     fn recheck(&mut self, side: Side, gate: &str);
+    /// Tells a gate at which others it is to look, and has its machine looked at while `question` is not 0.
+    fn look(&mut self, side: Side, gate: &str, question: u64, look_at: Vec<LookAt>);
     /// Has an ObjectServer asked for its gateways too, or no longer.
     fn read_gateways(&mut self, side: Side, wanted: bool);
     /// The input that an observation is, unless its checks have been replaced.
@@ -322,6 +324,8 @@ impl Checks for PairChecks {
                     command: None,
                     number: 0,
                     ask: 0,
+                    look_at: Vec::new(),
+                    question: 0,
                 };
                 let gate = GateChecks {
                     ip: pod.ip,
@@ -364,6 +368,15 @@ impl Checks for PairChecks {
         }
     }
 
+    fn look(&mut self, side: Side, gate: &str, question: u64, look_at: Vec<LookAt>) {
+        if let Some(gate) = self.sides[side].gates.get(gate) {
+            gate.commands.send_modify(|commands| {
+                commands.question = question;
+                commands.look_at = look_at;
+            });
+        }
+    }
+
     fn read_gateways(&mut self, side: Side, wanted: bool) {
         self.sides[side].gateways.send_replace(wanted);
     }
@@ -401,6 +414,7 @@ pub fn input(side: Side, source: Source, observation: Observation) -> Option<Inp
         Observation::Link(Check::Control, link) => gate(GateObservation::Control(link)),
         Observation::Link(Check::Path, link) => gate(GateObservation::Path(link)),
         Observation::Report { at, report } => gate(GateObservation::Report(at, Box::new(report))),
+        Observation::Machine { question, seen } => gate(GateObservation::Machine(question, seen)),
         Observation::Link(Check::Direct, link) => server(ServerObservation::Direct(link)),
         Observation::Link(Check::Service, _) => Some(Input::Route(None)),
         Observation::Server(info) if info.check == Check::Direct => server(ServerObservation::State(ServerState {

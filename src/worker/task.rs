@@ -136,6 +136,12 @@ impl<W: Writer, C: Checks, V: View> Task<W, C, V> {
                 self.checks.watch_route(address);
             }
             Effect::Recheck(side, gate) => self.checks.recheck(side, &gate),
+            Effect::Look {
+                side,
+                gate,
+                question,
+                look_at,
+            } => self.checks.look(side, &gate, question, look_at),
             Effect::ReadGateways(side, wanted) => self.checks.read_gateways(side, wanted),
             Effect::Publish(notice) => self
                 .telemetry

@@ -165,6 +165,8 @@ impl Checks for FakeChecks {
 
     fn recheck(&mut self, _side: Side, _gate: &str) {}
 
+    fn look(&mut self, _side: Side, _gate: &str, _question: u64, _look_at: Vec<crate::protocol::LookAt>) {}
+
     fn read_gateways(&mut self, _side: Side, _wanted: bool) {}
 
     fn input(&self, observed: Observed) -> Option<Input> {

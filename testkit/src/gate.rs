@@ -226,6 +226,10 @@ impl Gate {
         (self.address, 4400).into()
     }
 
+    pub fn admin(&self) -> SocketAddr {
+        (self.address, 4403).into()
+    }
+
     pub fn checks(&self) -> SocketAddr {
         (self.address, 4401).into()
     }
@@ -430,7 +434,11 @@ impl Operator {
 
     /// Pings and returns the answer.
     pub async fn ping(&mut self, nonce: u64) -> Report {
-        self.send(&Request::Ping { nonce }).await;
+        self.send(&Request::Ping {
+            nonce,
+            look_at: Vec::new(),
+        })
+        .await;
         self.report("answers a ping", |report| report.answers == Some(nonce))
             .await
     }

@@ -58,6 +58,11 @@ fn main() -> std::process::ExitCode {
             node_cut_off::fails_over_with_agents,
         ),
         test(
+            "node_cut_off_with_defaults",
+            OwnClusterAlone,
+            node_cut_off::fails_over_long_before_unresponsive_after,
+        ),
+        test(
             "node_cut_off_without_agents",
             OwnClusterAlone,
             node_cut_off::strands_probes_without_agents,
@@ -166,6 +171,11 @@ fn main() -> std::process::ExitCode {
             "path_between_proxy_and_objectserver_cut",
             OwnCluster,
             path_cut::fails_over,
+        ),
+        test(
+            "path_to_the_leader_cut",
+            OwnCluster,
+            path_cut::to_the_leader_moves_nothing,
         ),
         test("login_refused_and_repaired", AnyCluster, login_refused::and_repaired),
         test(

@@ -99,6 +99,30 @@ pub async fn fails_over_with_agents(scene: Arc<Scene>) -> Result<()> {
     stage.finish().await?.expect_no_duplicates_beside(&held)
 }
 
+/// With the timings of the shortest manifest: a machine of which neither the operator nor the backup's gate sees anything is not waited for as long as
+/// for a server that is slow.
+pub async fn fails_over_long_before_unresponsive_after(scene: Arc<Scene>) -> Result<()> {
+    let mut setting = Setting {
+        node_agents: true,
+        fleet: FleetOptions::default(),
+        ..setting(json!({"nodeSelector": {HOSTNAME: SAFE}}))
+    };
+    setting.spec["healthCheck"] = json!({
+        "interval": "1s", "unreachableAfter": "1s", "unresponsiveAfter": "15s", "healthyAfter": "5s",
+    });
+    let stage = scene.set_with(&setting).await?;
+    stage.fleet.mark("failover").await?;
+    let cut = scene.namespace.cluster.cut_node(CUT).await?;
+    stage.pair.until_serving(Side::Backup, Duration::from_secs(10)).await?;
+    stage.until_moved(Side::Backup, "failover").await?;
+    let held = stage.held().await?;
+    drop(cut);
+    stage.fleet.mark("failback").await?;
+    stage.until_moved_within(Side::Primary, "failback", 2 * SOON).await?;
+    stage.operator.until_complete(Duration::from_secs(60)).await?;
+    stage.finish().await?.expect_no_duplicates_beside(&held)
+}
+
 /// Without agents they stay on the lost gate, and status says so, until the node is back.
 pub async fn strands_probes_without_agents(scene: Arc<Scene>) -> Result<()> {
     let stage = scene

@@ -1,10 +1,10 @@
-//! The way between a proxy and its ObjectServer is cut, while both live.
+//! A way is cut while both ends live: that between a proxy and its ObjectServer, or that between the leader and a proxy.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use kube::ResourceExt;
-use proxypair::api::{Cause, Health, Side};
+use proxypair::api::{Cause, Health, ProxyPairStatus, Side};
 use testkit::{
     pair::expect_there_and_back,
     site::Site,
@@ -46,4 +46,33 @@ pub async fn fails_over(scene: Arc<Scene>) -> Result<()> {
     expect_there_and_back(&status)?;
     stage.finish().await?;
     Ok(())
+}
+
+/// Silence between the leader and the primary's proxy, which the backup's proxy sees serve: nothing moves, however long that lasts, and status
+/// says how the views differ.
+pub async fn to_the_leader_moves_nothing(scene: Arc<Scene>) -> Result<()> {
+    let stage = scene.set().await?;
+    let leader = stage.operator.leader().await?.pod;
+    let gate = stage.pair.pod(Side::Primary).await?;
+    let address = gate.status.and_then(|status| status.pod_ip).unwrap_or_default();
+    let differ = |status: &ProxyPairStatus| {
+        let protected = status.conditions.iter().find(|known| known.type_ == "Protected");
+        protected.is_some_and(|protected| protected.status == "False" && protected.reason == "ViewsDiffer")
+    };
+    let cluster = &scene.namespace.cluster;
+    let cut = cluster.cut_path(&scene.namespace.name, &leader, &address).await?;
+    stage.pair.until("the views differ", SOON, differ).await?;
+    // Several times unresponsiveAfter.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let status = stage.pair.status().await?;
+    ensure!(differ(&status), "the views differ no more: {status:?}");
+    ensure!(
+        status.serving == Some(Side::Primary) && status.history.is_empty() && status.lost_gates.is_empty(),
+        "something has moved: {status:?}"
+    );
+    drop(cut);
+    stage.pair.until_protected(SOON).await?;
+    let status = stage.pair.status().await?;
+    ensure!(status.history.is_empty(), "something has moved: {status:?}");
+    stage.finish().await?.expect_no_duplicates_since(&BTreeMap::new())
 }

@@ -1,13 +1,14 @@
 //! The checks of a worker. They stand for src/check, which needs real connections: the same moments at which something is sent, taken for
 //! late, given up, or tried again, on the links of this world.
 
+mod looks;
 mod step;
 
 use std::time::Duration;
 
 use proxypair::{api::Side, domain::machine::Source, protocol::Request};
 
-use self::step::CheckStep;
+use self::{looks::Outlook, step::CheckStep};
 use super::{clock::Time, operator::OperatorEvent, world::World};
 
 /// One check.
@@ -31,6 +32,7 @@ pub struct Check {
     has_reported: bool,
     /// A rejection that is still to be told.
     rejected: Option<String>,
+    outlook: Outlook,
 }
 
 /// What a check looks at.
@@ -112,6 +114,7 @@ impl World {
                 seen: None,
                 has_reported: false,
                 rejected: None,
+                outlook: Outlook::default(),
             });
             self.notice(operator, pair, number, Duration::from_millis(1));
         }

@@ -53,6 +53,11 @@ impl Gate {
     pub const fn is_draining(&self) -> bool {
         matches!(self.mode, Mode::Draining { .. })
     }
+
+    /// Probes that connect are served.
+    pub fn accepts(&self) -> bool {
+        self.mode == Mode::Open && self.listening == Listening::Yes
+    }
 }
 
 /// A connection of an operator to the control port.
@@ -438,6 +443,7 @@ impl World {
             },
             listener_certificate_expires: None,
             rejected_command: None,
+            sights: Vec::new(),
         })
     }
 

@@ -192,6 +192,7 @@ impl World {
         }
         let timing = self.timing(pair);
         let (needed, what) = match record.only_silent {
+            true if self.is_seen_by_nobody(pair, from) => (timing.lost_after, "silent to everybody"),
             true => (timing.unresponsive_after, "silent"),
             false => (timing.unreachable_after, "not good"),
         };
@@ -207,6 +208,12 @@ impl World {
                 text,
             );
         }
+    }
+
+    /// The machines of all gates of a side are cut off from everything.
+    fn is_seen_by_nobody(&self, pair: usize, side: Side) -> bool {
+        let mut pods = self.pods_of(pair, side).filter(|pod| pod.ip.is_some());
+        pods.all(|pod| self.network.is_lost(pod.id))
     }
 
     /// 6: what the selector is changed to is in status first, so that a successor finds it.

@@ -77,6 +77,8 @@ pub enum OperatorEvent {
     AskRoute(usize, u64, u64),
     /// A check of a worker.
     Check(usize, u64, CheckEvent),
+    /// A worker's own look at the machine of a gate has ended: pair, worker, check and question.
+    Look(usize, u64, u64, u64),
 }
 
 /// What was so a while ago.
@@ -207,6 +209,7 @@ impl World {
             OperatorEvent::Wake(pair, worker, turn) => self.wake(operator, pair, worker, turn),
             OperatorEvent::AskRoute(pair, worker, turn) => self.ask_route(operator, pair, worker, turn),
             OperatorEvent::Check(pair, worker, event) => self.check_event(operator, pair, worker, event),
+            OperatorEvent::Look(pair, worker, check, question) => self.looked(operator, pair, worker, check, question),
         }
     }
 

@@ -289,6 +289,12 @@ impl World {
             }
             Effect::WatchRoute(wanted) => self.watch_route(operator, pair, wanted),
             Effect::Recheck(_, gate) => self.recheck(operator, pair, &gate),
+            Effect::Look {
+                side: _,
+                gate,
+                question,
+                look_at,
+            } => self.look(operator, pair, &gate, question, look_at),
             Effect::ReadGateways(side, wanted) => {
                 if let Some(worker) = self.worker_mut(operator, pair) {
                     worker.reads_gateways[side] = wanted;

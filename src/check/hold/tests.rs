@@ -15,6 +15,7 @@ const TIMING: Timing = Timing {
     interval: Duration::from_millis(200),
     unreachable_after: Duration::ZERO,
     unresponsive_after: Duration::from_secs(3),
+    lost_after: Duration::from_secs(1),
     healthy_after: Duration::ZERO,
 };
 

@@ -34,6 +34,7 @@ const TIMING: Timing = Timing {
     interval: SECOND,
     unreachable_after: SECOND,
     unresponsive_after: Duration::from_secs(3),
+    lost_after: Duration::from_secs(1),
     healthy_after: Duration::ZERO,
 };
 

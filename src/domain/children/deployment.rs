@@ -21,7 +21,7 @@ use k8s_openapi::{
     },
 };
 
-pub use gate::{CHECK_PORT, CONTROL_PORT, PROXY_PORT};
+pub use gate::{ADMIN_PORT, CHECK_PORT, CONTROL_PORT, PROXY_PORT};
 
 use super::{
     labels::{self, Map},

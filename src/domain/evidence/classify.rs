@@ -114,7 +114,17 @@ impl<'a> Case<'a> {
                 };
                 self.proved(cause, *since, message.clone())
             }
+            Link::Silent { since } if self.gate.looks.is_lost() => Layer::Break(Reading::Bad {
+                cause: Cause::ProxyUnresponsive,
+                message: "nothing comes back from the machine of the gate, neither to the operator nor to another gate"
+                    .to_owned(),
+                down_at: *since + self.timing.lost_after,
+            }),
             Link::Silent { since } => match self.silent(Cause::ProxyUnresponsive, *since, "the gate") {
+                // Another gate sees that it serves.
+                Layer::Break(Reading::Bad { .. }) if self.gate.looks.differ() => {
+                    Layer::Break(Reading::Doubtful { until: None })
+                }
                 // The newest report counts until its successor is overdue.
                 Layer::Break(Reading::Doubtful { .. }) if self.gate.report.is_some() => Layer::Continue(()),
                 layer => layer,
@@ -212,10 +222,14 @@ impl<'a> Case<'a> {
             Link::Untried => Layer::Break(Reading::Unknown),
             Link::Unseen { message } => unseen("the ObjectServer through the gate", message),
             Link::Answering => Layer::Continue(()),
-            Link::Silent { since } if self.server.direct.silent_since().is_some() => {
-                self.silent(Cause::ObjectServerUnresponsive, *since, "the ObjectServer")
+            Link::Silent { since } => {
+                // While the gate itself was not heard, the way to it may have been what was silent.
+                let since = self.gate.heard_since.map_or(*since, |heard| heard.max(*since));
+                match self.server.direct.silent_since() {
+                    Some(_) => self.silent(Cause::ObjectServerUnresponsive, since, "the ObjectServer"),
+                    None => self.silent(Cause::PathBroken, since, "the ObjectServer through the gate"),
+                }
             }
-            Link::Silent { since } => self.silent(Cause::PathBroken, *since, "the ObjectServer through the gate"),
             Link::Failed {
                 since,
                 fault: Fault::Connection | Fault::Unroutable,

@@ -7,6 +7,8 @@ use std::{
 
 use jiff::Timestamp;
 
+use super::looks::Outlook;
+
 use crate::{
     api::{Cause, DrainSpec},
     domain::{
@@ -74,6 +76,10 @@ pub struct Gate {
     drops: Option<u32>,
     /// A report is wanted now.
     recheck: bool,
+    /// While it is silent: the number of the question that others are asked about it; else 0.
+    pub(super) question: u64,
+    /// What it was told to look at last.
+    pub(super) outlook: Option<Outlook>,
     /// When the other gate of its side went wrong for which it was asked last.
     confirms: Option<Instant>,
     /// Its process was proved gone after the newest report.
@@ -130,6 +136,8 @@ impl Gate {
             rejection: None,
             drops: None,
             recheck: false,
+            question: 0,
+            outlook: None,
             confirms: None,
             is_process_gone: false,
         }
@@ -146,6 +154,9 @@ impl Gate {
         }
         self.evidence.pod = state;
         self.evidence.pod_failure.clone_from(&pod.failure);
+        if self.pod.ip != pod.ip {
+            self.outlook = None;
+        }
         self.pod = pod.clone();
     }
 
@@ -221,6 +232,8 @@ impl Gate {
     /// Computes its health from all that was observed.
     pub(super) fn assess(&mut self, server: &ServerEvidence, timing: &Timing, endpoints: &[IpAddr], now: Instant) {
         self.occupied_since = (self.sessions() > 0).then(|| self.occupied_since.unwrap_or(now));
+        let is_heard = self.evidence.control == Link::Answering;
+        self.evidence.heard_since = is_heard.then(|| self.evidence.heard_since.unwrap_or(now));
         self.reading = self.read(server, timing, now);
         self.health = self.health.clone().step(&self.reading, timing, now);
         self.has_served |= self.reading == Reading::Good;

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     api::{ProxyPairStatus, Reason, Side, Sides, Switch},
     domain::{notice::Notice, pair::Pair, status::Problem},
-    protocol::Request,
+    protocol::{LookAt, Request},
 };
 
 /// Something that has happened, or the time.
@@ -61,6 +61,17 @@ pub enum Effect {
     WatchRoute(bool),
     /// Ask a gate for a report now rather than at the next interval.
     Recheck(Side, String),
+    /// Tell a gate at which others it is to look, and look at its machine while `question` is not 0.
+    Look {
+        /// Its side.
+        side: Side,
+        /// `metadata.uid` of its pod.
+        gate: String,
+        /// The question about this gate; 0: there is none.
+        question: u64,
+        /// The others.
+        look_at: Vec<LookAt>,
+    },
     /// Ask the ObjectServer of that side for its gateways too, or no longer.
     ReadGateways(Side, bool),
     /// Publish an Event. Nothing waits for it.

@@ -177,10 +177,12 @@ impl Machine {
 }
 
 impl Gate {
-    /// From when on it is lost, if nothing else is observed: nothing has come back from it for as long as a side may be silent, or there has been
-    /// no way to its machine for as long as a failure must last.
+    /// From when on it is lost, if nothing else is observed: nothing has come back from it for as long as a side may be silent, or from its
+    /// machine to anybody for as long as a machine may be, or there has been no way to its machine for as long as a failure must last.
     fn lost_at(&self, timing: &Timing) -> Option<Instant> {
         match &self.evidence.control {
+            Link::Silent { .. } if self.evidence.looks.differ() => None,
+            Link::Silent { since } if self.evidence.looks.is_lost() => Some(*since + timing.lost_after),
             Link::Silent { since } => Some(*since + timing.unresponsive_after),
             Link::Failed {
                 since,

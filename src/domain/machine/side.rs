@@ -23,7 +23,7 @@ use crate::{
         now::Now,
         resync::ServerState,
     },
-    protocol::Report,
+    protocol::{Report, Seen},
 };
 
 /// What a check looks at.
@@ -46,6 +46,8 @@ pub enum GateObservation {
     Path(Link),
     /// A report, and when it arrived.
     Report(Instant, Box<Report>),
+    /// What came back from its machine, asked with that number.
+    Machine(u64, Seen),
 }
 
 /// An observation of one ObjectServer.
@@ -194,6 +196,7 @@ impl SideState {
         match observation {
             GateObservation::Control(link) => gate.take_control(link),
             GateObservation::Path(link) => gate.take_path(link),
+            GateObservation::Machine(question, seen) => gate.take_look(question, seen),
             // The address of a pod that is gone was given to a pod of the other side, and both have the same certificate.
             GateObservation::Report(at, report)
                 if report.gate == other.server_name && report.object_server == other.object_server.name =>
@@ -288,7 +291,7 @@ impl SideState {
         let silences = links
             .chain([&self.server.direct])
             .filter_map(Link::silent_since)
-            .map(|since| Some(since + timing.doubtful_after()));
+            .flat_map(|since| [timing.doubtful_after(), timing.lost_after].map(|after| Some(since + after)));
         let is_several = self.gates.len() > 1;
         let of_gates = self.gates.iter().flat_map(|gate| {
             let occupied = gate.occupancy().occupied_since;

@@ -2,6 +2,7 @@
 
 mod defects;
 mod failback;
+mod looks;
 mod lost;
 mod pods;
 mod restarts;

@@ -155,6 +155,7 @@ fn timing(spec: &ProxyPairSpec) -> Result<(), BrokenRule> {
     rules::interval().check("spec.healthCheck", health_check)?;
     rules::unreachable_after().check("spec.healthCheck", health_check)?;
     rules::unresponsive_after().check("spec.healthCheck", health_check)?;
+    rules::lost_after().check("spec.healthCheck", health_check)?;
     rules::healthy_after().check("spec.healthCheck", health_check)?;
     rules::stable_for().check("spec.failback", &spec.failback)?;
     rules::minimum_on_backup().check("spec.failback", &spec.failback)?;

@@ -460,6 +460,15 @@ fn unresponsive_after() {
 }
 
 #[test]
+fn lost_after() {
+    for check in [json!({"lostAfter": "499ms"}), json!({"lostAfter": "16s"})] {
+        breaks(&rules::lost_after(), "spec.healthCheck", at("spec.healthCheck", check));
+    }
+    fits(at("spec.healthCheck.lostAfter", json!("500ms")));
+    fits(at("spec.healthCheck.lostAfter", json!("15s")));
+}
+
+#[test]
 fn healthy_after() {
     let changes = at("spec.healthCheck.healthyAfter", json!("61m"));
     breaks(&rules::healthy_after(), "spec.healthCheck", changes);

@@ -15,6 +15,7 @@ const TIMING: Timing = Timing {
     interval: Duration::from_secs(1),
     unreachable_after: Duration::ZERO,
     unresponsive_after: Duration::from_secs(15),
+    lost_after: Duration::from_secs(1),
     healthy_after: Duration::ZERO,
 };
 

@@ -89,6 +89,8 @@ struct World {
     random: Cell<u64>,
     /// Who led, and in which term.
     terms: Vec<(usize, u64)>,
+    /// When somebody had a claim last.
+    claimed: Instant,
 }
 
 impl World {
@@ -112,6 +114,7 @@ impl World {
             processes: processes.collect(),
             random: Cell::new(seed),
             terms: Vec::new(),
+            claimed: begun,
         }
     }
 
@@ -160,6 +163,7 @@ impl World {
         if self.chance(100)
             && let Some(backup) = self.server.backup.clone()
             && self.processes.iter().all(is_quiet)
+            && self.now > self.claimed + candidate(0).duration
         {
             self.server.store(&backup);
         }
@@ -268,6 +272,9 @@ impl World {
             .enumerate()
             .filter_map(|(at, process)| Some((at, process.election.standing().claim(self.now)?)))
             .collect();
+        if !claims.is_empty() {
+            self.claimed = self.now;
+        }
         let time = self.now - self.begun;
         assert!(claims.len() < 2, "two claims after {time:?}: {claims:?}");
         if let [(at, claim)] = claims[..]

@@ -28,6 +28,8 @@ const LOGIN_BACKOFF: Duration = Duration::from_secs(60);
 const ATTEMPT: Duration = Duration::from_secs(2);
 const GIVE_UP: Duration = Duration::from_secs(300);
 const PINGS: u32 = 6;
+const PINGS_WHILE_LOST: u32 = 2;
+const SUSPECTED_AFTER: Duration = Duration::from_millis(200);
 
 /// One step of one check.
 pub struct CheckStep<'a> {
@@ -147,8 +149,10 @@ impl CheckStep<'_> {
     fn asks(&mut self, peer: (u64, u64), asked: Option<Time>, next: Time, is_silent: bool) -> Time {
         let now = self.world.now;
         let every = self.every();
-        // A gate that has not answered a ping is silent when the next one is due.
-        let interval = self.interval().min(every);
+        let interval = match self.is_control() {
+            true => SUSPECTED_AFTER,
+            false => self.interval().min(every),
+        };
         match self.reach(false) {
             Err(()) => self.closed(asked.filter(|_| is_silent)),
             Ok(Reach::Answers { peer: found, .. }) if found != peer => self.closed(asked.filter(|_| is_silent)),
@@ -221,9 +225,7 @@ impl CheckStep<'_> {
     /// The other end has closed the connection: it is made again at once.
     fn closed(&mut self, silent_since: Option<Time>) -> Time {
         let now = self.world.now;
-        let is_control = self
-            .check()
-            .is_some_and(|check| matches!(check.kind, CheckKind::Control(_)));
+        let is_control = self.is_control();
         let is_direct = self.check().is_some_and(|check| check.kind == CheckKind::Direct);
         if is_direct && self.has_login() {
             let side = self.check().map_or(Side::Primary, |check| check.side);
@@ -349,6 +351,8 @@ impl CheckStep<'_> {
             check.has_reported = true;
             report.rejected_command = check.rejected.take();
             report.answers = is_answer.then_some(1);
+            let outlook = check.outlook.clone();
+            report.sights = self.world.sights_of_others(self.pair, &outlook);
         }
         let observation = GateObservation::Report(now.instant(), Box::new(report));
         self.inputs.push(Input::Gate(side, format!("pod-{pod}"), observation));
@@ -401,26 +405,30 @@ impl CheckStep<'_> {
 
     /// How often it asks.
     fn every(&mut self) -> Duration {
-        let is_control = self
-            .check()
-            .is_some_and(|check| matches!(check.kind, CheckKind::Control(_)));
+        let is_control = self.is_control();
         let has_login = self.has_login();
         let Some(worker) = self.world.worker(self.operator, self.pair) else {
             return GIVE_UP;
         };
         let timing = worker.timing;
         match (is_control, has_login) {
-            (true, _) => timing.interval.min(timing.unresponsive_after / PINGS),
+            (true, _) => timing
+                .interval
+                .min(timing.unresponsive_after / PINGS)
+                .min(timing.lost_after / PINGS_WHILE_LOST),
             (false, true) => timing.interval,
             (false, false) => GIVE_UP,
         }
     }
 
+    fn is_control(&mut self) -> bool {
+        let check = self.check();
+        check.is_some_and(|check| matches!(check.kind, CheckKind::Control(_)))
+    }
+
     /// Without a login nothing is sent on the connections to an ObjectServer.
     fn asks_anything(&mut self) -> bool {
-        let is_control = self
-            .check()
-            .is_some_and(|check| matches!(check.kind, CheckKind::Control(_)));
+        let is_control = self.is_control();
         is_control || self.has_login()
     }
 

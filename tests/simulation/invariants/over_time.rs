@@ -112,6 +112,11 @@ impl World {
         if !fails || !may_serve || !is_free || self.now.after(left.since) <= needed {
             return;
         }
+        // Others see that it serves.
+        let is_hidden = !self.is_longer(truth.links_free_since[leader][pair][serving], needed);
+        if left.sight == Sight::Silent && is_hidden && self.is_seen_serving(pair, serving) {
+            return;
+        }
         if self.selected(pair) == Selects::Side(other) || self.is_tried_late(leader, pair, needed) {
             return;
         }
@@ -123,6 +128,15 @@ impl World {
             self.now.after(target.since)
         );
         self.violate("a side that fails is left as soon as the other one may serve", text);
+    }
+
+    /// Whether a gate of that side accepts probes, and can be seen to.
+    fn is_seen_serving(&self, pair: usize, side: Side) -> bool {
+        let is_seen = |pod: &Pod| {
+            let accepts = |gate: &Gate| gate.accepts() && !gate.is_frozen;
+            pod.gate.as_ref().is_some_and(accepts) && !self.network.is_lost(pod.id)
+        };
+        self.pods_of(pair, side).any(is_seen)
     }
 
     /// 1: the Service has an endpoint while there is a gate that it could lead to.

@@ -103,6 +103,7 @@ fn spec(random: &mut Random) -> Value {
     });
     let least = (interval * 2).max(Duration::from_secs(2));
     let unresponsive = least + random.pick(&[Duration::ZERO, Duration::ZERO, interval, least]);
+    let lost = Duration::from_millis(random.pick(&[500, 1000, 1000, 5000]));
     let unreachable = random.pick(&[Duration::ZERO, Duration::ZERO, interval / 2, interval, unresponsive]);
     let has_login = !random.one_in(3);
     let healthy = random.mostly_short(Duration::from_secs(5));
@@ -130,6 +131,7 @@ fn spec(random: &mut Random) -> Value {
             "interval": millis(interval),
             "unreachableAfter": millis(unreachable),
             "unresponsiveAfter": millis(unresponsive),
+            "lostAfter": millis(lost.min(unresponsive)),
             "healthyAfter": millis(random.pick(&[Duration::ZERO, healthy])),
         },
         "failback": {
@@ -149,6 +151,7 @@ fn spec(random: &mut Random) -> Value {
             ("interval", "1s"),
             ("unreachableAfter", "1s"),
             ("unresponsiveAfter", "15s"),
+            ("lostAfter", "1s"),
             ("healthyAfter", "5s"),
         ] {
             spec["healthCheck"][field] = json!(span);

@@ -25,7 +25,7 @@ pub const CHECK_PORT: u16 = 4401;
 /// The gate's TCP port for reports and commands.
 pub const CONTROL_PORT: u16 = 4402;
 /// The gate's TCP port for kubelet and Prometheus.
-const ADMIN_PORT: i32 = 4403;
+pub const ADMIN_PORT: u16 = 4403;
 /// Mount path of the gate's keys.
 const TLS_DIR: &str = "/etc/proxypair/tls";
 /// Mount path of the CA certificates for the ObjectServer's certificate.
@@ -53,7 +53,7 @@ pub(super) fn container(
             port(PORT_PROXY, i32::from(PROXY_PORT)),
             port("check", i32::from(CHECK_PORT)),
             port("control", i32::from(CONTROL_PORT)),
-            port("admin", ADMIN_PORT),
+            port("admin", i32::from(ADMIN_PORT)),
         ]),
         liveness_probe: Some(kubelet_probe("/livez", 10, 3)),
         readiness_probe: Some(kubelet_probe("/readyz", 1, 1)),

@@ -26,7 +26,7 @@ use crate::{
             fixture::{merge, pair},
         },
     },
-    protocol::{GateState, Report, Request, UnreachableCause, Upstream},
+    protocol::{GateState, LookAt, Report, Request, Seen, Sight, UnreachableCause, Upstream},
 };
 
 /// How a call ends.
@@ -82,6 +82,14 @@ pub enum Life {
     Frozen {
         since: Instant,
     },
+    /// Its gate is gone with its machine: nothing comes back to anybody.
+    Lost {
+        since: Instant,
+    },
+    /// Its gate serves, and nothing comes back to the operator.
+    Hidden {
+        since: Instant,
+    },
     /// The process of its gate is gone.
     Ended {
         since: Instant,
@@ -108,6 +116,10 @@ pub struct World {
     pair: Arc<Pair>,
     pods: Sides<Vec<PodView>>,
     life: Sides<Life>,
+    /// Gates report what they see of each other.
+    pub gates_look: bool,
+    /// What each gate was told to look at, by `metadata.uid`.
+    outlooks: BTreeMap<String, (u64, Vec<LookAt>)>,
     /// Gates that are otherwise than their side, by `metadata.uid`.
     lives: BTreeMap<String, Life>,
     modes: Sides<Option<&'static str>>,
@@ -151,9 +163,23 @@ fn links(life: Life) -> (Link, Link, Link) {
     match life {
         Life::Alive => (Link::Answering, Link::Answering, Link::Answering),
         Life::Dead { since } => (refused(since), Link::Answering, refused(since)),
-        Life::Frozen { since } => (Link::Answering, Link::Silent { since }, Link::Silent { since }),
+        Life::Frozen { since } | Life::Lost { since } | Life::Hidden { since } => {
+            (Link::Answering, Link::Silent { since }, Link::Silent { since })
+        }
         Life::Ended { since } => (Link::Answering, refused(since), refused(since)),
         Life::Cut { since } => (Link::Answering, Link::Answering, refused(since)),
+    }
+}
+
+/// What comes back from the machine of a gate: to the operator, and to another gate.
+const fn comes_back(life: Life) -> (Seen, Seen) {
+    match life {
+        Life::Alive => (Seen::Machine, Seen::Ready),
+        Life::Dead { .. } | Life::Cut { .. } | Life::Frozen { .. } | Life::Ended { .. } => {
+            (Seen::Machine, Seen::Machine)
+        }
+        Life::Lost { .. } => (Seen::Nothing, Seen::Nothing),
+        Life::Hidden { .. } => (Seen::Nothing, Seen::Ready),
     }
 }
 
@@ -185,6 +211,8 @@ impl World {
             pair: declared(FailbackMode::Automatic),
             pods: Sides::from_fn(|side| vec![pod(side, 1, wall)]),
             life: Sides::from_fn(|_| Life::Alive),
+            gates_look: true,
+            outlooks: BTreeMap::new(),
             lives: BTreeMap::new(),
             modes: Sides::default(),
             commands: Vec::new(),
@@ -419,11 +447,45 @@ impl World {
         let (_, control, path) = links(life);
         let gate = |observation| Input::Gate(side, uid.clone(), observation);
         self.feed(operator, gate(GateObservation::Control(control)));
-        if !matches!(life, Life::Frozen { .. } | Life::Ended { .. }) {
-            let report = Box::new(self.report_of(side, life));
-            self.feed(operator, gate(GateObservation::Report(self.now.monotonic, report)));
+        let is_heard = !matches!(
+            life,
+            Life::Frozen { .. } | Life::Lost { .. } | Life::Hidden { .. } | Life::Ended { .. }
+        );
+        if is_heard {
+            let mut report = self.report_of(side, life);
+            report.sights = self.sights(&uid);
+            let observation = GateObservation::Report(self.now.monotonic, Box::new(report));
+            self.feed(operator, gate(observation));
         }
         self.feed(operator, gate(GateObservation::Path(path)));
+        if let Some((question, _)) = self.outlooks.get(&uid).filter(|(question, _)| *question != 0) {
+            let (seen, _) = comes_back(life);
+            self.feed(operator, gate(GateObservation::Machine(*question, seen)));
+        }
+    }
+
+    /// What a gate reports of those that it was told to look at.
+    fn sights(&self, uid: &str) -> Vec<Sight> {
+        let Some((_, look_at)) = self.outlooks.get(uid).filter(|_| self.gates_look) else {
+            return Vec::new();
+        };
+        let pods = || {
+            Side::BOTH
+                .into_iter()
+                .flat_map(|side| self.pods[side].iter().map(move |pod| (side, pod)))
+        };
+        let sight = |look: &LookAt| {
+            let (side, pod) = pods().find(|(_, pod)| pod.ip == Some(look.address.ip()))?;
+            let life = self.lives.get(&pod.uid).copied().unwrap_or(self.life[side]);
+            let (_, seen) = comes_back(life);
+            let LookAt { address, question } = *look;
+            Some(Sight {
+                address,
+                question,
+                seen,
+            })
+        };
+        look_at.iter().filter_map(sight).collect()
     }
 
     /// Lets the gate in a pod of that side, counted from 0, be otherwise than its side.
@@ -440,7 +502,9 @@ impl World {
     fn report_of(&self, side: Side, life: Life) -> Report {
         let line = r#"{"gate":"P","objectServer":"A","instance":"1","admission":"Open","sessions":0,"upstream":{"state":"Reachable"},"leaving":false}"#;
         let upstream = match life {
-            Life::Alive | Life::Frozen { .. } | Life::Ended { .. } => Upstream::Reachable,
+            Life::Alive | Life::Frozen { .. } | Life::Lost { .. } | Life::Hidden { .. } | Life::Ended { .. } => {
+                Upstream::Reachable
+            }
             Life::Dead { .. } | Life::Cut { .. } => Upstream::Unreachable {
                 cause: UnreachableCause::Refused,
                 message: "refused".to_owned(),
@@ -532,6 +596,12 @@ impl World {
             Effect::Switched(_) => self.switched += 1,
             Effect::Stop(reason) => operator.stopped = Some(reason),
             Effect::WatchRoute(wanted) => self.watches_route = wanted,
+            Effect::Look {
+                side: _,
+                gate,
+                question,
+                look_at,
+            } => drop(self.outlooks.insert(gate, (question, look_at))),
             Effect::Recheck(..) | Effect::ReadGateways(..) => {}
         }
     }

@@ -1,0 +1,143 @@
+//! A second pair of eyes: what other gates of the pair see of one that is silent.
+//!
+//! That nothing comes back to the operator may be the fault of the way between. So each gate looks at the others now and then, and at one that the
+//! operator hears nothing from at once, while the operator itself looks whether its machine still answers.
+
+use std::net::SocketAddr;
+
+use super::{Effect, Gate, Machine};
+use crate::{
+    api::{Reason, Side},
+    domain::{
+        children::ADMIN_PORT,
+        defect::Defect,
+        evidence::{Link, Looks},
+    },
+    protocol::{LookAt, Seen},
+};
+
+/// What a gate, and the check of it, were told to look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Outlook {
+    /// The question about this gate itself; 0: none.
+    question: u64,
+    look_at: Vec<LookAt>,
+}
+
+impl Gate {
+    /// Where others ask it whether it accepts probes.
+    fn admin_address(&self) -> Option<SocketAddr> {
+        self.pod.ip.map(|ip| SocketAddr::new(ip, ADMIN_PORT))
+    }
+
+    /// Takes in what the operator saw of its machine, if that is what it was asked last.
+    pub(super) fn take_look(&mut self, question: u64, seen: Seen) {
+        if self.question == question {
+            self.evidence.looks.own = seen;
+        }
+    }
+
+    /// What this gate sees of another one.
+    fn sight_of(&self, address: SocketAddr, question: u64) -> Option<Seen> {
+        if self.evidence.control != Link::Answering {
+            return None;
+        }
+        let sights = &self.report()?.sights;
+        let sight = sights
+            .iter()
+            .find(|sight| sight.address == address && sight.question == question)?;
+        Some(sight.seen)
+    }
+}
+
+/// The more, the more came back.
+const fn amount(seen: Seen) -> u8 {
+    match seen {
+        Seen::Untried => 0,
+        Seen::Nothing => 1,
+        Seen::Machine => 2,
+        Seen::Ready => 3,
+    }
+}
+
+impl Machine {
+    /// Takes in what is seen of the gates that are silent, and begins a question about each that has just become so.
+    pub(super) fn take_looks(&mut self) {
+        for side in Side::BOTH {
+            for at in 0..self.sides[side].gates.len() {
+                let gate = &self.sides[side].gates[at];
+                let others = gate.admin_address().and_then(|address| {
+                    let gates = Side::BOTH.into_iter().flat_map(|side| &self.sides[side].gates);
+                    let others = gates.filter(|other| other.pod.uid != gate.pod.uid);
+                    let seen = others.filter_map(|other| other.sight_of(address, gate.question));
+                    seen.max_by_key(|seen| amount(*seen))
+                });
+                let gate = &mut self.sides[side].gates[at];
+                let is_silent = matches!(gate.evidence.control, Link::Silent { .. });
+                match (is_silent, gate.question) {
+                    (true, 0) => {
+                        self.memory.questions += 1;
+                        gate.question = self.memory.questions;
+                    }
+                    (true, _) => gate.evidence.looks.others = others.unwrap_or_default(),
+                    (false, _) => {
+                        gate.question = 0;
+                        gate.evidence.looks = Looks::NONE;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells each gate, and the check of it, what to look at.
+    pub(super) fn ask_for_looks(&mut self, effects: &mut Vec<Effect>) {
+        let mut all: Vec<_> = Side::BOTH
+            .into_iter()
+            .flat_map(|side| &self.sides[side].gates)
+            .filter_map(|gate| {
+                let address = gate.admin_address()?;
+                let question = gate.question;
+                Some(LookAt { address, question })
+            })
+            .collect();
+        all.sort_by_key(|look| look.address);
+        for side in Side::BOTH {
+            for gate in &mut self.sides[side].gates {
+                let Some(own) = gate.admin_address() else { continue };
+                let outlook = Outlook {
+                    question: gate.question,
+                    look_at: all.iter().filter(|look| look.address != own).cloned().collect(),
+                };
+                if gate.outlook.as_ref() != Some(&outlook) {
+                    effects.push(Effect::Look {
+                        side,
+                        gate: gate.pod.uid.clone(),
+                        question: outlook.question,
+                        look_at: outlook.look_at.clone(),
+                    });
+                    gate.outlook = Some(outlook);
+                }
+            }
+        }
+    }
+
+    /// Gates that the operator hears nothing from and that serve, as others see.
+    pub(super) fn differing_views(&self) -> impl Iterator<Item = Defect> {
+        Side::BOTH.into_iter().filter_map(|side| {
+            let is_seen = |gate: &&Gate| {
+                matches!(gate.evidence.control, Link::Silent { .. }) && gate.evidence.looks.differ()
+            };
+            let gate = self.sides[side].gates.iter().find(is_seen)?;
+            let node = gate.pod.node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();
+            Some(Defect {
+                side: Some(side),
+                reason: Reason::ViewsDiffer,
+                message: format!(
+                    "the operator hears nothing from the gate in pod {}{node}, and another gate of the pair sees that it accepts probes: it goes \
+                     on serving; look for what is wrong between the operator's node and that one",
+                    gate.pod.name
+                ),
+            })
+        })
+    }
+}
