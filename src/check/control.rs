@@ -258,17 +258,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlSession<'_, S> {
         let report: Report = serde_json::from_str(line)
             .map_err(|error| Failure::connection(format!("failed to parse the gate's report: {error}")))?;
         let report = cleaned(report);
+        let before = self.unanswered.len();
         if let Some(answered) = report.answers {
             while self.unanswered.front().is_some_and(|(nonce, _)| *nonce <= answered) {
                 self.unanswered.pop_front();
             }
         }
         self.reporter.send(Observation::Report { at: now(), report }).await?;
-        if !self.has_reported || (self.is_silent && self.unanswered.is_empty()) {
-            self.has_reported = true;
-            self.is_silent = false;
-            self.reporter.answering().await?;
+        let oldest = self.unanswered.front().map(|(_, sent)| *sent);
+        let late = oldest.filter(|sent| now() >= *sent + SUSPECTED_AFTER);
+        match late {
+            None if !self.has_reported || self.is_silent => {
+                self.is_silent = false;
+                self.reporter.answering().await?;
+            }
+            // Each answer ends the silence before it, however late the next one is: a slow way is not a silent gate.
+            Some(since) if self.is_silent && self.unanswered.len() < before => {
+                self.reporter.report(Link::Silent { since }).await?;
+            }
+            None | Some(_) => {}
         }
+        self.has_reported = true;
         Ok(())
     }
 

@@ -115,8 +115,8 @@ impl SideHealth {
     }
 
     fn bad(self, cause: Cause, message: &str, down_at: Instant, now: Instant) -> Self {
-        if self.health == Health::Down && now < down_at && self.is_kept(cause) {
-            // The switch that this cause would lead to waits for as long as from a side that is up.
+        if self.health == Health::Down && now < down_at && (self.is_kept(cause) || self.would_cost_the_pod(cause)) {
+            // The switch, or the deletion, that this cause would lead to waits for as long as from a side that is up.
             return Self {
                 run: Run::Other,
                 look_again: Some(down_at),
@@ -144,6 +144,11 @@ impl SideHealth {
     /// Whether the traffic stays on the side although it is down, and would leave it for `cause`.
     fn is_kept(&self, cause: Cause) -> bool {
         self.cause.is_some_and(|known| !known.leaves_side()) && cause.leaves_side()
+    }
+
+    /// Whether a pod would be deleted for `cause`, and not for the cause that is known.
+    fn would_cost_the_pod(&self, cause: Cause) -> bool {
+        cause.replaces_pod() && self.cause.is_some_and(|known| !known.replaces_pod())
     }
 
     fn unobserved(self, why: Option<&String>, timing: &Timing, now: Instant) -> Self {
@@ -243,6 +248,26 @@ mod tests {
         );
         let side = side.step(&failing, &TIMING, down_at);
         assert_eq!(side.cause, Some(Cause::ObjectServerUnreachable));
+    }
+
+    #[test]
+    fn a_side_that_is_down_is_silent_only_when_that_has_lasted() {
+        let start = Instant::now();
+        let bad = |cause, down_at| Reading::Bad {
+            cause,
+            message: String::new(),
+            down_at,
+        };
+        let side = SideHealth::unknown(start).step(&bad(Cause::ObjectServerUnreachable, start), &TIMING, start);
+        let down_at = start + TIMING.unresponsive_after;
+        let silent = bad(Cause::ProxyUnresponsive, down_at);
+        let side = side.step(&silent, &TIMING, start);
+        assert_eq!(
+            (side.cause, side.look_again),
+            (Some(Cause::ObjectServerUnreachable), Some(down_at))
+        );
+        let side = side.step(&silent, &TIMING, down_at);
+        assert_eq!(side.cause, Some(Cause::ProxyUnresponsive));
     }
 
     #[test]

@@ -143,6 +143,8 @@ struct Memory {
     reads_gateways: Sides<bool>,
     /// Questions about silent gates so far.
     questions: u64,
+    /// What the virtual Service selects, and since when; `None` if that was so when this machine began.
+    selected: Option<(Selects, Option<Instant>)>,
 }
 
 impl Machine {
@@ -298,7 +300,8 @@ impl Machine {
 
     /// Decides on all that is known now.
     fn advance(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        self.take_looks();
+        self.take_looks(now.monotonic);
+        self.note_selector(now.monotonic);
         for (_, side) in self.sides.iter_mut() {
             side.order_gates(now.monotonic);
             side.assess(&self.timing, &self.endpoints, now.monotonic);
@@ -430,7 +433,10 @@ impl Machine {
             Traffic::ReadAt(at) => Some(at),
             Traffic::Idle | Traffic::Calling(_) => None,
         };
-        let drain = drains_from(&self.phase.routing(), &self.pair.spec.failback.drain);
+        let idle = &self.sides[self.phase.routing().serving.other()];
+        let drain = drains_from(&self.phase.routing(), &self.pair.spec.failback.drain)
+            .max(self.nodes_know_at())
+            .filter(|_| idle.sessions() > 0);
         let route = self.route.expires(now.monotonic);
         let sides = self
             .sides

@@ -106,7 +106,10 @@ pub fn render(known: &Known<'_>, before: &ProxyPairStatus, now: Now) -> ProxyPai
         target: Some(routing.target),
         switching: switching.clone(),
         object_server: Some(pair.spec.side(routing.serving).object_server.name.clone()),
-        since: routing.since.map(|since| moments.kept(before.since.as_ref(), since)),
+        since: routing.since.map(|since| {
+            let is_same = before.serving == Some(routing.serving);
+            moments.kept(before.since.as_ref().filter(|_| is_same), since)
+        }),
         failing_since: (serving.health.health == Health::Down).then(|| {
             let known = before.failing_since.clone();
             known.unwrap_or_else(|| moments.wall(serving.health.since))

@@ -192,7 +192,9 @@ impl World {
         }
         let timing = self.timing(pair);
         let (needed, what) = match record.only_silent {
-            true if self.is_seen_by_nobody(pair, from) => (timing.lost_after, "silent to everybody"),
+            _ if self.is_seen_by_nobody(pair, from) => {
+                (timing.lost_after.min(timing.unreachable_after), "seen by nobody")
+            }
             true => (timing.unresponsive_after, "silent"),
             false => (timing.unreachable_after, "not good"),
         };

@@ -87,6 +87,8 @@ impl Truth {
 pub const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
 /// How long before it ceased to answer a gate may have been asked.
 const TRIP: Duration = Duration::from_millis(20);
+/// How late an answer may be before anybody is asked about it.
+const LATE: Duration = Duration::from_millis(200);
 /// How long after its grace period a pod may still be there.
 const ENDS_WITHIN: Duration = Duration::from_millis(1500);
 
@@ -175,7 +177,13 @@ impl World {
             keep(&mut known.broken_since, seen.sight == Sight::Broken);
             let was_mute = known.mute_since;
             keep(&mut known.mute_since, is_mute);
-            if was_mute.is_some_and(|since| now.after(since) + TRIP >= timing.unresponsive_after) {
+            // Nobody sees anything of it.
+            let (counts_after, trip) = match self.network.is_lost(seen.pod) {
+                // What has no answer may have been sent, over a slow link, before that.
+                true => (timing.lost_after, LATE),
+                false => (timing.unresponsive_after, TRIP),
+            };
+            if was_mute.is_some_and(|since| now.after(since) + trip >= counts_after) {
                 known.mute_until = Some(now);
             }
         }

@@ -238,11 +238,13 @@ async fn silence_is_reported_when_an_answer_is_late_with_the_moment_of_the_ping(
     assert_eq!(now() - since, SUSPECTED_AFTER);
     // A silent gate is not asked more than twice, however long that takes; the test goes on between two ticks.
     let second = gate.ping().await;
+    let asked_again = now();
     let more = timeout(60 * SECOND + TIMING.lost_after / 4, gate.line()).await;
     assert!(more.is_err(), "{more:?}");
-    // It answers again only when it has answered everything.
+    // An answer ends the silence before it. It answers again only when it has answered everything.
     gate.answer(first).await;
     stage.report().await;
+    assert_eq!(stage.link().await, Link::Silent { since: asked_again });
     gate.answer(second).await;
     stage.report().await;
     assert_eq!(stage.link().await, Link::Answering);
@@ -361,4 +363,28 @@ async fn the_check_ends_when_nobody_receives_its_observations_or_sends_commands(
         .await
         .expect("the check goes on")
         .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_that_answers_everything_late_is_never_silent_for_longer_than_an_answer_takes() {
+    let mut stage = Stage::set();
+    let mut gate = stage.session().await;
+    let takes = 2 * SECOND;
+    let mut asked = std::collections::VecDeque::new();
+    let begun = now();
+    while now() < begun + 60 * SECOND {
+        asked.push_back((gate.ping().await, now()));
+        // The next one is on its way already.
+        if asked.len() == UNANSWERED_MAX
+            && let Some((nonce, sent)) = asked.pop_front()
+        {
+            sleep((sent + takes).saturating_duration_since(now())).await;
+            gate.answer(nonce).await;
+        }
+        while let Ok(observation) = stage.seen.try_recv() {
+            if let Observation::Link(_, Link::Silent { since }) = observation {
+                assert!(now() < since + takes + SECOND, "silent for {:?}", now() - since);
+            }
+        }
+    }
 }

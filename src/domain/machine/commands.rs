@@ -1,6 +1,8 @@
 //! What gates are commanded, and what checks are asked beside their usual questions.
 
-use super::{Effect, Gate, Machine, Now, Phase, RouteEvidence, SideState, Step};
+use std::time::Instant;
+
+use super::{Effect, Gate, Machine, Now, Phase, RouteEvidence, Selects, SideState, Step};
 use crate::{
     api::{Cause, Side},
     domain::{
@@ -15,6 +17,8 @@ impl Machine {
         let drain = &self.pair.spec.failback.drain;
         let drains = Drains {
             of_idle_side: drains_from(&routing, drain).is_none_or(|from| now.monotonic >= from)
+                && self.api.selects == Selects::Side(routing.serving)
+                && self.nodes_know_at().is_none_or(|at| now.monotonic >= at)
                 && self.route.allows_drain(routing.serving, now.monotonic),
             delay: drain_delay(drain),
         };
@@ -49,6 +53,24 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Takes note of a change of what the virtual Service selects, whoever made it.
+    pub(super) fn note_selector(&mut self, now: Instant) {
+        let selects = self.api.selects;
+        let since = match self.memory.selected {
+            Some((known, since)) if known == selects => since,
+            // It has just been told, and nothing has changed.
+            None | Some((Selects::NoService, None)) => None,
+            Some(_) => Some(now),
+        };
+        self.memory.selected = Some((selects, since));
+    }
+
+    /// When the nodes have had `drain.delay` to follow the newest change of the virtual Service.
+    pub(super) fn nodes_know_at(&self) -> Option<Instant> {
+        let (_, since) = self.memory.selected?;
+        since.map(|since| since + drain_delay(&self.pair.spec.failback.drain))
     }
 
     /// The routing on which gates are commanded. A target that is terminating, like the side that it is to replace, does not take over before

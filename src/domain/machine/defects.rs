@@ -92,7 +92,7 @@ impl Machine {
         }
         defects.ready.extend(self.left_behind(limit, now));
         defects.protected.extend(same_node(&self.sides));
-        defects.protected.extend(self.differing_views());
+        defects.protected.extend(self.differing_views(now));
         for (defect, is_of_ready) in self.defects_of_lost_gates() {
             let list = if is_of_ready {
                 &mut defects.ready

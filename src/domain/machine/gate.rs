@@ -53,10 +53,12 @@ pub struct Gate {
     pub health: SideHealth,
     /// What the evidence says now.
     pub(super) reading: Reading,
-    /// Since when that it cannot serve, and counts.
+    /// Since when that it cannot serve probes, and counts.
     pub(super) bad_since: Option<Instant>,
     /// Since when the evidence says that it can.
     pub(super) good_since: Option<Instant>,
+    /// Since when it has served probes, whether or not everything of it is good.
+    pub(super) serves_since: Option<Instant>,
     /// Since when the virtual Service does not lead to it although it is not the side's only gate.
     pub(super) out_since: Option<Instant>,
     /// By when the pod should have ended, if it is terminating: its grace period after that was first seen.
@@ -78,6 +80,10 @@ pub struct Gate {
     recheck: bool,
     /// While it is silent: the number of the question that others are asked about it; else 0.
     pub(super) question: u64,
+    /// The silence that this question is about.
+    pub(super) asked_since: Option<Instant>,
+    /// Since when another gate has seen it accept probes while it is silent.
+    pub(super) seen_since: Option<Instant>,
     /// What it was told to look at last.
     pub(super) outlook: Option<Outlook>,
     /// When the other gate of its side went wrong for which it was asked last.
@@ -123,6 +129,7 @@ impl Gate {
             reading: Reading::Unknown,
             bad_since: None,
             good_since: None,
+            serves_since: None,
             out_since: None,
             has_served: false,
             is_missed: false,
@@ -137,6 +144,8 @@ impl Gate {
             drops: None,
             recheck: false,
             question: 0,
+            asked_since: None,
+            seen_since: None,
             outlook: None,
             confirms: None,
             is_process_gone: false,
@@ -240,10 +249,13 @@ impl Gate {
         let is_bad = match &self.reading {
             // What its process or its pod is concerns it alone, and its siblings serve: there is nothing to wait for.
             Reading::Bad { cause, .. } if self.is_known_gone(*cause) => true,
+            // It serves, and how long it has been so says nothing about a failure that may follow.
+            Reading::Bad { cause, .. } if !cause.leaves_side() => false,
             Reading::Bad { down_at, .. } => *down_at <= now,
             Reading::Good | Reading::Unknown | Reading::Unseen { .. } | Reading::Doubtful { .. } => false,
         };
         self.bad_since = is_bad.then(|| self.bad_since.unwrap_or(now));
+        self.serves_since = self.serves().then(|| self.serves_since.unwrap_or(now));
         let is_good = self.reading == Reading::Good;
         self.good_since = is_good.then(|| self.good_since.unwrap_or(now));
         let is_out = !self.pod.routed && self.pod.ip.is_none_or(|ip| !endpoints.contains(&ip));

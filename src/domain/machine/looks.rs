@@ -3,7 +3,10 @@
 //! That nothing comes back to the operator may be the fault of the way between. So each gate looks at the others now and then, and at one that the
 //! operator hears nothing from at once, while the operator itself looks whether its machine still answers.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use super::{Effect, Gate, Machine};
 use crate::{
@@ -15,6 +18,9 @@ use crate::{
     },
     protocol::{LookAt, Seen},
 };
+
+/// How long another gate must have seen one that the operator does not hear.
+const DIFFERS_FOR: Duration = Duration::from_millis(1500);
 
 /// What a gate, and the check of it, were told to look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +41,11 @@ impl Gate {
         if self.question == question {
             self.evidence.looks.own = seen;
         }
+    }
+
+    /// When it is said that others see it, and the operator does not. One that goes on after it was stopped is heard a moment later.
+    pub(super) fn differs_at(&self) -> Option<Instant> {
+        self.seen_since.map(|since| since + DIFFERS_FOR)
     }
 
     /// What this gate sees of another one.
@@ -62,7 +73,7 @@ const fn amount(seen: Seen) -> u8 {
 
 impl Machine {
     /// Takes in what is seen of the gates that are silent, and begins a question about each that has just become so.
-    pub(super) fn take_looks(&mut self) {
+    pub(super) fn take_looks(&mut self, now: Instant) {
         for side in Side::BOTH {
             for at in 0..self.sides[side].gates.len() {
                 let gate = &self.sides[side].gates[at];
@@ -73,17 +84,23 @@ impl Machine {
                     seen.max_by_key(|seen| amount(*seen))
                 });
                 let gate = &mut self.sides[side].gates[at];
-                let is_silent = matches!(gate.evidence.control, Link::Silent { .. });
-                match (is_silent, gate.question) {
-                    (true, 0) => {
-                        self.memory.questions += 1;
-                        gate.question = self.memory.questions;
+                let silent_since = gate.evidence.control.silent_since();
+                if silent_since == gate.asked_since {
+                    if silent_since.is_some() {
+                        gate.evidence.looks.others = others.unwrap_or_default();
+                        let differ = gate.evidence.looks.differ();
+                        gate.seen_since = differ.then(|| gate.seen_since.unwrap_or(now));
                     }
-                    (true, _) => gate.evidence.looks.others = others.unwrap_or_default(),
-                    (false, _) => {
-                        gate.question = 0;
-                        gate.evidence.looks = Looks::NONE;
-                    }
+                    continue;
+                }
+                // What was seen of it is about another silence.
+                gate.asked_since = silent_since;
+                gate.evidence.looks = Looks::NONE;
+                gate.seen_since = None;
+                gate.question = 0;
+                if silent_since.is_some() {
+                    self.memory.questions += 1;
+                    gate.question = self.memory.questions;
                 }
             }
         }
@@ -122,12 +139,10 @@ impl Machine {
     }
 
     /// Gates that the operator hears nothing from and that serve, as others see.
-    pub(super) fn differing_views(&self) -> impl Iterator<Item = Defect> {
-        Side::BOTH.into_iter().filter_map(|side| {
-            let is_seen = |gate: &&Gate| {
-                matches!(gate.evidence.control, Link::Silent { .. }) && gate.evidence.looks.differ()
-            };
-            let gate = self.sides[side].gates.iter().find(is_seen)?;
+    pub(super) fn differing_views(&self, now: Instant) -> impl Iterator<Item = Defect> {
+        Side::BOTH.into_iter().filter_map(move |side| {
+            let gates = &self.sides[side].gates;
+            let gate = gates.iter().find(|gate| gate.differs_at().is_some_and(|at| at <= now))?;
             let node = gate.pod.node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();
             Some(Defect {
                 side: Some(side),

@@ -19,7 +19,7 @@ use crate::{
     api::{Cause, GateStatus, Reason, Side},
     domain::{
         defect::Defect,
-        evidence::{Reading, Timing},
+        evidence::{GateReport, Reading, Timing},
         gate_mode::drain_delay,
         notice::Notice,
         status::count,
@@ -227,11 +227,10 @@ fn has_failed_alone(gate: &Gate, sibling: &Gate, now: Instant) -> bool {
     let (Reading::Bad { cause, .. }, Some(since)) = (&gate.reading, gate.bad_since) else {
         return false;
     };
-    let confirmed = sibling
-        .evidence
-        .report
-        .as_ref()
-        .is_some_and(|report| report.at >= since + CONFIRMED_AFTER);
+    let has_said_so = |report: &GateReport| report.at >= since + CONFIRMED_AFTER;
+    // Both may have been bad, and the other one only know sooner that they are not any more.
+    let lasts = sibling.serves_since.is_some_and(|since| now >= since + CONFIRMED_AFTER);
+    let confirmed = lasts && sibling.evidence.report.as_ref().is_some_and(has_said_so);
     match cause {
         cause if gate.is_known_gone(*cause) => true,
         // The other one may only know it later.

@@ -307,11 +307,15 @@ impl SideState {
                 gate.bad_since
                     .filter(|_| is_several)
                     .map(|since| since + CONFIRMED_AFTER),
+                gate.serves_since
+                    .filter(|_| is_several)
+                    .map(|since| since + CONFIRMED_AFTER),
                 gate.health.look_again,
                 gate.good_since
                     .filter(|_| !gate.pod.routed)
                     .map(|since| since + timing.healthy_after),
                 gate.retry_at(),
+                gate.differs_at(),
             ]
         });
         of_gates

@@ -519,3 +519,21 @@ fn a_login_without_tls_is_said_with_the_names_of_the_servers() {
             .any(|condition| condition.type_ == CONDITION_LOGIN_PROTECTED)
     );
 }
+
+#[test]
+fn a_side_that_serves_has_done_so_only_since_its_own_switch_however_soon_that_came() {
+    let mut scene = Scene::new();
+    let before = scene.render(&ProxyPairStatus::default(), scene.now, None);
+    let soon = scene.later(1000);
+    scene.routing = Routing {
+        serving: Side::Backup,
+        target: Side::Backup,
+        since: Some(soon.monotonic),
+    };
+    let after = scene.render(&before, soon, None);
+    assert_eq!(after.since, Some(Time(soon.wall)));
+    // It stays as it is while that side serves.
+    scene.routing.since = Some(soon.monotonic + Duration::from_millis(900));
+    let later = scene.later(3000);
+    assert_eq!(scene.render(&after, later, None).since, after.since);
+}

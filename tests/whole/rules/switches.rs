@@ -14,6 +14,9 @@ use super::{
     AFTERMATH, NOTICED, SLOW,
 };
 
+/// `healthCheck.lostAfter`, as it is by default.
+const LOST_AFTER: Duration = Duration::from_secs(1);
+
 impl World {
     /// Remembers since when a side has had no pod with an address.
     pub(super) fn look_at_pods(&mut self) {
@@ -109,9 +112,9 @@ impl World {
                 | Fault::LoginDeleted
                 | Fault::LoginDamaged
                 | Fault::Cut(Link::OperatorServer(..), _) => {}
-                Fault::ServerStalled(_) | Fault::NodeLost(..) | Fault::Cut(..) if now < touch.begins + unresponsive => {
-                    only_silent = true;
-                }
+                // Nobody sees anything of a machine that is gone.
+                Fault::NodeLost(..) if now < touch.begins + LOST_AFTER => only_silent = true,
+                Fault::ServerStalled(_) | Fault::Cut(..) if now < touch.begins + unresponsive => only_silent = true,
                 _ => return Ok(()),
             }
         }

@@ -282,3 +282,23 @@ fn the_declared_delay_of_a_drain_is_kept_where_the_route_cannot_be_seen() {
     world.pass(&mut operator, 2 * SECOND);
     assert_eq!(world.mode(Side::Primary), Some("Drain"));
 }
+
+#[test]
+fn a_drain_waits_for_the_nodes_also_after_a_selector_that_somebody_else_has_changed() {
+    let mut world = World::settled(Side::Primary);
+    let mut operator = world.start();
+    world.run(&mut operator);
+    world.sessions.backup = 3;
+    world.observe(&mut operator);
+    world.selects = Selects::Side(Side::Backup);
+    world.feed(&mut operator, Input::Service(Selects::Side(Side::Backup)));
+    world.pass(&mut operator, SECOND);
+    assert_eq!(world.selects, Selects::Side(Side::Primary), "{:?}", world.calls());
+    assert_ne!(
+        world.mode(Side::Backup),
+        Some("Drain"),
+        "probes were led there until just now"
+    );
+    world.pass(&mut operator, SECOND);
+    assert_eq!(world.mode(Side::Backup), Some("Drain"));
+}

@@ -304,3 +304,23 @@ fn a_port_that_was_closed_before_does_not_show_that_a_command_to_drop_has_arrive
     world.run(&mut operator);
     assert_eq!(places(&world), ["proxy-v-primary-1 out"]);
 }
+
+#[test]
+fn how_long_a_gate_has_had_its_login_refused_says_nothing_about_a_failure_that_follows() {
+    let (mut world, mut operator) = with_two_gates();
+    let uid = "primary-1".to_owned();
+    let refused = |since| Link::Failed {
+        since,
+        fault: LinkFault::Login,
+        message: "refused".to_owned(),
+    };
+    let since = world.now.monotonic;
+    let path = Input::Gate(Side::Primary, uid, GateObservation::Path(refused(since)));
+    world.feed(&mut operator, path);
+    world.pass(&mut operator, 30 * SECOND);
+    world.observe_pod(&mut operator, Side::Primary, 1);
+    world.set_gate(&mut operator, Side::Primary, 0, |since| Life::Ended { since });
+    world.run(&mut operator);
+    assert_eq!(places(&world), ["proxy-v-primary-1 out"]);
+    assert_nothing_moved(&world);
+}
