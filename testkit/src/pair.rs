@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     manifest::merge,
-    namespace::Namespace,
+    namespace::{Namespace, is_ready},
     stand_ins::{OBJECT_SERVER_PORT, ObjectServer},
     wait::eventually,
 };
@@ -139,6 +139,28 @@ impl Pair {
     pub async fn pods(&self, side: Side) -> Result<Vec<Pod>> {
         let selector = format!("{LABEL_PAIR}={},{LABEL_SIDE}={}", self.name, side.label());
         self.namespace.pods(&selector).await
+    }
+
+    /// Waits until every proxy pod is ready, so that the virtual Service leads to each gate of the side that serves.
+    pub async fn until_every_gate_is_ready(&self, deadline: Duration) -> Result<()> {
+        eventually(
+            deadline,
+            format!("every proxy pod of {} is ready", self.name),
+            async || {
+                for side in Side::BOTH {
+                    for pod in self.pods(side).await? {
+                        ensure!(
+                            is_ready(&pod),
+                            "{}: {}",
+                            pod.name_any(),
+                            serde_json::to_string(&pod.status)?
+                        );
+                    }
+                }
+                Ok(())
+            },
+        )
+        .await
     }
 
     /// How many sessions the gates of a side have with probes, as they tell Prometheus.
