@@ -3,14 +3,20 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Condition};
-use kube::{Api, ResourceExt};
+use k8s_openapi::{
+    api::{
+        core::v1::Pod,
+        discovery::v1::{Endpoint, EndpointSlice},
+    },
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
+use kube::{Api, ResourceExt, api::ListParams};
 use proxypair::api::{Health, LABEL_PAIR, LABEL_SIDE, ProxyPair, ProxyPairStatus, Side, SwitchKind};
 use serde_json::{Value, json};
 
 use crate::{
     manifest::merge,
-    namespace::{Namespace, is_ready},
+    namespace::Namespace,
     stand_ins::{OBJECT_SERVER_PORT, ObjectServer},
     wait::eventually,
 };
@@ -141,25 +147,24 @@ impl Pair {
         self.namespace.pods(&selector).await
     }
 
-    /// Waits until every proxy pod is ready, so that the virtual Service leads to each gate of the side that serves.
-    pub async fn until_every_gate_is_ready(&self, deadline: Duration) -> Result<()> {
-        eventually(
-            deadline,
-            format!("every proxy pod of {} is ready", self.name),
-            async || {
-                for side in Side::BOTH {
-                    for pod in self.pods(side).await? {
-                        ensure!(
-                            is_ready(&pod),
-                            "{}: {}",
-                            pod.name_any(),
-                            serde_json::to_string(&pod.status)?
-                        );
-                    }
-                }
-                Ok(())
-            },
-        )
+    /// Waits until the virtual Service leads to each gate of the primary.
+    pub async fn until_every_gate_is_led_to(&self, deadline: Duration) -> Result<()> {
+        let slices = self.namespace.api::<EndpointSlice>();
+        let selector = ListParams::default().labels(&format!("kubernetes.io/service-name={}", self.name));
+        eventually(deadline, "each gate of the primary is a ready endpoint", async || {
+            let found = slices.list(&selector).await?;
+            let endpoints = found.iter().flat_map(|slice| &slice.endpoints);
+            let is_ready = |endpoint: &&Endpoint| {
+                let conditions = endpoint.conditions.as_ref();
+                conditions.is_some_and(|conditions| conditions.ready == Some(true))
+            };
+            let (ready, gates) = (
+                endpoints.filter(is_ready).count(),
+                self.pods(Side::Primary).await?.len(),
+            );
+            ensure!(ready == gates, "{ready} ready endpoints, {gates} gates");
+            Ok(())
+        })
         .await
     }
 

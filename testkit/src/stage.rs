@@ -101,7 +101,7 @@ impl Scene {
         let stage = async {
             let pair = Pair::apply(namespace, manifest).await?;
             pair.until_protected(START).await?;
-            pair.until_every_gate_is_ready(START).await?;
+            pair.until_every_gate_is_led_to(START).await?;
             let options = FleetOptions {
                 node: at.node.clone(),
                 ..setting.fleet()
