@@ -66,8 +66,8 @@ pub enum Observation {
         /// Its content, [the rejection of a command](Report::rejected_command) included.
         report: Report,
     },
-    /// What the machine of a gate sent back when the operator looked at it.
-    Machine {
+    /// What the host of a gate sent back when the operator looked at it.
+    Host {
         /// As in [`GateCommands::question`].
         question: u64,
         /// What came back.

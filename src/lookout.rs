@@ -34,8 +34,8 @@ const NOW_AND_THEN: Duration = Duration::from_secs(10);
 /// What one look at an address asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// Whether its machine answers.
-    Machine,
+    /// Whether its host answers.
+    Host,
     /// Whether the gate whose HTTP port it is accepts probes.
     Gate,
 }
@@ -64,7 +64,7 @@ pub async fn look_at(address: SocketAddr, mut question: watch::Receiver<u64>, sh
                 Err(_) => return,
             },
         };
-        was_seen |= matches!(seen, Seen::Machine | Seen::Ready);
+        was_seen |= matches!(seen, Seen::Host | Seen::Ready);
         shown(Look {
             question: asked,
             seen: if seen == Seen::Nothing && !was_seen {
@@ -92,12 +92,12 @@ pub async fn round(address: SocketAddr, depth: Depth) -> Seen {
             Some(connected) = attempts.next() => match connected {
                 Ok(stream) if depth == Depth::Gate => return match timeout_at(end, is_ready(stream)).await {
                     Ok(true) => Seen::Ready,
-                    Ok(false) | Err(_) => Seen::Machine,
+                    Ok(false) | Err(_) => Seen::Host,
                 },
-                Ok(_) => return Seen::Machine,
+                Ok(_) => return Seen::Host,
                 // This machine could not look.
                 Err(ConnectError::Local(_)) => return Seen::Untried,
-                Err(ConnectError::Remote(error)) if is_its_own_word(&error) => return Seen::Machine,
+                Err(ConnectError::Remote(error)) if is_its_own_word(&error) => return Seen::Host,
                 // Somebody on the way says that nothing will come back.
                 Err(ConnectError::Remote(_)) => {}
             },

@@ -104,13 +104,13 @@ pub struct Sight {
     pub seen: Seen,
 }
 
-/// What came back from a machine to fresh connections.
+/// What came back from a host to fresh connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Seen {
-    /// Nothing, from a machine that was seen from here before.
+    /// Nothing, from a host that was seen from here before.
     Nothing,
     /// Its kernel has answered.
-    Machine,
+    Host,
     /// Its gate has answered that it accepts probes.
     Ready,
     /// Not known: nothing was tried yet, it was never seen from here, or this machine could not look.

@@ -323,8 +323,8 @@ pub struct HealthCheckSpec {
     pub unresponsive_after: Duration,
 
     /// How long nothing at all may come back from the machine of a proxy, neither an answer nor the acknowledgement of a connection, until its
-    /// gate counts as lost: 500ms to `unresponsiveAfter`. Gates of the pair on other nodes must see nothing of it either; while none can be
-    /// asked, `unresponsiveAfter` counts.
+    /// gate counts as lost: 500ms to `unresponsiveAfter`. Other gates of the pair must see nothing of it either; while none can be asked,
+    /// `unresponsiveAfter` counts. Choose more than twice what a packet takes there and back.
     #[serde(default = "default_lost_after")]
     pub lost_after: Duration,
 

@@ -36,7 +36,7 @@ const SHORT: Duration = Duration::from_secs(1);
 /// Pings sent at the least within `unresponsiveAfter`.
 const PINGS: u32 = 6;
 /// The same within `lostAfter`.
-const PINGS_WHILE_LOST: u32 = 2;
+const PINGS_BEFORE_LOST: u32 = 2;
 /// After this time an unanswered ping is reported as silence: others may then be asked what they see.
 const SUSPECTED_AFTER: Duration = Duration::from_millis(200);
 /// Pings without an answer above which no further one is sent: a silent gate would only have to catch up on them.
@@ -71,7 +71,7 @@ pub async fn check_gate(
     out: mpsc::Sender<Observation>,
 ) {
     let dial = || tls::connect(address, name.clone(), Arc::clone(&config), &timing);
-    let looks = look_at_machine(address, commands.clone(), out.clone());
+    let looks = look_at_host(address, commands.clone(), out.clone());
     tokio::select! {
         Err(ConsumerGone) = hold(&timing, dial, commands, out) => {}
         Err(ConsumerGone) = looks => {}
@@ -79,7 +79,7 @@ pub async fn check_gate(
 }
 
 /// Looks at the machine of a gate while there is a question about it.
-async fn look_at_machine(
+async fn look_at_host(
     address: SocketAddr,
     mut commands: watch::Receiver<GateCommands>,
     out: mpsc::Sender<Observation>,
@@ -87,8 +87,8 @@ async fn look_at_machine(
     loop {
         let asked = commands.wait_for(|commands| commands.question != 0).await;
         let question = asked.map_err(|_| ConsumerGone)?.question;
-        let seen = lookout::round(address, Depth::Machine).await;
-        let sent = out.send(Observation::Machine { question, seen }).await;
+        let seen = lookout::round(address, Depth::Host).await;
+        let sent = out.send(Observation::Host { question, seen }).await;
         sent.map_err(|_| ConsumerGone)?;
         sleep(lookout::AGAIN).await;
     }
@@ -173,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlSession<'_, S> {
         let mut sent = None;
         self.send_command(command, number, &mut sent).await?;
         // A silence counts from the ping that it leaves unanswered, so pings must be more frequent than silence is long.
-        let every = (self.timing.unresponsive_after / PINGS).min(self.timing.lost_after / PINGS_WHILE_LOST);
+        let every = (self.timing.unresponsive_after / PINGS).min(self.timing.lost_after / PINGS_BEFORE_LOST);
         let mut tick = interval(self.timing.interval.min(every));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

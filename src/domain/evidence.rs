@@ -164,6 +164,18 @@ impl Looks {
 }
 
 impl GateEvidence {
+    /// When it counts that the gate has been silent since `since`; `None`: while another gate sees it serve, never.
+    #[must_use]
+    pub fn silence_counts_at(&self, since: Instant, timing: &Timing) -> Option<Instant> {
+        if self.looks.differ() {
+            None
+        } else if self.looks.is_lost() {
+            Some(since + timing.lost_after)
+        } else {
+            Some(since + timing.unresponsive_after)
+        }
+    }
+
     /// Nothing was observed of the gate in a pod in this state.
     #[must_use]
     pub const fn none(pod: PodState, pod_failure: Option<String>) -> Self {

@@ -173,6 +173,7 @@ impl Machine {
             memory: Memory {
                 defects: DefectMemory::resumed(&stored.status),
                 lost: stored.status.lost_gates.iter().cloned().map(Lost::resumed).collect(),
+                questions: looks::first_question(now),
                 ..Memory::default()
             },
             started_at: now.monotonic,

@@ -54,11 +54,11 @@ async fn server(answer: &'static str) -> SocketAddr {
 async fn a_gate_that_says_so_is_ready_and_whatever_else_answers_is_a_machine() {
     let ready = server("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     assert_eq!(round(ready, Depth::Gate).await, Seen::Ready);
-    assert_eq!(round(ready, Depth::Machine).await, Seen::Machine);
+    assert_eq!(round(ready, Depth::Host).await, Seen::Host);
     let unready = server("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await;
-    assert_eq!(round(unready, Depth::Gate).await, Seen::Machine);
+    assert_eq!(round(unready, Depth::Gate).await, Seen::Host);
     let stranger = server("what?").await;
-    assert_eq!(round(stranger, Depth::Gate).await, Seen::Machine);
+    assert_eq!(round(stranger, Depth::Gate).await, Seen::Host);
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn a_process_that_is_stopped_is_a_machine() {
     // Nobody accepts, and the kernel acknowledges.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    assert_eq!(round(address, Depth::Gate).await, Seen::Machine);
+    assert_eq!(round(address, Depth::Gate).await, Seen::Host);
 }
 
 #[tokio::test]
@@ -74,19 +74,19 @@ async fn a_port_that_is_closed_is_a_machine() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    assert_eq!(round(address, Depth::Gate).await, Seen::Machine);
+    assert_eq!(round(address, Depth::Gate).await, Seen::Host);
 }
 
 #[tokio::test]
 async fn where_nothing_comes_back_there_is_nothing() {
     let swallower = swallower().await;
-    assert_eq!(round(swallower.address, Depth::Machine).await, Seen::Nothing);
+    assert_eq!(round(swallower.address, Depth::Host).await, Seen::Nothing);
 }
 
 #[tokio::test]
 async fn what_this_machine_cannot_send_says_nothing() {
     let nowhere = "255.255.255.255:4403".parse().unwrap();
-    assert_eq!(round(nowhere, Depth::Machine).await, Seen::Untried);
+    assert_eq!(round(nowhere, Depth::Host).await, Seen::Untried);
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn nothing_is_said_of_a_machine_that_was_never_seen() {
     loop {
         tokio::select! {
             connection = swallower.listener.accept() => accepted.push(connection.unwrap()),
-            Some(shown) = shown.recv() => if shown == look(7, Seen::Machine) { break },
+            Some(shown) = shown.recv() => if shown == look(7, Seen::Host) { break },
         }
     }
     // Its queue fills again, with a new question.

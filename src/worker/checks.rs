@@ -414,7 +414,7 @@ pub fn input(side: Side, source: Source, observation: Observation) -> Option<Inp
         Observation::Link(Check::Control, link) => gate(GateObservation::Control(link)),
         Observation::Link(Check::Path, link) => gate(GateObservation::Path(link)),
         Observation::Report { at, report } => gate(GateObservation::Report(at, Box::new(report))),
-        Observation::Machine { question, seen } => gate(GateObservation::Machine(question, seen)),
+        Observation::Host { question, seen } => gate(GateObservation::Host(question, seen)),
         Observation::Link(Check::Direct, link) => server(ServerObservation::Direct(link)),
         Observation::Link(Check::Service, _) => Some(Input::Route(None)),
         Observation::Server(info) if info.check == Check::Direct => server(ServerObservation::State(ServerState {

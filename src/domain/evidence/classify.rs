@@ -114,21 +114,7 @@ impl<'a> Case<'a> {
                 };
                 self.proved(cause, *since, message.clone())
             }
-            Link::Silent { since } if self.gate.looks.is_lost() => Layer::Break(Reading::Bad {
-                cause: Cause::ProxyUnresponsive,
-                message: "nothing comes back from the machine of the gate, neither to the operator nor to another gate"
-                    .to_owned(),
-                down_at: *since + self.timing.lost_after,
-            }),
-            Link::Silent { since } => match self.silent(Cause::ProxyUnresponsive, *since, "the gate") {
-                // Another gate sees that it serves.
-                Layer::Break(Reading::Bad { .. }) if self.gate.looks.differ() => {
-                    Layer::Break(Reading::Doubtful { until: None })
-                }
-                // The newest report counts until its successor is overdue.
-                Layer::Break(Reading::Doubtful { .. }) if self.gate.report.is_some() => Layer::Continue(()),
-                layer => layer,
-            },
+            Link::Silent { since } => self.silent_gate(*since),
             Link::Untried => Layer::Break(Reading::Unknown),
             Link::Unseen { message } => unseen("the gate", message),
             Link::Answering => Layer::Continue(()),
@@ -280,6 +266,33 @@ impl<'a> Case<'a> {
             cause,
             message,
             down_at: self.now,
+        })
+    }
+
+    /// Nothing has come back from the gate since `since`.
+    fn silent_gate(self, since: Instant) -> Layer {
+        let is_lost = self.gate.looks.is_lost();
+        let doubtful_until = since + self.timing.doubtful_after();
+        if self.now < doubtful_until && !is_lost {
+            // The newest report counts until its successor is overdue.
+            return match self.gate.report {
+                Some(_) => Layer::Continue(()),
+                None => Layer::Break(Reading::Doubtful {
+                    until: Some(doubtful_until),
+                }),
+            };
+        }
+        let message = match is_lost {
+            true => "nothing comes back from the machine of the gate, neither to the operator nor to another gate",
+            false => "no answer from the gate",
+        };
+        Layer::Break(match self.gate.silence_counts_at(since, self.timing) {
+            Some(down_at) => Reading::Bad {
+                cause: Cause::ProxyUnresponsive,
+                message: message.to_owned(),
+                down_at,
+            },
+            None => Reading::Doubtful { until: None },
         })
     }
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Effect, Gate, Machine};
+use super::{Effect, Gate, Machine, Now};
 use crate::{
     api::{Reason, Side},
     domain::{
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long another gate must have seen one that the operator does not hear.
-const DIFFERS_FOR: Duration = Duration::from_millis(1500);
+const DIFFERS_FOR: Duration = Duration::from_secs(1);
 
 /// What a gate, and the check of it, were told to look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +28,11 @@ pub(super) struct Outlook {
     /// The question about this gate itself; 0: none.
     question: u64,
     look_at: Vec<LookAt>,
+}
+
+/// Where the numbers of questions begin: above those of an earlier operator, whose answers a gate may still report.
+pub(super) fn first_question(now: Now) -> u64 {
+    u64::try_from(now.wall.as_millisecond()).unwrap_or_default()
 }
 
 impl Gate {
@@ -66,7 +71,7 @@ const fn amount(seen: Seen) -> u8 {
     match seen {
         Seen::Untried => 0,
         Seen::Nothing => 1,
-        Seen::Machine => 2,
+        Seen::Host => 2,
         Seen::Ready => 3,
     }
 }

@@ -181,9 +181,7 @@ impl Gate {
     /// machine to anybody for as long as a machine may be, or there has been no way to its machine for as long as a failure must last.
     fn lost_at(&self, timing: &Timing) -> Option<Instant> {
         match &self.evidence.control {
-            Link::Silent { .. } if self.evidence.looks.differ() => None,
-            Link::Silent { since } if self.evidence.looks.is_lost() => Some(*since + timing.lost_after),
-            Link::Silent { since } => Some(*since + timing.unresponsive_after),
+            Link::Silent { since } => self.evidence.silence_counts_at(*since, timing),
             Link::Failed {
                 since,
                 fault: Fault::Unroutable,

@@ -46,8 +46,8 @@ pub enum GateObservation {
     Path(Link),
     /// A report, and when it arrived.
     Report(Instant, Box<Report>),
-    /// What came back from its machine, asked with that number.
-    Machine(u64, Seen),
+    /// What came back from its host, asked with that number.
+    Host(u64, Seen),
 }
 
 /// An observation of one ObjectServer.
@@ -196,7 +196,7 @@ impl SideState {
         match observation {
             GateObservation::Control(link) => gate.take_control(link),
             GateObservation::Path(link) => gate.take_path(link),
-            GateObservation::Machine(question, seen) => gate.take_look(question, seen),
+            GateObservation::Host(question, seen) => gate.take_look(question, seen),
             // The address of a pod that is gone was given to a pod of the other side, and both have the same certificate.
             GateObservation::Report(at, report)
                 if report.gate == other.server_name && report.object_server == other.object_server.name =>

@@ -72,10 +72,10 @@ impl World {
         let CheckKind::Control(pod) = kind else { return };
         let seen = match self.network.at_pod(pod, Link::OperatorGate(operator, pair, side), true) {
             _ if self.operators[operator].is_blind => Seen::Untried,
-            Passage::Free(_) | Passage::Refused => Seen::Machine,
+            Passage::Free(_) | Passage::Refused => Seen::Host,
             Passage::OneWay | Passage::Silent => Seen::Nothing,
         };
-        let observation = GateObservation::Machine(question, seen);
+        let observation = GateObservation::Host(question, seen);
         self.feed(operator, pair, Input::Gate(side, format!("pod-{pod}"), observation));
         self.operator_later(
             operator,
@@ -109,7 +109,7 @@ impl World {
         }
         match &pod.gate {
             Some(gate) if !gate.is_frozen && gate.accepts() => Seen::Ready,
-            Some(_) | None => Seen::Machine,
+            Some(_) | None => Seen::Host,
         }
     }
 }

@@ -28,7 +28,7 @@ const LOGIN_BACKOFF: Duration = Duration::from_secs(60);
 const ATTEMPT: Duration = Duration::from_secs(2);
 const GIVE_UP: Duration = Duration::from_secs(300);
 const PINGS: u32 = 6;
-const PINGS_WHILE_LOST: u32 = 2;
+const PINGS_BEFORE_LOST: u32 = 2;
 const SUSPECTED_AFTER: Duration = Duration::from_millis(200);
 
 /// One step of one check.
@@ -415,7 +415,7 @@ impl CheckStep<'_> {
             (true, _) => timing
                 .interval
                 .min(timing.unresponsive_after / PINGS)
-                .min(timing.lost_after / PINGS_WHILE_LOST),
+                .min(timing.lost_after / PINGS_BEFORE_LOST),
             (false, true) => timing.interval,
             (false, false) => GIVE_UP,
         }

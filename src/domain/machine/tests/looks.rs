@@ -124,3 +124,16 @@ fn a_path_that_was_silent_with_its_gate_is_not_broken_when_that_is_heard_again()
     assert_eq!(world.status.serving, Some(Side::Primary), "{:?}", world.calls());
     assert!(world.status.history.is_empty());
 }
+
+#[test]
+fn the_questions_of_a_successor_are_others() {
+    let (mut world, mut operator) = settled();
+    let asked = |world: &World| world.question("primary-1");
+    world.set_gate(&mut operator, Side::Primary, 0, |since| Life::Hidden { since });
+    let before = asked(&world);
+    world.now = world.later(SECOND);
+    let mut successor = world.start();
+    world.observe(&mut successor);
+    assert_ne!(before, 0);
+    assert!(asked(&world) > before, "{} after {before}", asked(&world));
+}

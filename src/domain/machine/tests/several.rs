@@ -301,7 +301,7 @@ fn a_port_that_was_closed_before_does_not_show_that_a_command_to_drop_has_arrive
     );
     world.observe_pod(&mut operator, Side::Primary, 0);
     world.set_gate(&mut operator, Side::Primary, 0, |_| Life::Alive);
-    world.run(&mut operator);
+    pass_observed(&mut world, &mut operator, 5);
     assert_eq!(places(&world), ["proxy-v-primary-1 out"]);
 }
 
@@ -323,4 +323,21 @@ fn how_long_a_gate_has_had_its_login_refused_says_nothing_about_a_failure_that_f
     world.run(&mut operator);
     assert_eq!(places(&world), ["proxy-v-primary-1 out"]);
     assert_nothing_moved(&world);
+}
+
+#[test]
+fn a_gate_that_learns_later_than_its_sibling_that_their_objectserver_is_back_stays_in() {
+    let mut world = World::settled(Side::Backup);
+    world.set_failback(FailbackMode::Never);
+    let mut operator = world.start();
+    world.add_pod(&mut operator, Side::Primary);
+    world.run(&mut operator);
+    world.kill(&mut operator, Side::Primary);
+    world.pass(&mut operator, 5 * SECOND);
+    world.set_gate(&mut operator, Side::Primary, 1, |_| Life::Alive);
+    world.run(&mut operator);
+    assert_eq!(places(&world), [""; 0], "it may only know it sooner");
+    world.set_gate(&mut operator, Side::Primary, 0, |_| Life::Alive);
+    pass_observed(&mut world, &mut operator, 5);
+    assert_eq!(places(&world), [""; 0]);
 }

@@ -174,10 +174,8 @@ fn links(life: Life) -> (Link, Link, Link) {
 /// What comes back from the machine of a gate: to the operator, and to another gate.
 const fn comes_back(life: Life) -> (Seen, Seen) {
     match life {
-        Life::Alive => (Seen::Machine, Seen::Ready),
-        Life::Dead { .. } | Life::Cut { .. } | Life::Frozen { .. } | Life::Ended { .. } => {
-            (Seen::Machine, Seen::Machine)
-        }
+        Life::Alive => (Seen::Host, Seen::Ready),
+        Life::Dead { .. } | Life::Cut { .. } | Life::Frozen { .. } | Life::Ended { .. } => (Seen::Host, Seen::Host),
         Life::Lost { .. } => (Seen::Nothing, Seen::Nothing),
         Life::Hidden { .. } => (Seen::Nothing, Seen::Ready),
     }
@@ -460,8 +458,13 @@ impl World {
         self.feed(operator, gate(GateObservation::Path(path)));
         if let Some((question, _)) = self.outlooks.get(&uid).filter(|(question, _)| *question != 0) {
             let (seen, _) = comes_back(life);
-            self.feed(operator, gate(GateObservation::Machine(*question, seen)));
+            self.feed(operator, gate(GateObservation::Host(*question, seen)));
         }
+    }
+
+    /// The number of the question about a gate, by `metadata.uid`; 0: there is none.
+    pub fn question(&self, uid: &str) -> u64 {
+        self.outlooks.get(uid).map_or(0, |(question, _)| *question)
     }
 
     /// What a gate reports of those that it was told to look at.
